@@ -1,0 +1,174 @@
+# train -> evaluate -> notebook -> report. Called by ./run_all.sh; alone: snakemake --workflow-profile profiles/local --cores 2
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, workflow.basedir)
+from lib import config as settings
+from lib import engine, store
+from lib.engine import jobs
+
+SCALE = config.get("scale", "smoke")
+PRESET = settings.load(SCALE)
+THREADS = PRESET.compute.threads
+RETRAIN = "--retrain" if int(config.get("retrain", 0)) else ""
+NODES = engine.nodes(PRESET)
+NOTEBOOKS = engine.notebooks()
+ITEMS = settings.items()
+os.environ.update(jobs.environment(SCALE, THREADS))
+
+
+def short(path):
+    """Relative to the repository where it lies in it."""
+    path = Path(path).absolute()
+    return str(path.relative_to(settings.ROOT) if path.is_relative_to(settings.ROOT) else path)
+
+
+CACHE, RESULTS = short(settings.cache_dir(SCALE)), short(settings.results_dir(SCALE))
+PYTHON = sys.executable
+# A job ends with the run that started it, and says how it went: lib/engine/jobs.py.
+JOB = "exec {PYTHON:q} -m lib.engine job --scale {SCALE} --name {params.name:q} --threads {threads} "
+JOB += '--gpus "${{CUDA_VISIBLE_DEVICES-all}}" '
+
+
+def done(kind, node):
+    return f"{CACHE}/engine/done/{kind}/{node.family}-seed{node.seed}.json"
+
+
+def record_of(item):
+    return f"{RESULTS}/numbers/{item}.json"
+
+
+def ended(notebook):
+    return f"{CACHE}/engine/done/notebook/{notebook}"
+
+
+def evaluated(study):
+    """Whether a study has a module that evaluates its networks before its notebooks show them."""
+    return (settings.ROOT / "lib" / study / "evaluation.py").exists()
+
+
+def plugs(node):
+    """Modules that a family's recipes name as hooks and transforms."""
+    families = engine.ancestry(PRESET, [node.family])
+    recipes = [PRESET.networks[name] for family in families for name in PRESET.families[family]]
+    return [plug["use"] for recipe in recipes for plug in (*recipe.hooks, *recipe.transforms)]
+
+
+def inputs_of(notebook):
+    """The evaluated networks of the families that a notebook shows; every record for one that makes none."""
+    if not NOTEBOOKS[notebook]:
+        return [record_of(item) for items in NOTEBOOKS.values() for item in items]
+    families = engine.families(PRESET, notebook)
+    used = {item.split("_")[0] for item in NOTEBOOKS[notebook]}
+    shown = [node for node in NODES if node.family in families]
+    return [done(study if evaluated(study) else "train", node) for node in shown for study in used]
+
+
+rule all:
+    default_target: True
+    input:
+        f"{RESULTS}/index.html",
+        [ended(name) for name in NOTEBOOKS],
+
+
+for node in NODES:
+
+    rule:
+        name:
+            f"train_{node.family}_seed{node.seed}"
+        input:
+            after=[done("train", other) for other in NODES if other.family in node.after and other.seed == node.seed],
+            code=engine.sources("lib.zoo", *plugs(node)),
+        output:
+            done("train", node),
+        params:
+            name=f"train {node.family} seed {node.seed}",
+            family=node.family,
+            seed=node.seed,
+            recipes=engine.recipes_hash(PRESET, node.family),
+        benchmark:
+            f"{RESULTS}/benchmarks/train-{node.family}-seed{node.seed}.tsv"
+        # The longest chains of families first.
+        priority: int(engine.chain(PRESET, NODES, node))
+        threads: THREADS
+        resources:
+            gpu=1,
+        shell:
+            JOB + "--output {output:q} -- {PYTHON:q} -m lib.zoo train --scale {SCALE} "
+            "--family {params.family:q} --seed {params.seed} {RETRAIN}"
+
+
+for node, study in [(node, study) for node in NODES for study in engine.studies(PRESET, node.family)]:
+    if not evaluated(study):
+        continue
+
+    rule:
+        name:
+            f"evaluate_{study}_{node.family}_seed{node.seed}"
+        input:
+            networks=done("train", node),
+            code=engine.sources(f"lib.{study}.evaluation"),
+        output:
+            done(study, node),
+        params:
+            name=f"evaluate {study} {node.family} seed {node.seed}",
+            module=f"lib.{study}.evaluation",
+            family=node.family,
+            seed=node.seed,
+            settings=store.fingerprint(settings.thaw(PRESET.study[study])),
+        benchmark:
+            f"{RESULTS}/benchmarks/evaluate-{study}-{node.family}-seed{node.seed}.tsv"
+        priority: 10**8
+        threads: THREADS
+        resources:
+            gpu=1,
+        shell:
+            JOB + "--output {output:q} -- {PYTHON:q} -m {params.module} --scale {SCALE} "
+            "--family {params.family:q} --seed {params.seed}"
+
+
+for notebook, made in NOTEBOOKS.items():
+
+    rule:
+        name:
+            f"notebook_{notebook}"
+        input:
+            notebook=f"notebooks/{notebook}.ipynb",
+            data=inputs_of(notebook),
+            config=short(settings.config_dir() / f"{SCALE}.yaml"),
+            code=engine.sources(notebook=settings.ROOT / "notebooks" / f"{notebook}.ipynb"),
+        output:
+            [record_of(item) for item in made],
+            touch(ended(notebook)),
+        params:
+            name=f"notebook {notebook}",
+            about=store.fingerprint([settings.thaw(vars(ITEMS[item])) for item in made]),
+        # The executed notebook: as a log it outlives a failure, with the cell that raised in it.
+        log:
+            f"{RESULTS}/notebooks/{notebook}.ipynb",
+        benchmark:
+            f"{RESULTS}/benchmarks/notebook-{notebook}.tsv"
+        # A finished figure before the next training.
+        priority: 10**9
+        threads: THREADS
+        resources:
+            gpu=1,
+        shell:
+            JOB + "--notebook {log:q} -- {PYTHON:q} -m papermill {input.notebook:q} {log:q} -p scale {SCALE} "
+            "--cwd notebooks -k python3 --no-progress-bar --start-timeout 120"
+
+
+rule report:
+    input:
+        [record_of(item) for items in NOTEBOOKS.values() for item in items],
+        [ended(name) for name in NOTEBOOKS],
+        settings.config_dir() / "claims.yaml",
+        engine.sources("lib.report"),
+        sorted(Path("lib/templates").rglob("*.*")),
+    output:
+        f"{RESULTS}/index.html",
+    params:
+        name="report",
+    shell:
+        JOB + "-- {PYTHON:q} -m lib.report --scale {SCALE}"

@@ -1,0 +1,20 @@
+"""What neurons do: five studies, reproduced. Submodules load on first use, so `import lib` stays instant."""
+
+import importlib
+from types import ModuleType
+
+__version__ = "0.1.0"
+_SUBMODULES = (
+    "attacks claims compute config data detectors dynamic engine lancet models plots progress record report "
+    "robustness slicing store training zoo"
+).split()
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"lib.{name}")
+    raise AttributeError(f"module 'lib' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_SUBMODULES])

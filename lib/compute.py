@@ -1,0 +1,69 @@
+"""Device, precision, seeds and threads: how a run computes, and how it says so."""
+
+import platform
+import random
+import resource
+import sys
+from contextlib import AbstractContextManager
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+
+def device(prefer: str = "auto") -> torch.device:
+    """The device to compute on.
+
+    Args:
+        prefer: auto (a GPU where there is one), cpu, cuda, cuda:<k> or mps.
+    Raises: RuntimeError where the device asked for is not there.
+    """
+    if prefer == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = torch.device(prefer)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(f"device {prefer!r} was asked for and no CUDA device is there: set compute.device to auto")
+    return chosen
+
+
+def autocast(on: torch.device, precision: str) -> AbstractContextManager:
+    """Autocast to bfloat16 on a device, or nothing for float32."""
+    return torch.autocast(on.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def seed_all(seed: int) -> torch.Generator:
+    """Seed Python, numpy and torch, and return a CPU generator of the same seed."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    return torch.Generator().manual_seed(seed)
+
+
+def deterministic() -> None:
+    """Ask torch for operations that give the same bytes each time; those that cannot warn."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+
+
+def set_threads(count: int) -> None:
+    """Threads of torch's own operations."""
+    torch.set_num_threads(count)
+
+
+@lru_cache(maxsize=1)
+def describe() -> str:
+    """The device in words, for a record: "cuda <name>" or "cpu <model>"."""
+    if torch.cuda.is_available():
+        return f"cuda {torch.cuda.get_device_name()}"
+    try:
+        with open("/proc/cpuinfo") as info:
+            model = next(line.split(":", 1)[1].strip() for line in info if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"cpu {model}"
+
+
+def peak_memory_mb() -> int:
+    """Largest resident memory of this process so far, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10))

@@ -1,0 +1,23 @@
+"""The graph that `run_all.sh` runs: its nodes and their cost, one job, one run under a lock, the summary after it.
+
+Snakemake decides what is out of date and schedules it (see Snakefile); this package tells it what exists.
+"""
+
+from lib.engine.cost import chain, estimate
+from lib.engine.graph import Node, ancestry, families, nodes, notebooks, recipes_hash, seeds, select, studies
+from lib.engine.sources import sources
+
+__all__ = [
+    "Node",
+    "ancestry",
+    "chain",
+    "estimate",
+    "families",
+    "nodes",
+    "notebooks",
+    "recipes_hash",
+    "seeds",
+    "select",
+    "sources",
+    "studies",
+]

@@ -1,0 +1,88 @@
+"""Estimates of time and disk, from the rates that a scale's `estimate:` gives."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from lib import config
+from lib.config import Scale
+from lib.engine import graph
+from lib.engine.graph import Node
+
+# Training images of each set; a scale's `estimate: {images: {...}}` overrides it.
+TRAIN_IMAGES = {
+    "mnist5k": 3500,
+    "mnist": 60_000,
+    "fashion-mnist": 60_000,
+    "cifar10": 50_000,
+    "gtsrb": 39_209,
+    "orl-faces": 280,
+    "imagenet-sample": 1000,
+    "imagenet": 1_281_167,
+}
+
+
+def estimate(scale: str, cores: int = 1, only: str | None = None) -> dict[str, Any]:
+    """What the training of a run from nothing would cost.
+
+    Args:
+        scale: smoke, cpu or paper.
+        cores: jobs side by side, from 1.
+        only: an item or a notebook; None for all.
+    Returns: networks, epochs (of all networks together), seconds (the work shared by the cores, and at least the
+        longest chain of families), megabytes of the networks; None where the scale gives no rate or size.
+    """
+    preset = config.load(scale)
+    every = graph.nodes(preset, graph.select(only))
+    costs = [node_seconds(preset, node) for node in every]
+    total: float | None = None
+    if None not in costs:
+        work = sum(cost for cost in costs if cost is not None)
+        total = max([work / max(cores, 1), *(chain(preset, every, node) for node in every)])
+    count = sum(len(node.networks) for node in every)
+    size = preset.estimate.get("network_mb")
+    return {
+        "networks": count,
+        "epochs": sum(node.epochs for node in every),
+        "seconds": total,
+        "megabytes": None if size is None else size * count,
+    }
+
+
+def node_seconds(scale: Scale, node: Node) -> float | None:
+    """Seconds to train a node's networks on one core (or one GPU); None where the scale gives no rate for one."""
+    costs = [network_seconds(scale, name) for name in node.networks]
+    return None if None in costs else sum(cost for cost in costs if cost is not None)
+
+
+def network_seconds(scale: Scale, name: str) -> float | None:
+    """Images x epochs / rate, times what its hooks cost.
+
+    `estimate:` holds images_per_second, by network, family or architecture, and hook_cost, by the hook's last name.
+    """
+    recipe, known = scale.networks[name], scale.estimate
+    rates = known.get("images_per_second", {})
+    rate = rates.get(name) or rates.get(recipe.family) or rates.get(recipe.arch)
+    images = recipe.train_limit or known.get("images", {}).get(recipe.data) or TRAIN_IMAGES.get(recipe.data)
+    if not rate or not images:
+        return None
+    factor = 1.0
+    for hook in recipe.hooks:
+        factor *= known.get("hook_cost", {}).get(hook["use"].rpartition(".")[2], 1.0)
+    return images * graph.epochs(scale, name) * factor / rate
+
+
+def chain(scale: Scale, every: Iterable[Node], node: Node) -> float:
+    """Seconds from a node's start to the end of the longest line of families that start from it (1 each: no rate)."""
+    every = list(every)
+    children = [other for other in every if other.seed == node.seed and node.family in other.after]
+    return (node_seconds(scale, node) or 1.0) + max((chain(scale, every, child) for child in children), default=0.0)
+
+
+def in_words(seconds: float | None) -> str:
+    """A duration as a reader says it: 40 s, 12 min, 3.4 h, 2.1 days; "unknown" for None."""
+    if seconds is None:
+        return "unknown"
+    for limit, unit, name in ((90, 1, "s"), (90 * 60, 60, "min"), (48 * 3600, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {name}" if unit < 3600 else f"{seconds / unit:.1f} {name}"
+    return f"{seconds / 86400:.1f} days"

@@ -1,0 +1,129 @@
+"""What there is to do at a scale: notebooks, the families of networks they read, and their seeds."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib import config, store
+from lib.config import ConfigError, Scale
+
+
+@dataclass(frozen=True)
+class Node:
+    """The networks of one family and seed: trained by one job, evaluated by the next.
+
+    Attributes:
+        after: families that this one's networks start from.
+        epochs: passes over the training images, all networks together, without what a branch shares with its trunk.
+    """
+
+    family: str
+    seed: int
+    networks: tuple[str, ...]
+    after: tuple[str, ...]
+    epochs: int
+
+
+def notebooks() -> dict[str, list[str]]:
+    """Notebook name -> the items it makes. Notebooks that make none come last: they read every record."""
+    made: dict[str, list[str]] = {}
+    for name, item in config.items().items():
+        made.setdefault(Path(item.notebook).stem, []).append(name)
+    for path in sorted((config.ROOT / "notebooks").glob("*.ipynb")):
+        made.setdefault(path.stem, [])
+    return dict(sorted(made.items(), key=lambda entry: (not entry[1], entry[0])))
+
+
+def select(only: str | None = None) -> list[str]:
+    """The notebook of an item or of a notebook's name; all of them for None.
+
+    Raises: ConfigError listing what exists.
+    """
+    known = notebooks()
+    if only is None:
+        return list(known)
+    for notebook, made in known.items():
+        if only in (notebook, f"{notebook}.ipynb", *made):
+            return [notebook]
+    every = [item for made in known.values() for item in made]
+    raise ConfigError(f"no item {only!r}: one of {', '.join(every)}; or a notebook: {', '.join(known)}")
+
+
+def families(scale: Scale, notebook: str) -> list[str]:
+    """Families whose networks a notebook reads, by its items. Raises: ConfigError for one the scale does not have."""
+    wanted: dict[str, None] = {}
+    for item in config.items().values():
+        if Path(item.notebook).stem == notebook:
+            wanted.update(dict.fromkeys(item.families))
+    for family in wanted:
+        if family not in scale.families:
+            raise ConfigError(
+                f"notebook {notebook} reads family {family!r}, which scale {scale.name!r} does not have: "
+                f"one of {', '.join(scale.families)}"
+            )
+    return list(wanted)
+
+
+def studies(scale: Scale, family: str) -> list[str]:
+    """Studies that read a family: the first words of its items' names (robustness_fig3 -> robustness)."""
+    names = {item.item.split("_")[0] for item in config.items().values() if family in item.families}
+    return sorted(name for name in names if name in scale.study)
+
+
+def seeds(scale: Scale, family: str) -> list[int]:
+    """Seeds that the studies read a family at; [0] where none says."""
+    found: set[int] = set()
+    for study in studies(scale, family):
+        found.update(scale.study[study].get("seeds", (0,)))
+    return sorted(found) or [0]
+
+
+def parents(scale: Scale, family: str) -> list[str]:
+    """Other families whose networks this one's start from."""
+    started = [scale.networks[name].start for name in scale.families[family]]
+    found = dict.fromkeys(scale.networks[start["network"]].family for start in started if start)
+    return [parent for parent in found if parent != family]
+
+
+def ancestry(scale: Scale, wanted: Iterable[str]) -> list[str]:
+    """The families named and all that they start from, in the order of the configuration."""
+    found: set[str] = set()
+    queue = list(wanted)
+    while queue:
+        family = queue.pop()
+        if family not in found:
+            found.add(family)
+            queue.extend(parents(scale, family))
+    return [family for family in scale.families if family in found]
+
+
+def recipes_hash(scale: Scale, family: str) -> str:
+    """Fingerprint of all that decides a family's networks but seed, data and code."""
+    lines = ancestry(scale, [family])
+    return store.fingerprint({name: scale.networks[name].plain() for line in lines for name in scale.families[line]})
+
+
+def nodes(scale: Scale, chosen: Iterable[str] | None = None) -> list[Node]:
+    """Every (family, seed) that the chosen notebooks need; that all need, for None."""
+    wanted: dict[str, set[int]] = {}
+    for notebook in select() if chosen is None else chosen:
+        for family in families(scale, notebook):
+            for line in ancestry(scale, [family]):
+                wanted.setdefault(line, set()).update(seeds(scale, family))
+    return [
+        Node(
+            family=family,
+            seed=seed,
+            networks=tuple(names),
+            after=tuple(parents(scale, family)),
+            epochs=sum(epochs(scale, name) for name in names),
+        )
+        for family, names in scale.families.items()
+        for seed in sorted(wanted.get(family, ()))
+    ]
+
+
+def epochs(scale: Scale, name: str) -> int:
+    """Epochs that a network's own training takes: a branch leaves out those of its trunk."""
+    recipe = scale.networks[name]
+    return recipe.epochs - ((recipe.start or {}).get("epoch") or 0)

@@ -1,0 +1,175 @@
+"""One run of a scale: the plan in words, the lock, Snakemake, and then the summary."""
+
+import fcntl
+import itertools
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import IO
+
+from lib import config
+from lib.engine import cost, graph, jobs, summary
+from lib.engine.jobs import say
+
+
+def run(
+    scale: str,
+    cores: int,
+    only: str | None = None,
+    profile: str = "local",
+    dry_run: bool = False,
+    retrain: bool = False,
+) -> int:
+    """Bring a scale's records and page up to date; goes on where an earlier run stopped.
+
+    Args:
+        scale: smoke, cpu or paper.
+        cores: jobs side by side.
+        only: an item or a notebook; None for all.
+        profile: a folder of profiles/.
+        dry_run: print the graph, its cost and what is out of date; run nothing.
+        retrain: train every network anew.
+    Returns: 0, or 1 where a job failed.
+    Raises: ConfigError for an item, notebook or profile that does not exist.
+    """
+    chosen = graph.select(only)
+    arguments = _arguments(scale, cores, chosen, only is not None, profile, retrain)
+    os.environ.update(jobs.environment(scale))
+    if dry_run:
+        print(plan(scale, cores, only), flush=True)
+        status, heard = _snakemake(["--dry-run", "--quiet", "rules", "progress", *arguments])
+        print("\n".join(heard.errors) or f"\nOut of date now: {', '.join(heard.due) or 'nothing'}", flush=True)
+        return status
+    began = time.time()
+    with _Alone(scale):
+        jobs.forget(scale)
+        say(f"{scale}: {', '.join(chosen)}, {cores} side by side")
+        status, heard = _snakemake(arguments, scale)
+        if status and not summary.ended(scale, failed=True):
+            print("\n".join(heard.errors), file=sys.stderr)
+        if status or only is not None:
+            status = max(status, _report(scale))
+        print(summary.summary(scale, chosen, time.time() - began), flush=True)
+    return status
+
+
+def plan(scale: str, cores: int, only: str | None = None) -> str:
+    """The graph of a run from nothing, two lines a family, with what its training costs."""
+    preset = config.load(scale)
+    chosen = graph.select(only)
+    made = graph.notebooks()
+    every = graph.nodes(preset, chosen)
+    lines = [f"{scale}: {len(every)} families x seeds of networks, {len(chosen)} notebooks", ""]
+    for family, rows in itertools.groupby(every, key=lambda node: node.family):
+        node, *others = rows
+        seeds = " ".join(str(each.seed) for each in (node, *others))
+        recipe = preset.networks[node.networks[0]]
+        after = f", after {' '.join(node.after)}" if node.after else ""
+        lines.append(
+            f"  train     {family}, seed {seeds}: {len(node.networks)} x {recipe.arch} on {recipe.data}, "
+            f"{node.epochs} epochs, {cost.in_words(cost.node_seconds(preset, node))} a seed{after}"
+        )
+        lines += [f"  evaluate  {family}, seed {seeds}: {study}" for study in graph.studies(preset, family)]
+    for notebook in chosen:
+        lines.append(f"  notebook  {notebook}: {', '.join(made[notebook]) or 'reads every record'}")
+    known = cost.estimate(scale, cores, only)
+    device = preset.estimate.get("device")
+    size = "unknown" if known["megabytes"] is None else f"about {known['megabytes']:,.0f} MB"
+    lines += [
+        "  report    index.html",
+        "",
+        f"Training from nothing, {cores} side by side{f', on {device}' if device else ''}: {known['networks']} "
+        f"networks, {known['epochs']:,} epochs, time {cost.in_words(known['seconds'])}, disk {size}.",
+        "What is trained already is not trained again; evaluation and notebooks come on top.",
+    ]
+    return "\n".join(lines)
+
+
+def _arguments(scale: str, cores: int, chosen: Sequence[str], part: bool, profile: str, retrain: bool) -> list[str]:
+    folder = config.ROOT / "profiles" / profile
+    if not (folder / "config.yaml").exists():
+        known = sorted(path.parent.name for path in folder.parent.glob("*/config.yaml"))
+        raise config.ConfigError(f"no profile {profile!r}: one of {', '.join(known)}")
+    arguments = ["--snakefile", str(config.ROOT / "Snakefile"), "--directory", str(config.ROOT)]
+    arguments += ["--workflow-profile", str(folder), "--cores", str(cores)]
+    arguments += ["--config", f"scale={scale}", f"retrain={int(retrain)}"]
+    if retrain:
+        every = graph.nodes(config.load(scale), chosen)
+        arguments += ["--forcerun", *(f"train_{node.family}_seed{node.seed}" for node in every)]
+    devices = jobs.gpus(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+    if devices:
+        arguments += ["--resources", f"gpu={len(devices) * jobs.JOBS_PER_GPU}"]
+    arguments += ["--", *([f"notebook_{name}" for name in chosen] if part else ["all"])]
+    return arguments
+
+
+def _snakemake(arguments: Sequence[str], scale: str | None = None) -> tuple[int, "_Ear"]:
+    """Snakemake in this process, so that one kill ends the run: its jobs watch for their parent's end."""
+    from snakemake.cli import main
+
+    heard = _Ear(scale)
+    log = logging.getLogger("snakemake.logging")
+    log.addFilter(heard)
+    try:
+        main(list(arguments))
+    except SystemExit as end:
+        return 0 if end.code in (0, None) else 1, heard
+    finally:
+        log.removeFilter(heard)
+    return 0, heard
+
+
+class _Ear(logging.Filter):
+    """Listens to Snakemake: which jobs are due, what went wrong. The jobs themselves say how they go."""
+
+    def __init__(self, scale: str | None) -> None:
+        super().__init__()
+        self.scale = scale
+        self.due: list[str] = []
+        self.errors: list[str] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        stats = getattr(record, "stats", None)
+        if stats is not None:
+            self.due = [rule for rule in stats if rule not in ("all", "total")]
+            if self.scale is not None:
+                jobs.note(self.scale, event="due", jobs=len(self.due))
+        if record.levelno >= logging.ERROR:
+            self.errors.append(record.getMessage())
+        return False
+
+
+class _Alone:
+    """The scale's run lock; a second run waits. The kernel frees it when its holder dies, however it dies."""
+
+    def __init__(self, scale: str) -> None:
+        self.scale = scale
+
+    def __enter__(self) -> None:
+        folder = jobs.workspace(self.scale)
+        self.lock = open(folder / "run.lock", "a")
+        _wait(self.lock, f"another run of {self.scale} is at work; waiting for it to end")
+        with open(folder / "jobs.lock", "a") as left:
+            _wait(left, f"a job of an earlier run of {self.scale} is still at work; waiting for it to end")
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.close()
+
+
+def _wait(lock: IO[str], message: str) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say(message)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+def _report(scale: str) -> int:
+    """The page of what there is, where the graph did not come to it."""
+    done = subprocess.run([sys.executable, "-m", "lib.report", "--scale", scale], capture_output=True, text=True)
+    if done.returncode:
+        say(f"FAILED  report: {summary.last_line(done.stderr)}")
+    return 1 if done.returncode else 0

@@ -1,0 +1,61 @@
+"""Architectures, one file a family. Every network takes images in [0, 1]; its normalisation is inside."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from lib.models.alexnet import AlexNet
+from lib.models.digits_cnn import DigitsCNN
+from lib.models.fully_connected import FC5
+from lib.models.normalise import Normalise
+from lib.models.resnet import ResNet
+from lib.models.resnet_preact import PreActResNet
+
+__all__ = ["ARCHITECTURES", "FC5", "AlexNet", "DigitsCNN", "Normalise", "PreActResNet", "ResNet", "build"]
+
+
+def _resnet18(**args: Any) -> nn.Module:
+    return ResNet(blocks=(2, 2, 2, 2), **args)
+
+
+def _resnet10_preact(**args: Any) -> nn.Module:
+    return PreActResNet(blocks=(1, 1, 1, 1), **args)
+
+
+def _resnet18_preact(**args: Any) -> nn.Module:
+    return PreActResNet(blocks=(2, 2, 2, 2), **args)
+
+
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "resnet18": _resnet18,
+    "resnet10-preact": _resnet10_preact,
+    "resnet18-preact": _resnet18_preact,
+    "alexnet": AlexNet,
+    "fc5": FC5,
+    "digits-cnn": DigitsCNN,
+}
+
+
+def build(
+    arch: str,
+    shape: Sequence[int] = (3, 32, 32),
+    classes: int = 10,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    **args: Any,
+) -> nn.Module:
+    """A network with fresh weights from torch's global random state.
+
+    Args:
+        arch: a name in `ARCHITECTURES`.
+        shape: (channels, height, width) of an image.
+        classes: number of logits.
+        mean, std: per channel, of images in [0, 1]; None leaves the input as it is.
+        args: the architecture's own, as `width`.
+    Returns: a module from float images (N, C, H, W) in [0, 1] to logits (N, classes).
+    Raises: ValueError naming the architectures that exist.
+    """
+    if arch not in ARCHITECTURES:
+        raise ValueError(f"no architecture {arch!r}: one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[arch](shape=tuple(shape), classes=classes, normalise=Normalise.of(mean, std), **args)

@@ -1,0 +1,72 @@
+"""ResNet with post-activation basic blocks, CIFAR form (3x3 stem, no first pooling).
+
+Source: He et al. 2016, https://arxiv.org/abs/1512.03385; widths 64 to 512 as torchvision's ResNet18.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class BasicBlock(nn.Module):
+    """conv-BN-ReLU-conv-BN, added to the input (projected by a 1x1 convolution and BN where shapes differ)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+        self.relu2 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+        return self.relu2(out + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """Four stages of basic blocks at widths w, 2w, 4w, 8w and strides 1, 2, 2, 2.
+
+    Args:
+        shape: (channels, height, width) of an image.
+        classes: number of logits.
+        normalise: first module, on images in [0, 1].
+        blocks: blocks a stage.
+        width: filters of the stem; 64 is the standard ResNet18.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], classes: int, normalise: nn.Module, blocks: Sequence[int], width: int = 64
+    ) -> None:
+        super().__init__()
+        self.normalise = normalise
+        self.conv1 = nn.Conv2d(shape[0], width, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU()
+        inputs = width
+        stages = []
+        for stage, count in enumerate(blocks):
+            outputs = width * 2**stage
+            stages.append(
+                nn.Sequential(
+                    *(
+                        BasicBlock(inputs if k == 0 else outputs, outputs, 2 if stage and k == 0 else 1)
+                        for k in range(count)
+                    )
+                )
+            )
+            inputs = outputs
+        self.stages = nn.Sequential(*stages)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.fc = nn.Linear(inputs, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(self.normalise(images))))
+        return self.fc(self.flatten(self.pool(self.stages(x))))

@@ -1,0 +1,194 @@
+"""How figures look: sizes, colours that everyone can tell apart, curves with intervals, reproducible files."""
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart with every common colour vision; the yellow is too faint for a line on white.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINESTYLES: tuple[Any, ...] = (
+    "-",
+    (0, (5, 1.5)),
+    (0, (1, 1)),
+    (0, (4, 1, 1, 1)),
+    (0, (7, 2)),
+    (0, (2, 1)),
+    (0, (5, 1, 1, 1, 1, 1)),
+)
+SINGLE, DOUBLE = 3.4, 7.0  # inches: one and two columns
+SMALLEST = 7.0  # points
+
+_STYLE: Any = {
+    "figure.dpi": 120,
+    "savefig.dpi": 300,
+    "figure.constrained_layout.use": True,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so every machine draws the same glyphs
+    "font.size": 8.0,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8.0,
+    "xtick.labelsize": SMALLEST,
+    "ytick.labelsize": SMALLEST,
+    "legend.fontsize": SMALLEST,
+    "legend.frameon": False,
+    "legend.handlelength": 2.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 3.4,
+    "svg.fonttype": "path",
+}
+
+
+def style() -> None:
+    """Set matplotlib to the look of this package's figures; called once at the top of a notebook."""
+    import matplotlib as mpl
+    from cycler import cycler
+
+    mpl.rcParams.update(_STYLE)
+    mpl.rcParams["axes.prop_cycle"] = cycler(color=PALETTE, marker=MARKERS, linestyle=LINESTYLES)
+
+
+def panels(
+    count: int = 1, width: float | None = None, height: float = 2.3, **kwargs: Any
+) -> tuple["Figure", np.ndarray]:
+    """A row of axes.
+
+    Args:
+        count: how many, side by side.
+        width: inches; None: one column for one panel, else two columns.
+        height: inches.
+        kwargs: to `plt.subplots`, as sharey.
+    Returns: the figure, and the axes as an array of length count.
+    """
+    import matplotlib.pyplot as plt
+
+    size = (width or (SINGLE if count == 1 else DOUBLE), height)
+    figure, axes = plt.subplots(1, count, figsize=size, squeeze=False, **kwargs)
+    return figure, axes[0]
+
+
+def curves(
+    ax: "Axes",
+    frame: pd.DataFrame,
+    x: str = "epsilon",
+    y: str = "value",
+    hue: str | None = None,
+    low: str | None = "low",
+    high: str | None = "high",
+    label: str = "{}",
+    order: Sequence[Any] | None = None,
+) -> None:
+    """One line a value of `hue`, each with its own colour, marker and dash, and a band for its interval.
+
+    Args:
+        ax: where to draw.
+        frame: as `record.frame` returns it, filtered to what is shown: one row for each x and hue.
+        x, y: columns of the two axes.
+        hue: column that tells the lines apart; None: one line.
+        low, high: columns of the interval; a band is drawn where both are there and not NaN.
+        label: text of a line in the legend, its value in place of {} (as "T = {:g}").
+        order: the values of hue, in the order of legend and colours; None: sorted.
+    Raises: ValueError where two rows share x and hue: a filter is missing.
+    """
+    values: Sequence[Any] = [None] if hue is None else order or sorted(frame[hue].dropna().unique())
+    for index, value in enumerate(values):
+        line = (frame if hue is None else frame[frame[hue] == value]).sort_values(x)
+        if line[x].duplicated().any():
+            raise ValueError(f"two rows share {x} and {hue} = {value!r}: filter the frame to one curve each")
+        colour = PALETTE[index % 7]
+        look: dict[str, Any] = {"color": colour, "marker": MARKERS[index % 7], "linestyle": LINESTYLES[index % 7]}
+        name = label.format(value) if hue is not None else (label if label != "{}" else None)
+        ax.plot(line[x], line[y], label=name, markevery=max(1, len(line) // 10), **look)
+        if low in line and high in line and line[low].notna().any():
+            band = line.dropna(subset=[low, high])
+            ax.fill_between(band[x], band[low], band[high], color=colour, alpha=0.16, linewidth=0)
+
+
+def epsilon_axis(
+    ax: "Axes", largest: float | None = None, label: str = "ε of FGSM, in 255ths of the pixel range"
+) -> None:
+    """Label an x axis of epsilons (data in [0, 1]) in 255ths.
+
+    Args:
+        largest: end of the axis in [0, 1] units; None: what is drawn.
+    """
+    end = (ax.get_xlim()[1] if largest is None else largest) * 255
+    step = next((s for s in (0.25, 0.5, 1, 2, 4, 8, 16, 32) if end / s <= 8.5), 64)
+    ticks = np.arange(0, end + 1e-9, step)
+    ax.set_xticks(ticks / 255, [f"{tick:g}" for tick in ticks])
+    ax.set_xlim(-0.02 * end / 255, end * 1.02 / 255)
+    ax.set_xlabel(label)
+
+
+def chance(ax: "Axes", level: float = 0.1, label: str = "chance") -> None:
+    """A faint line at the accuracy of guessing, named at its right end."""
+    ax.axhline(level, color="#777777", linewidth=0.8, linestyle=(0, (1, 2)), marker="", zorder=0.5)
+    ax.annotate(
+        label, (1, level), xycoords=("axes fraction", "data"), xytext=(-1, 1.5), textcoords="offset points",
+        ha="right", va="bottom", fontsize=SMALLEST, color="#555555",
+    )  # fmt: skip
+
+
+def forest(
+    ax: "Axes",
+    rows: pd.DataFrame,
+    label: str = "setting",
+    middle: str = "difference",
+    colour_by: str = "outcome",
+    order: Sequence[Any] | None = None,
+) -> None:
+    """Intervals one above the other, with a line at zero; colours and markers tell the outcomes apart.
+
+    Args:
+        ax: where to draw.
+        rows: columns `label`, `middle`, low, high and `colour_by`; the first row is drawn on top.
+        order: the values of `colour_by`, so that each keeps its colour from plot to plot; None: as they come.
+    """
+    groups = list(dict.fromkeys([*(order or ()), *rows[colour_by]]))
+    for index, group in enumerate(groups):
+        if group not in set(rows[colour_by]):
+            continue
+        chosen = np.flatnonzero((rows[colour_by] == group).to_numpy())
+        part = rows.iloc[chosen]
+        spread = np.abs(part[["low", "high"]].to_numpy(float).T - part[middle].to_numpy(float))
+        look: dict[str, Any] = {"color": PALETTE[index % 7], "marker": MARKERS[index % 7]}
+        ax.errorbar(part[middle], chosen, xerr=spread, linestyle="none", capsize=2, elinewidth=1, label=group, **look)
+    ax.axvline(0, color="#777777", linewidth=0.8, marker="", linestyle="-", zorder=0.5)
+    ax.set_yticks(range(len(rows)), [str(text) for text in rows[label]])
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=max(1, len(groups)))
+
+
+def render(figure: "Figure", kind: str) -> bytes:
+    """A figure's file; the same figure gives the same bytes.
+
+    Args:
+        figure: drawn.
+        kind: png (300 dpi) or svg (text as paths).
+    Raises: ValueError for another kind.
+    """
+    import matplotlib as mpl
+
+    if kind not in ("png", "svg"):
+        raise ValueError(f"kind {kind!r} is neither png nor svg")
+    metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+    buffer = io.BytesIO()
+    fixed: Any = {"svg.hashsalt": "fixed", "svg.fonttype": "path", "savefig.dpi": 300, "savefig.facecolor": "white"}
+    with mpl.rc_context(fixed):
+        figure.savefig(buffer, format=kind, metadata=metadata, bbox_inches="tight", pad_inches=0.04)
+    return buffer.getvalue()

@@ -1,0 +1,51 @@
+"""One progress bar for everything: shown in a terminal or a live notebook, silent wherever output is kept."""
+
+import sys
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lib import config
+
+_EXECUTORS = {"papermill", "nbconvert", "jupyter-nbconvert", "jupyter-execute", "snakemake", "pytest"}
+
+
+def bar(iterable: Iterable | None = None, desc: str = "", total: int | None = None) -> Any:
+    """A tqdm bar, or the same object without output where nobody watches.
+
+    Args:
+        iterable: what to go through; None: the caller calls `.update(n)`.
+        desc: a word or two in front of the bar.
+        total: number of steps, where the iterable has no length.
+    Returns: the tqdm object: iterate it, or use it as a context manager with `.update` and `.set_postfix`.
+    """
+    from tqdm import tqdm
+
+    return tqdm(iterable, desc=desc or None, total=total, disable=not watched(), leave=False, dynamic_ncols=True)
+
+
+def watched() -> bool:
+    """Whether somebody sees a bar move: a terminal, or a notebook with a front end, and no request to be quiet."""
+    if config.quiet():
+        return False
+    return _live_notebook() if _in_kernel() else sys.stderr.isatty()
+
+
+def _in_kernel() -> bool:
+    # An imported ipykernel is not enough: a terminal's own code may import it.
+    kernel = sys.modules.get("ipykernel.kernelapp")
+    return kernel is not None and kernel.IPKernelApp.initialized()
+
+
+@cache
+def _live_notebook() -> bool:
+    """A kernel cannot ask who is at the other end, but a batch executor is the process that started it."""
+    import psutil  # ipykernel depends on it
+
+    try:
+        starter = psutil.Process().parent()
+        words = starter.cmdline() if starter else []
+    except psutil.Error:
+        return True
+    return not any(Path(word).stem in _EXECUTORS for word in words[:6])

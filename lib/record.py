@@ -1,0 +1,285 @@
+"""Records: one JSON file a table or figure, with its numbers and where they come from; tables follow from it."""
+
+import json
+import math
+import re
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from lib import config, store
+from lib.contract import OVER_IMAGES, PROVENANCE_KEYS, RecordError, check_number, validate
+from lib.intervals import student, wilson
+
+__all__ = [
+    "RecordError",
+    "dumps",
+    "exists",
+    "frame",
+    "git_state",
+    "number",
+    "provenance",
+    "read",
+    "tables",
+    "validate",
+    "write",
+]
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_last_write = time.monotonic()
+
+
+def number(
+    name: str,
+    where: Mapping[str, Any],
+    per_seed: Mapping[int, float],
+    unit: str,
+    n: int,
+    paper_value: float | None = None,
+    note: str = "",
+    interval: str = "seeds",
+) -> dict[str, Any]:
+    """One number of a record: the mean over seeds and its 95 % interval.
+
+    Args:
+        name: what is measured, as "accuracy".
+        where: the settings it was measured at: strings, numbers and booleans.
+        per_seed: seed -> value; a number without seeds is {0: value}.
+        unit: as "fraction of test images".
+        n: images (or other samples) behind each seed's value.
+        paper_value: the source's value, only where the source states it.
+        interval: "seeds", Student's t over the seeds (none with one seed); or "images", for a share of n images,
+            Wilson's interval over them at the mean, which the note then says.
+    Returns: a number as `write` takes it.
+    Raises: RecordError where the number breaks the contract (NaN, no seed, a share outside [0, 1], ...).
+    """
+    if interval not in ("seeds", "images"):
+        raise RecordError(f"number {name!r}: interval {interval!r} is neither 'seeds' nor 'images'")
+    by_seed = {int(seed): float(value) for seed, value in sorted(per_seed.items())}
+    values = list(by_seed.values())
+    if not values or not all(map(math.isfinite, values)):
+        raise RecordError(f"number {name!r} at {dict(where)}: per_seed {by_seed} must hold finite values, at least one")
+    mean = float(np.mean(values))
+    try:
+        ci95 = wilson(mean, int(n)) if interval == "images" else student(values)
+    except ValueError as error:
+        raise RecordError(f"number {name!r} at {dict(where)}: {error}") from error
+    if interval == "images" and OVER_IMAGES not in note:
+        note = f"{note}; {OVER_IMAGES}" if note else OVER_IMAGES
+    made = {
+        "name": name,
+        "where": {str(key): _scalar(value) for key, value in where.items()},
+        "value": mean,
+        "unit": unit,
+        "n": int(n),
+        "seeds": list(by_seed),
+        "per_seed": values,
+        "ci95": ci95,
+        "paper_value": None if paper_value is None else float(paper_value),
+        "note": note,
+    }
+    check_number(made, f"number {name!r}")
+    return made
+
+
+def write(
+    item: str,
+    scale: str,
+    numbers: Sequence[Mapping[str, Any]],
+    reduced: Iterable[str],
+    figure: "Figure | None",
+    table: pd.DataFrame | None,
+    data: Mapping[str, str],
+    seconds: float | None = None,
+) -> Path:
+    """Write an item's record with its tables and figure; the JSON last, each file whole or not at all.
+
+    Args:
+        item: a name in config/items.yaml.
+        scale: smoke, cpu or paper.
+        numbers: from `number`; every (name, where) once.
+        reduced: what was made smaller than in the source, one phrase each.
+        figure: drawn to PNG and SVG; None where the item is a table only.
+        table: the layout of the table, kept in the record; every number in it must be one of the record's
+            (rounding to two places or more is allowed). None: all numbers, one a row.
+        data: data set and split -> fingerprint, as {"cifar10/test": images.fingerprint}.
+        seconds: what it took; None: since this process wrote its last record, or first used this module.
+    Returns: the path of the JSON file.
+    Raises: RecordError naming the item, before anything is written.
+    """
+    global _last_write
+    known = config.items()
+    if item not in known:
+        raise RecordError(f"item {item!r} is not in config/items.yaml: one of {', '.join(known)}")
+    entry = known[item]
+    elapsed = time.monotonic() - _last_write if seconds is None else seconds
+    record: dict[str, Any] = {
+        "item": item,
+        "title": entry.title,
+        "paper": entry.paper,
+        "source": entry.source,
+        "scale": scale,
+        "claims": list(entry.claims),
+        "reduced": [str(phrase) for phrase in reduced],
+        "numbers": [config.thaw(dict(entry)) for entry in numbers],
+        "provenance": {**provenance(scale), "data": dict(data), "seconds": round(float(elapsed), 1)},
+    }
+    if table is not None:
+        record["table"] = _plain_table(table, item)
+    record["provenance"] = {key: record["provenance"][key] for key in PROVENANCE_KEYS}
+    validate(record, f"record {item!r}")
+    files = {f"tables/{item}.{kind}": text.encode() for kind, text in tables(record).items()}
+    if figure is not None:
+        from lib import plots
+
+        files |= {f"figures/{item}.{kind}": plots.render(figure, kind) for kind in ("png", "svg")}
+    folder = config.results_dir(scale)
+    for name, content in files.items():
+        store.write_atomic(folder / name, content)
+    if figure is None:
+        for kind in ("png", "svg"):
+            (folder / f"figures/{item}.{kind}").unlink(missing_ok=True)
+    path = store.write_atomic(folder / "numbers" / f"{item}.json", dumps(record))
+    _last_write = time.monotonic()
+    return path
+
+
+def read(item: str, scale: str) -> dict[str, Any]:
+    """A record, checked. Raises: RecordError naming the file where it is missing, torn or breaks the contract."""
+    if not re.fullmatch(r"\w+", item):
+        raise RecordError(f"item {item!r} is not a name of letters, digits and underscores")
+    path = config.results_dir(scale) / "numbers" / f"{item}.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except FileNotFoundError:
+        raise RecordError(f"{path}: no such record; run the notebook that makes {item!r}") from None
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path}: cannot be read: {error}") from error
+    validate(record, str(path))
+    if (record["item"], record["scale"]) != (item, scale):
+        raise RecordError(f"{path}: holds item {record['item']!r} of scale {record['scale']!r}")
+    return record
+
+
+def exists(item: str, scale: str) -> bool:
+    """Whether an item has a record file at a scale."""
+    return (config.results_dir(scale) / "numbers" / f"{item}.json").is_file()
+
+
+def frame(record: Mapping[str, Any]) -> pd.DataFrame:
+    """A record's numbers as a frame, one row each.
+
+    Returns: columns name, the keys of `where` in order of appearance (missing: NaN), value, low, high (of ci95),
+        n, seeds (how many), unit, paper_value, note, per_seed ({seed: value}).
+    """
+    keys = where_keys(record)
+    rows = []
+    for entry in record["numbers"]:
+        low, high = entry["ci95"] or (math.nan, math.nan)
+        paper = math.nan if entry["paper_value"] is None else entry["paper_value"]
+        row = {"name": entry["name"]} | {key: entry["where"].get(key, math.nan) for key in keys}
+        row |= {"value": entry["value"], "low": low, "high": high, "n": entry["n"], "seeds": len(entry["seeds"])}
+        row |= {"unit": entry["unit"], "paper_value": paper, "note": entry["note"]}
+        rows.append(row | {"per_seed": dict(zip(entry["seeds"], entry["per_seed"], strict=True))})
+    return pd.DataFrame(rows)
+
+
+def where_keys(record: Mapping[str, Any]) -> list[str]:
+    """The keys of `where` over all numbers, in order of appearance."""
+    return list(dict.fromkeys(key for entry in record["numbers"] for key in entry["where"]))
+
+
+def dumps(record: Mapping[str, Any]) -> str:
+    """A record as JSON text with one number a line, so that a change of one number is a change of one line."""
+    parts = []
+    for key, value in record.items():
+        if key == "numbers":
+            lines = ",\n".join("    " + _compact(entry) for entry in value)
+            parts.append(f'  "numbers": [\n{lines}\n  ]')
+        else:
+            text = (
+                _compact(value) if key == "table" else json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+            )
+            parts.append(f"  {_compact(key)}: " + text.replace("\n", "\n  "))
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def tables(record: Mapping[str, Any]) -> dict[str, str]:
+    """A record's table as text: {"csv": full precision, "md": Markdown, "tex": LaTeX with booktabs}."""
+    from lib import tables as render
+
+    return render.render(record)
+
+
+def provenance(scale: str) -> dict[str, Any]:
+    """Where a result of this process comes from, but its data and seconds: the other keys of PROVENANCE_KEYS."""
+    import torch
+
+    from lib import compute
+
+    settings = config.load(scale)
+    commit, dirty = git_state()
+    lock = config.ROOT / "requirements.txt"
+    return {
+        "git": commit,
+        "dirty": dirty,
+        "lock": store.file_sha256(lock) if lock.is_file() else "unknown",
+        "config": settings.hash,
+        "device": compute.describe(),
+        "threads": torch.get_num_threads(),
+        "peak_mb": compute.peak_memory_mb(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+def git_state(root: Path | None = None) -> tuple[str, bool | None]:
+    """Commit of the checkout and whether it has changes outside results/ and cache/.
+
+    Args:
+        root: the checkout; None: this package's.
+    Returns: (12 hex digits, dirty), or ("unknown", None) where git, the checkout or its first commit is missing.
+    """
+    root = root or config.ROOT
+    base = ["git", "--no-optional-locks", f"--git-dir={root / '.git'}", f"--work-tree={root}"]
+
+    def ask(*words: str) -> str:
+        done = subprocess.run([*base, *words], capture_output=True, text=True, timeout=30, check=True, cwd=root)
+        return done.stdout.strip()
+
+    try:
+        commit = ask("rev-parse", "--short=12", "HEAD")
+        changed = ask("status", "--porcelain", "--", ".", ":(exclude)results", ":(exclude)cache")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown", None
+    return commit, bool(changed)
+
+
+def _scalar(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is not a number that a record may hold")
+
+
+def _plain_table(table: pd.DataFrame, item: str) -> dict[str, Any]:
+    rows = []
+    for row in table.itertuples(index=False, name=None):
+        cells = [_scalar(cell) for cell in row]
+        rows.append([None if cell is None or cell is pd.NA or cell != cell else cell for cell in cells])
+    columns = [str(column) for column in table.columns]
+    if not columns or not rows:
+        raise RecordError(f"record {item!r}: the table is empty")
+    return {"columns": columns, "rows": rows}

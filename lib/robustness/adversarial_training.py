@@ -1,0 +1,67 @@
+"""Fast adversarial training: one signed gradient step from a random start inside the eps ball.
+
+Source: Wong, Rice and Kolter, "Fast is better than free", ICLR 2020, https://arxiv.org/abs/2001.03994, Algorithm 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lib.training import Hook
+
+
+@contextmanager
+def frozen_batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Inside, batch normalisation in train mode normalises by the batch but leaves its running statistics alone."""
+    tracking = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    for layer in tracking:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in tracking:
+            layer.track_running_stats = True
+
+
+class FgsmRs(Hook):
+    """Training hook: replaces each batch by FGSM examples from a random start (FGSM-RS).
+
+    delta ~ U[-eps, eps], delta <- clip(delta + alpha sign(grad), +-eps), x + delta clipped to [0, 1]. One extra forward
+    and backward a step, gradients with respect to the images only: parameter gradients are not touched, and the number
+    of optimiser steps equals the natural twin's. The attack sees the network as it trains (train mode, batch
+    statistics, the recipe's temperature and precision), but running statistics move only in the training pass.
+
+    Args:
+        epsilon: L_inf radius on images in [0, 1], in (0, 1].
+        alpha: step size in the same units; None for the paper's 1.25 epsilon.
+
+    Raises:
+        ValueError: epsilon outside (0, 1] or alpha <= 0.
+    """
+
+    version = 1
+
+    def __init__(self, epsilon: float = 8 / 255, alpha: float | None = None) -> None:
+        self.epsilon = float(epsilon)
+        self.alpha = 1.25 * self.epsilon if alpha is None else float(alpha)
+        if not 0.0 < self.epsilon <= 1.0:
+            raise ValueError(f"epsilon is a distance on images in [0, 1]: need 0 < epsilon <= 1, got {epsilon}")
+        if not self.alpha > 0.0:
+            raise ValueError(f"alpha must be positive, got {alpha}")
+
+    def images(self, run: Any, images: Tensor, labels: Tensor) -> Tensor:
+        noise = torch.rand(images.shape, generator=run.generator).to(images.device, images.dtype)
+        start = (images + self.epsilon * (2.0 * noise - 1.0)).clamp(0.0, 1.0).detach().requires_grad_()
+        with torch.enable_grad(), frozen_batch_statistics(run.model):
+            with run.autocast():
+                logits = run.model(start)
+            loss = nn.functional.cross_entropy(logits.float() / run.temperature, labels)
+            (gradient,) = torch.autograd.grad(loss, start)
+        moved = start.detach() + self.alpha * gradient.sign()
+        moved = torch.minimum(torch.maximum(moved, images - self.epsilon), images + self.epsilon)
+        return moved.clamp(0.0, 1.0)

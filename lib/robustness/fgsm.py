@@ -1,0 +1,169 @@
+"""Accuracy under the fast gradient sign method at many eps: one gradient an image serves them all.
+
+Source: Goodfellow, Shlens and Szegedy, "Explaining and harnessing adversarial examples", 2015,
+https://arxiv.org/abs/1412.6572, section 4; Maestrati 2020, equation 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+Gradient = Callable[[nn.Module, Tensor, Tensor, float], Tensor]
+"""(model, images (B, C, H, W), labels (B,), temperature) -> gradient (B, C, H, W) of the loss to ascend."""
+
+
+def fgsm_sweep(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    epsilons: Sequence[float],
+    temperature: float = 1.0,
+    batch_size: int | None = None,
+) -> pd.DataFrame:
+    """Accuracy R(eps) on x + eps sign(grad_x CE(g(x) / T, y)), clipped to [0, 1], from the true label y.
+
+    An image that is misclassified as it is counts as wrong unless the step happens to mend it. Float32 throughout.
+
+    Args:
+        model: network from images in [0, 1] to logits; used in evaluation mode, on its own device.
+        images: (N, C, H, W), float in [0, 1] or uint8 0..255.
+        labels: (N,) whole numbers, the true classes.
+        epsilons: L_inf distances in [0, 1], on images in [0, 1].
+        temperature: T > 0 of the attacker's loss.
+        batch_size: images a pass, >= 1; None for 64 on a CPU (its cache holds them) and 250 elsewhere.
+
+    Returns:
+        One row an eps, in the order given: epsilon, accuracy in [0, 1], n (number of images).
+
+    Raises:
+        ValueError: no images or no eps; values, sizes or labels outside their range.
+        TypeError: images or labels of another type.
+
+    Source: Maestrati 2020, equation 8 and the definition of R after it.
+    """
+    correct = fgsm_correct(model, images, labels, epsilons, temperature, batch_size)
+    accuracy = correct.double().mean(dim=1).tolist()
+    return pd.DataFrame({"epsilon": [float(e) for e in epsilons], "accuracy": accuracy, "n": correct.shape[1]})
+
+
+def fgsm_correct(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    epsilons: Sequence[float],
+    temperature: float = 1.0,
+    batch_size: int | None = None,
+    gradient: Gradient | None = None,
+) -> Tensor:
+    """Whether each image is still classified as its label after the FGSM step, for each eps.
+
+    Args:
+        model, images, labels, epsilons, temperature, batch_size: as in `fgsm_sweep`.
+        gradient: the gradient whose sign is followed; None for the cross-entropy's. Another network's gradient makes
+            this a transfer attack.
+
+    Returns:
+        bool (E, N) on the CPU; False is a successful attack.
+
+    Raises:
+        ValueError, TypeError: as in `fgsm_sweep`.
+    """
+    check(images, labels, epsilons, temperature, batch_size)
+    gradient = gradient or cross_entropy_gradient
+    correct = torch.empty(len(epsilons), len(images), dtype=torch.bool)
+    for part, x, y in batches(model, images, labels, batch_size):
+        with evaluation(model):
+            sign = gradient(model, x, y, temperature).sign()
+            with torch.inference_mode():
+                for row, epsilon in zip(correct, epsilons, strict=True):
+                    moved = torch.add(x, sign, alpha=float(epsilon)).clamp_(0.0, 1.0)
+                    row[part] = (model(moved).argmax(dim=1) == y).cpu()
+    return correct
+
+
+def cross_entropy_gradient(model: nn.Module, images: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
+    """Gradient of CE(g(x) / T, y) with respect to the images, (B, C, H, W); parameter gradients are not touched."""
+    return image_gradient(
+        lambda logits: nn.functional.cross_entropy(logits / temperature, labels, reduction="sum"), model, images
+    )
+
+
+def image_gradient(loss: Callable[[Tensor], Tensor], model: nn.Module, images: Tensor) -> Tensor:
+    """Gradient of loss(logits) with respect to the images only.
+
+    Args:
+        loss: from logits (B, classes) to a scalar, a sum over the images.
+        model: network, called as it is.
+        images: (B, C, H, W) float.
+
+    Returns:
+        (B, C, H, W).
+    """
+    with torch.enable_grad():
+        x = images.detach().requires_grad_()
+        return torch.autograd.grad(loss(model(x)), x)[0]
+
+
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Inside, the network is in evaluation mode and autocast is off; each module's own mode is given back after."""
+    training = [module for module in model.modules() if module.training]
+    device = next(model.parameters(), torch.empty(0)).device
+    model.eval()
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def batches(
+    model: nn.Module, images: Tensor, labels: Tensor, batch_size: int | None = None
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Slices of a checked set, as float in [0, 1] of the network's type and on its device.
+
+    Yields:
+        (slice into the set, images (B, C, H, W), labels (B,)).
+    """
+    like = next(model.parameters(), torch.empty(0))
+    size = batch_size or (64 if like.device.type == "cpu" else 250)
+    for start in range(0, len(images), size):
+        part = slice(start, min(start + size, len(images)))
+        x, y = images[part].to(like.device), labels[part].to(like.device, torch.int64)
+        yield part, (x.to(like.dtype) / 255 if x.dtype == torch.uint8 else x.to(like.dtype)), y
+
+
+def check(
+    images: Tensor, labels: Tensor, epsilons: Sequence[float], temperature: float = 1.0, batch_size: int | None = None
+) -> None:
+    """Refuse what an attack on images in [0, 1] cannot take; arguments as in `fgsm_sweep`.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what it is and what it has to be.
+    """
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise TypeError(f"images are {images.dtype}: need float in [0, 1] or uint8 0..255")
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise TypeError(f"labels are {labels.dtype}: need whole numbers, one class an image")
+    if images.ndim != 4 or labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"images (N, C, H, W) and labels (N,) do not fit: {tuple(images.shape)}, {tuple(labels.shape)}"
+        )
+    if len(images) == 0:
+        raise ValueError("no images: accuracy under attack needs at least one")
+    if images.is_floating_point() and not bool(((images >= 0) & (images <= 1)).all()):
+        raise ValueError("float images must lie in [0, 1] (normalisation is inside the network)")
+    if int(labels.min()) < 0:
+        raise ValueError(f"labels must not be negative, got {int(labels.min())}")
+    if len(epsilons) == 0 or not all(0.0 <= float(e) <= 1.0 for e in epsilons):
+        raise ValueError(f"epsilons are L_inf distances in [0, 1], at least one; got {list(epsilons)}")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")

@@ -1,0 +1,290 @@
+"""Named networks: a recipe in, a trained network out. Trained once, under a lock; loaded after that."""
+
+import argparse
+import importlib
+import json
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from lib import compute, config, data, models, store, training
+from lib.config import Recipe, Scale
+
+VERSION = 1  # raise it when a change here or in lib.models changes the networks that come out
+
+
+class ZooError(RuntimeError):
+    """A network that cannot be made or loaded."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where one network's files lie."""
+
+    folder: Path
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights.safetensors"
+
+    @property
+    def card(self) -> Path:
+        return self.folder / "card.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+
+def get(name: str, scale: str = "smoke", seed: int = 0, retrain: bool = False) -> nn.Module:
+    """A named network of a scale, trained where it is not there yet.
+
+    Args:
+        name: a key of `networks` in config/<scale>.yaml.
+        scale: smoke, cpu or paper.
+        seed: of the first weights, the batch order, the augmentation.
+        retrain: train anew whatever is kept, in the cache or with the results.
+    Returns: the network in evaluation mode on the scale's device; input in [0, 1].
+    Raises: ConfigError for a name that does not exist; lib.data.DataError for data that are missing.
+    """
+    preset = config.load(scale)
+    model, _ = _obtain(preset, name, seed, retrain)
+    return model.to(compute.device(preset.compute.device)).eval()
+
+
+def card(name: str, scale: str = "smoke", seed: int = 0) -> dict[str, Any]:
+    """What is known of a trained network: recipe, data, accuracy, loss curve, seconds, hash. Trains it if need be."""
+    return _obtain(config.load(scale), name, seed, retrain=False)[1]
+
+
+def key(name: str, scale: str = "smoke", seed: int = 0) -> str:
+    """The address of a network: a hash of recipe, seed, data, parents and the version of the code that makes it."""
+    return store.fingerprint(_key(config.load(scale), name, seed))
+
+
+def _key(preset: Scale, name: str, seed: int) -> dict[str, Any]:
+    recipe = preset.recipe(name)
+    plugs = [_plug(plug)[0] for plug in (*recipe.transforms, *recipe.hooks)]
+    return {
+        "recipe": {**recipe.plain(), "start": None},
+        "start": recipe.start and {**recipe.start, "network": _key(preset, recipe.start["network"], seed)},
+        "seed": seed,
+        "data": data.load(recipe.data, recipe.fit_split).fingerprint,
+        "versions": [VERSION, training.VERSION, *(getattr(plug, "version", 1) for plug in plugs)],
+    }
+
+
+def _plug(plug: Any) -> tuple[Any, dict[str, Any]]:
+    """The callable a recipe names by dotted path, and its arguments."""
+    arguments = config.thaw(plug)
+    path = arguments.pop("use")
+    module, _, attribute = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute), arguments
+    except (ImportError, AttributeError) as error:
+        raise config.ConfigError(f"recipe names {path!r}, which cannot be imported: {error}") from error
+
+
+def _obtain(preset: Scale, name: str, seed: int, retrain: bool) -> tuple[nn.Module, dict[str, Any]]:
+    address = store.fingerprint(_key(preset, name, seed))
+    place = _place(preset, name, seed, address)
+    shipped = _Place(config.results_dir(preset.name) / "networks" / f"{name}-seed{seed}")
+    for candidate in () if retrain else (place, shipped):
+        found = _load(preset, name, candidate, address)
+        if found is not None:
+            return found
+    place.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(place.folder / "lock"):
+        found = None if retrain else _load(preset, name, place, address)
+        if found is None:
+            if retrain:
+                place.checkpoint.unlink(missing_ok=True)
+            _train(preset, name, seed, place, address)
+            found = _load(preset, name, place, address)
+    if found is None:
+        raise ZooError(f"network {name} (seed {seed}) was trained, and {place.folder} cannot be read back")
+    return found
+
+
+def _place(preset: Scale, name: str, seed: int, address: str) -> _Place:
+    digest = address.removeprefix("sha256:")[:16]
+    return _Place(config.cache_dir(preset.name) / "networks" / f"{name}-seed{seed}-{digest}")
+
+
+def _load(preset: Scale, name: str, place: _Place, address: str) -> tuple[nn.Module, dict[str, Any]] | None:
+    """The network at a place, or None where there is none, or one that is damaged or of another recipe."""
+    try:
+        about = json.loads(place.card.read_text())
+        blob = place.weights.read_bytes()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        warnings.warn(f"network card {place.card} cannot be read ({error}); the network is made anew", stacklevel=4)
+        return None
+    if about.get("key") != address:
+        return None
+    if about.get("weights") != store.bytes_sha256(blob):
+        warnings.warn(f"{place.weights} does not match its card; the network is made anew", stacklevel=4)
+        return None
+    try:
+        model = _blank(preset.recipe(name))
+        model.load_state_dict(load_tensors(blob))
+    except (SafetensorError, RuntimeError) as error:
+        warnings.warn(f"{place.weights} cannot be used ({error}); the network is made anew", stacklevel=4)
+        return None
+    return model.eval(), about
+
+
+def _fresh(recipe: Recipe) -> nn.Module:
+    spec = data.SETS[recipe.data]
+    arguments = config.thaw(recipe.arch_args)
+    if arguments.pop("normalise", True):
+        arguments.update(mean=spec.mean, std=spec.std)
+    return models.build(recipe.arch, shape=spec.shape, classes=spec.classes, **arguments)
+
+
+def _blank(recipe: Recipe) -> nn.Module:
+    """The network's structure, its weights to be loaded."""
+    return _transformed(_fresh(recipe), recipe)
+
+
+def _transformed(model: nn.Module, recipe: Recipe) -> nn.Module:
+    for plug in recipe.transforms:
+        function, arguments = _plug(plug)
+        model = function(model, **arguments)
+    return model
+
+
+def _train(preset: Scale, name: str, seed: int, place: _Place, address: str) -> None:
+    recipe = preset.recipe(name)
+    began = time.perf_counter()
+    compute.deterministic()
+    trunk = _trunk_of(preset, name, seed)
+    model = _beginning(preset, recipe, seed)
+    hooks = [function(**arguments) for function, arguments in map(_plug, recipe.hooks)]
+    images = _training_images(recipe)
+    history = training.fit(
+        model,
+        images,
+        recipe,
+        seed=seed,
+        hooks=hooks,
+        checkpoint=place.checkpoint,
+        trunk=trunk,
+        device=preset.compute.device,
+    )
+    tensors = _stored(model, recipe)
+    model.load_state_dict(tensors)
+    test = data.load(recipe.data, "test")
+    about = {
+        "name": name,
+        "scale": preset.name,
+        "seed": seed,
+        "key": address,
+        "recipe": recipe.plain(),
+        "data": {f"{recipe.data}/{recipe.fit_split}": images.fingerprint, f"{recipe.data}/test": test.fingerprint},
+        "test_accuracy": training.accuracy(model, test),
+        "test_images": len(test),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "history": history,
+        "seconds": sum(epoch["seconds"] for epoch in history),
+        "wall_seconds": time.perf_counter() - began,
+        "device": compute.describe(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    blob = save_tensors(tensors)
+    about["weights"] = store.bytes_sha256(blob)
+    store.write_atomic(place.weights, blob)
+    store.write_atomic(place.card, json.dumps(about, indent=1))
+    place.checkpoint.unlink(missing_ok=True)
+
+
+def _training_images(recipe: Recipe) -> data.ImageSet:
+    images = data.load(recipe.data, recipe.fit_split)
+    return images if recipe.train_limit is None else images.stratified(recipe.train_limit, seed=0)
+
+
+def _beginning(preset: Scale, recipe: Recipe, seed: int) -> nn.Module:
+    """The untrained network: fresh weights or its parent's, transforms applied. A branch takes its trunk's later."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _fresh(recipe)
+        if recipe.start is not None and "epoch" not in recipe.start:
+            parent, _ = _obtain(preset, recipe.start["network"], seed, retrain=False)
+            model.load_state_dict(parent.state_dict())
+        return _transformed(model, recipe)
+
+
+def _trunk_of(preset: Scale, name: str, seed: int) -> Path | None:
+    """The checkpoint that a network's training goes on from: its parent's, or the one it shares with its branches."""
+    start = preset.recipe(name).start or {}
+    if "epoch" in start:
+        return _trunk(preset, start["network"], seed, start["epoch"])
+    branches = [r.start["epoch"] for r in preset.networks.values() if r.start and r.start["network"] == name and "epoch" in r.start]
+    return _trunk(preset, name, seed, min(branches)) if branches else None
+
+
+def _trunk(preset: Scale, name: str, seed: int, epoch: int) -> Path:
+    """The checkpoint of a network's training after `epoch` epochs, from which recipes that differ in hooks branch."""
+    recipe = preset.recipe(name)
+    place = _place(preset, name, seed, store.fingerprint({"trunk": _key(preset, name, seed), "epoch": epoch}))
+    path = place.folder / f"epoch{epoch}.pt"
+    place.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(place.folder / "lock"):
+        if not path.exists():
+            model = _beginning(preset, recipe, seed)
+            training.fit(
+                model,
+                _training_images(recipe),
+                recipe,
+                seed=seed,
+                checkpoint=place.checkpoint,
+                until=epoch,
+                device=preset.compute.device,
+            )
+            place.checkpoint.rename(path)
+    return path
+
+
+def _stored(model: nn.Module, recipe: Recipe) -> dict[str, Tensor]:
+    """The state as it is kept: on the CPU, contiguous, parameters in the recipe's storage type."""
+    kept = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    if recipe.storage == "float16":
+        kept.update({name: kept[name].half() for name, _ in model.named_parameters()})
+    return kept
+
+
+def train_family(scale: str, family: str, seed: int, retrain: bool = False) -> dict[str, str]:
+    """Make every network of a family, and return the address of each; those already there are only looked up."""
+    preset = config.load(scale)
+    if family not in preset.families:
+        raise config.ConfigError(f"no family {family!r} at scale {scale!r}: one of {', '.join(preset.families)}")
+    return {name: _obtain(preset, name, seed, retrain)[1]["key"] for name in preset.families[family]}
+
+
+def main() -> None:
+    """python -m lib.zoo train --scale S --family F --seed K [--retrain]"""
+    parser = argparse.ArgumentParser(prog="python -m lib.zoo", description=main.__doc__)
+    parser.add_argument("command", choices=["train"])
+    parser.add_argument("--scale", default="smoke", choices=config.SCALES)
+    parser.add_argument("--family", required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--retrain", action="store_true", help="train anew whatever is kept")
+    chosen = parser.parse_args()
+    compute.set_threads(config.load(chosen.scale).compute.threads)
+    made = train_family(chosen.scale, chosen.family, chosen.seed, chosen.retrain)
+    print(json.dumps(made, indent=1))
+
+
+if __name__ == "__main__":
+    main()

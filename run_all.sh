@@ -1,0 +1,219 @@
+#!/usr/bin/env bash
+# Set up once, then regenerate every figure and table of a scale. ./run_all.sh --help
+set -euo pipefail
+
+usage() {
+  cat <<'TEXT'
+Usage: ./run_all.sh [smoke|cpu|paper] [options]     regenerate the figures and tables of a scale (default: smoke)
+       ./run_all.sh test [pytest arguments]         run the tests
+       ./run_all.sh lab [jupyter lab arguments]     open the notebooks in JupyterLab
+       ./run_all.sh report [smoke|cpu|paper]        build results/<scale>/index.html anew from the records
+       ./run_all.sh setup                           only make the environment
+
+Scales:  smoke   every notebook on 5,000 real digits that a pip package ships: minutes, no network
+         cpu     the papers' own data at reduced size: hours on two cores, resumable
+         paper   the papers' settings: one GPU or a cluster
+
+Options: --cores N      jobs side by side (default: all cores)
+         --only ITEM    one item (robustness_fig3) or one notebook (01_robustness_magnitude_pruning), and what it needs
+         --data DIR     folder of the image sets, in torchvision's layout (default: $DATA_ROOT, else data/)
+         --dry-run      print the graph, an estimate of time and disk, and what is out of date; run nothing
+         --profile NAME a Snakemake profile, a folder of profiles/ (default: local)
+         --retrain      train every network anew, also those that ship with the package
+         --help         this text
+
+The first call makes the environment: the active conda environment if it is the one of environment.yml, else .venv with
+Python 3.11 or later; both from requirements.txt. Later calls need no network. A run that was stopped, however it was
+stopped, goes on where it left off when the same command is given again.
+Results: results/<scale>/index.html. Exit status: 0 done; 1 something failed, the summary says what; 2 a wrong call.
+TEXT
+}
+
+die() {
+  printf 'run_all.sh: %s\n' "$1" >&2
+  exit "${2:-2}"
+}
+
+say() { printf '%s\n' "$1" >&2; }
+
+# The folder of this script, through symbolic links.
+home_of() {
+  local path=$1 folder
+  while [ -L "$path" ]; do
+    folder=$(cd -P "$(dirname "$path")" && pwd)
+    path=$(readlink "$path")
+    case $path in /*) ;; *) path=$folder/$path ;; esac
+  done
+  cd -P "$(dirname "$path")" && pwd
+}
+
+# An absolute path for a folder given relative to where the user is.
+folder_of() {
+  [ -d "$1" ] || die "--data: no folder $1"
+  (cd -P "$1" && pwd)
+}
+
+hash_of() {
+  if command -v sha256sum >/dev/null; then sha256sum <"$1"; else shasum -a 256 <"$1"; fi | cut -d' ' -f1
+}
+
+# A Python that the lock is made for and that can make environments.
+find_python() {
+  local name
+  for name in python3.11 python3.12 python3.13 python3 python; do
+    if "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1; then
+      command -v "$name"
+      return
+    fi
+  done
+  die "no Python 3.11, 3.12 or 3.13 found. Install one, or: conda env create -f environment.yml" 1
+}
+
+# Sets `python`; installs requirements.txt where the environment's stamp is not that file's hash.
+set_up() {
+  local name prefix want
+  name=$(sed -n 's/^name: *//p' "$root/environment.yml")
+  if [ -n "${CONDA_PREFIX:-}" ] && [ "$(basename "$CONDA_PREFIX")" = "$name" ]; then
+    prefix=$CONDA_PREFIX
+  else
+    prefix=$root/.venv
+  fi
+  python=$prefix/bin/python
+  want=$(hash_of "$root/requirements.txt")
+  if stamped "$prefix" "$want"; then return; fi
+  exec 9>"$root/.setup-lock"
+  if command -v flock >/dev/null && ! flock -n 9; then
+    say "set-up: another run is making $prefix; waiting for it"
+    flock 9
+  fi
+  if ! stamped "$prefix" "$want"; then install_into "$prefix" "$want"; fi
+  exec 9>&-
+}
+
+stamped() {
+  [ -x "$1/bin/python" ] && [ "$(cat "$1/.requirements-hash" 2>/dev/null || true)" = "$2" ]
+}
+
+install_into() {
+  local prefix=$1 want=$2 base
+  rm -f "$prefix/.requirements-hash"
+  if ! "$prefix/bin/python" -m pip --version >/dev/null 2>&1; then
+    [ "$prefix" = "$root/.venv" ] || die "$prefix has no pip: conda env update -f environment.yml" 1
+    base=$(find_python)
+    say "set-up: making .venv with $("$base" --version)"
+    "$base" -m venv --clear "$prefix" ||
+      die "$base cannot make environments: install its venv module (Debian: python3-venv) and call again" 1
+  fi
+  say "set-up: installing $(grep -c '==' "$root/requirements.txt") packages from requirements.txt, once (some GB)"
+  "$prefix/bin/python" -m pip install --quiet --disable-pip-version-check --no-input -r "$root/requirements.txt" ||
+    die "set-up failed: pip could not install requirements.txt (above). Call again to go on." 1
+  printf '%s\n' "$want" >"$prefix/.requirements-hash.part"
+  mv "$prefix/.requirements-hash.part" "$prefix/.requirements-hash"
+  say "set-up: done"
+}
+
+known_scale() {
+  case $1 in smoke | cpu | paper) ;; *) die "no scale '$1': smoke, cpu or paper" ;; esac
+}
+
+run_scale() {
+  local scale="" value
+  local -a options=()
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --cores | --only | --data | --profile)
+        [ $# -ge 2 ] && [ -n "$2" ] || die "$1 wants a value"
+        value=$2
+        case $1 in
+          --cores)
+            case $value in *[!0-9]* | 0*) die "--cores $value: a whole number from 1" ;; esac
+            options+=(--cores "$value")
+            ;;
+          --data)
+            DATA_ROOT=$(folder_of "$value")
+            export DATA_ROOT
+            ;;
+          *) options+=("$1" "$value") ;;
+        esac
+        shift 2
+        ;;
+      --cores=* | --only=* | --data=* | --profile=*)
+        value=$1
+        shift
+        set -- "${value%%=*}" "${value#*=}" "$@"
+        ;;
+      --dry-run | -n)
+        options+=(--dry-run)
+        shift
+        ;;
+      --retrain)
+        options+=(--retrain)
+        shift
+        ;;
+      -*) die "no option '$1': see ./run_all.sh --help" ;;
+      *)
+        [ -z "$scale" ] || die "one scale at a time: '$scale' and '$1'"
+        known_scale "$1"
+        scale=$1
+        shift
+        ;;
+    esac
+  done
+  scale=${scale:-smoke}
+  set_up
+  cd "$root"
+  exec "$python" -m lib.engine run --scale "$scale" ${options[@]+"${options[@]}"}
+}
+
+run_tests() {
+  local word spread=(-n 2 --dist loadfile)
+  for word in "$@"; do
+    case $word in -n | -n[0-9]* | -n=* | --numprocesses* | --pdb | -p | -h | --help | --collect-only | --co) spread=() ;; esac
+  done
+  set_up
+  cd "$root"
+  export OMP_NUM_THREADS=1
+  exec "$python" -m pytest ${spread[@]+"${spread[@]}"} "$@"
+}
+
+root=$(home_of "${BASH_SOURCE[0]}")
+export PYTHONPATH=$root PYTHONNOUSERSITE=1
+if [ -n "${DATA_ROOT:-}" ] && [ -d "$DATA_ROOT" ]; then
+  DATA_ROOT=$(folder_of "$DATA_ROOT")
+  export DATA_ROOT
+fi
+
+for word in "$@"; do
+  case $word in
+    -h | --help)
+      [ "$1" = test ] || [ "$1" = lab ] || { usage && exit 0; }
+      ;;
+  esac
+done
+
+case ${1:-} in
+  test)
+    shift
+    run_tests "$@"
+    ;;
+  lab)
+    shift
+    set_up
+    cd "$root"
+    exec "$python" -m jupyterlab --notebook-dir="$root" "$@"
+    ;;
+  report)
+    shift
+    [ $# -le 1 ] || die "report takes one scale"
+    known_scale "${1:-smoke}"
+    set_up
+    cd "$root"
+    exec "$python" -m lib.report --scale "${1:-smoke}"
+    ;;
+  setup)
+    [ $# -eq 1 ] || die "setup takes nothing more"
+    set_up
+    say "environment: $python"
+    ;;
+  *) run_scale "$@" ;;
+esac

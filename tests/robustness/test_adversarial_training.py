@@ -1,0 +1,91 @@
+"""FGSM-RS inside the loop: inside the ball, leaves statistics and gradients alone, repeats itself; and the x T start."""
+
+import contextlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from lib import training
+from lib.config import Recipe
+from lib.robustness import FgsmRs, ScaledLogits, fgsm_sweep, scale_last_layer
+from tests.robustness.nets import batch, image_set, small
+
+
+def run_of(model, temperature=1.0):
+    return SimpleNamespace(
+        model=model,
+        generator=torch.Generator().manual_seed(3),
+        autocast=contextlib.nullcontext,
+        temperature=temperature,
+    )
+
+
+def test_batch_is_the_algorithm_by_hand():
+    model, (images, labels) = small().train(), batch()
+    hook = FgsmRs(epsilon=0.1)
+    assert hook.alpha == pytest.approx(0.125)
+    made = hook.images(run_of(model, 2.0), images, labels)
+    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(3)) * 0.2 - 0.1
+    start = (images + noise).clamp(0, 1).requires_grad_()
+    nn.functional.cross_entropy(small().train()(start) / 2.0, labels).backward()
+    delta = (start.detach() - images + 0.125 * start.grad.sign()).clamp(-0.1, 0.1)
+    assert torch.allclose(made, (images + delta).clamp(0, 1), atol=1e-6)
+    assert (made - images).abs().max() <= 0.1 + 1e-6
+    assert not made.requires_grad
+
+
+def test_leaves_statistics_gradients_and_mode_alone():
+    model, (images, labels) = small().train(), batch()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    FgsmRs().images(run_of(model), images, labels)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert all(m.training for m in model.modules())
+    assert all(m.track_running_stats for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_training_repeats_and_withstands_more():
+    recipe = Recipe(arch="digits-cnn", data="mnist5k", epochs=12, batch=16, learning_rate=0.05, precision="float32")
+    images = image_set(128)
+    # Labels that an image's brightness decides: a task with something to be robust about.
+    brightness = images.float().mean(dim=(1, 2, 3)).argsort().argsort() * 5 // 128
+    images = type(images)(images.images, brightness, images.classes, "random", "train")
+    states, accuracies = [], []
+    for hooks in ([FgsmRs(0.05)], [FgsmRs(0.05)], []):
+        model = small()
+        training.fit(model, images, recipe, hooks=hooks, device="cpu")
+        states.append(model.state_dict())
+        accuracies.append(fgsm_sweep(model, images.images, images.labels, [0.05]).accuracy[0])
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert accuracies[0] > accuracies[2] + 0.1
+
+
+@pytest.mark.parametrize("arguments", [{"epsilon": 0.0}, {"epsilon": 8.0}, {"alpha": 0.0}])
+def test_refuses_settings(arguments):
+    with pytest.raises(ValueError, match="epsilon|alpha"):
+        FgsmRs(**arguments)
+
+
+def test_scaled_last_layer_multiplies_the_logits():
+    images, _ = batch()
+    assert torch.allclose(scale_last_layer(small(), 20.0)(images), 20 * small()(images), rtol=1e-4, atol=1e-4)
+    assert torch.equal(scale_last_layer(small(), 1)(images), small()(images))
+
+
+def test_scaled_logits_keep_each_decision():
+    images, _ = batch()
+    assert torch.equal(ScaledLogits(small(), 50.0)(images), 50.0 * small()(images))
+    assert not ScaledLogits(small(), 50.0).training
+
+
+@pytest.mark.parametrize("call", [scale_last_layer, ScaledLogits])
+def test_refuses_factors(call):
+    with pytest.raises(ValueError, match="positive"):
+        call(small(), 0.0)
+
+
+def test_refuses_a_network_without_linear_layer():
+    with pytest.raises(ValueError, match="no Linear"):
+        scale_last_layer(nn.Conv2d(3, 4, 3), 2.0)
