@@ -32,7 +32,7 @@ JOB += '--gpus "${{CUDA_VISIBLE_DEVICES-all}}" '
 
 
 def done(kind, node):
-    return f"{CACHE}/engine/done/{kind}/{node.family}-seed{node.seed}.json"
+    return f"{CACHE}/engine/done/{kind}/{node.family}-seed{node.seed}.txt"
 
 
 def record_of(item):
@@ -163,9 +163,9 @@ rule report:
     input:
         [record_of(item) for items in NOTEBOOKS.values() for item in items],
         [ended(name) for name in NOTEBOOKS],
-        settings.config_dir() / "claims.yaml",
+        short(settings.config_dir() / "claims.yaml"),
         engine.sources("lib.report"),
-        sorted(Path("lib/templates").rglob("*.*")),
+        [short(path) for path in sorted((settings.ROOT / "lib/templates").rglob("*.*"))],
     output:
         f"{RESULTS}/index.html",
     params:

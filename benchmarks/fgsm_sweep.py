@@ -1,6 +1,6 @@
 """Accuracy under FGSM at 20 eps: ours against Foolbox's LinfFastGradientAttack, same network, images and batches.
 
-    python -m benchmarks.fgsm_sweep [--images 192] [--repeats 5] [--batch 64] [--threads 1]
+    python -m benchmarks.fgsm_sweep [--images 128] [--repeats 3] [--batch 64] [--threads 1]
 
 Two cases, because Foolbox's backward pass also computes parameter gradients when they are not frozen: `ratio` is with
 parameters as a user's model has them, `ratio_frozen` with requires_grad off. Pairs of runs alternate; a ratio is the
@@ -86,8 +86,8 @@ def compare(
 def main() -> None:
     """Measure, print, and fail where the successes differ."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fgsm_sweep", description=__doc__)
-    parser.add_argument("--images", type=int, default=192)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
     chosen = parser.parse_args()

@@ -5,9 +5,9 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 _SUBMODULES = (
-    "attacks claims compute config data detectors dynamic engine lancet models plots progress record report "
-    "robustness slicing store training zoo"
-).split()
+    *("config", "compute", "record", "progress", "plots", "store", "data", "models"),
+    *("training", "zoo", "robustness", "claims", "reduced", "report", "engine"),
+)
 
 
 def __getattr__(name: str) -> ModuleType:

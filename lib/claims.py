@@ -102,6 +102,10 @@ class Verdict:
     rule: str = ""
     counts: Mapping[str, int] = field(default_factory=dict)
 
+    def text(self) -> str:
+        """Statement, verdict, reason and rule as Markdown."""
+        return f"### {self.statement}\n\n**{self.verdict}.** {self.why}\n\n*Rule.* {self.rule}"
+
 
 def load() -> dict[str, Claim]:
     """Every claim of config/claims.yaml, checked. Raises: ClaimError naming claim and key."""

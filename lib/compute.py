@@ -1,13 +1,11 @@
 """Device, precision, seeds and threads: how a run computes, and how it says so."""
 
 import platform
-import random
 import resource
 import sys
 from contextlib import AbstractContextManager
 from functools import lru_cache
 
-import numpy as np
 import torch
 
 
@@ -29,14 +27,6 @@ def device(prefer: str = "auto") -> torch.device:
 def autocast(on: torch.device, precision: str) -> AbstractContextManager:
     """Autocast to bfloat16 on a device, or nothing for float32."""
     return torch.autocast(on.type, torch.bfloat16, enabled=precision == "bfloat16")
-
-
-def seed_all(seed: int) -> torch.Generator:
-    """Seed Python, numpy and torch, and return a CPU generator of the same seed."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-    return torch.Generator().manual_seed(seed)
 
 
 def deterministic() -> None:

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
@@ -57,8 +58,8 @@ class Compute:
     def __post_init__(self) -> None:
         if self.training_precision not in ("bfloat16", "float32"):
             raise ConfigError(f"compute.training_precision is {self.training_precision!r}: bfloat16 or float32")
-        if self.threads < 1:
-            raise ConfigError(f"compute.threads is {self.threads}: a whole number from 1")
+        if not _counts(self.threads):
+            raise ConfigError(f"compute.threads is {self.threads!r}: a whole number from 1")
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         checks = [
-            (self.epochs >= 1, "epochs", "a whole number from 1"),
-            (self.batch >= 1, "batch", "a whole number from 1"),
+            (_counts(self.epochs), "epochs", "a whole number from 1"),
+            (_counts(self.batch), "batch", "a whole number from 1"),
+            (self.train_limit is None or _counts(self.train_limit), "train_limit", "a whole number from 1"),
             (self.optimizer in ("sgd", "adamw"), "optimizer", "sgd or adamw"),
             (self.schedule in ("onecycle", "step", "constant"), "schedule", "onecycle, step or constant"),
             (self.temperature > 0, "temperature", "a number above 0"),
@@ -124,8 +126,8 @@ class Recipe:
         if self.start is not None:
             _only_keys(self.start, {"network", "epoch"}, "start")
         for plug in (*self.hooks, *self.transforms):
-            if not str(plug.get("use", "")).startswith("lib."):
-                raise ConfigError(f"{dict(plug)}: `use` names a hook or transform of this package (lib.…)")
+            if not isinstance(plug, Mapping) or not str(plug.get("use", "")).startswith("lib."):
+                raise ConfigError(f"{thaw(plug)}: `use` names a hook or transform of this package (lib.…)")
 
     def plain(self) -> dict[str, Any]:
         """The recipe as plain values; what its network is addressed by. `family` only groups, so it is left out."""
@@ -192,17 +194,19 @@ def _load(scale: str, source: Path, _changed: int) -> Scale:
     raw = read_yaml(source)
     try:
         _only_keys(raw, {"compute", "estimate", "recipes", "networks", "study"}, source.name)
-        compute = _build(Compute, raw.get("compute") or {}, "compute")
-        networks = _networks(raw.get("recipes") or {}, raw.get("networks") or {}, compute)
-    except (ConfigError, TypeError) as error:
+        parts = {key: _mapping(raw.get(key), key) for key in ("compute", "estimate", "recipes", "networks", "study")}
+        compute = _build(Compute, parts["compute"], "compute")
+        networks = _networks(parts["recipes"], parts["networks"], compute)
+        digest = store.fingerprint(raw)
+    except (ValueError, TypeError) as error:
         raise ConfigError(f"{source}: {error}") from error
     return Scale(
         name=scale,
         compute=compute,
         networks=MappingProxyType(networks),
-        study=freeze(raw.get("study") or {}),
-        estimate=freeze(raw.get("estimate") or {}),
-        hash=store.fingerprint(raw),
+        study=freeze(parts["study"]),
+        estimate=freeze(parts["estimate"]),
+        hash=digest,
     )
 
 
@@ -212,7 +216,7 @@ def items() -> dict[str, Item]:
     found = {}
     for name, entry in read_yaml(source).items():
         try:
-            found[name] = _build(Item, {"item": name, **freeze(entry)}, name)
+            found[name] = _build(Item, {"item": name, **freeze(_mapping(entry, name))}, name)
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
     return found
@@ -252,17 +256,17 @@ def thaw(value: Any) -> Any:
     return [thaw(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
-def _networks(templates: dict[str, Any], entries: dict[str, Any], compute: Compute) -> dict[str, Recipe]:
+def _networks(templates: Mapping[str, Any], entries: Mapping[str, Any], compute: Compute) -> dict[str, Recipe]:
     """Entries with `like` (an earlier entry or template) merged in and `grid` written out, one recipe a name."""
     defaults = {"precision": compute.training_precision, "channels_last": compute.channels_last}
     merged: dict[str, dict[str, Any]] = {}
     networks: dict[str, Recipe] = {}
     for pattern, entry in entries.items():
-        entry = dict(entry or {})
-        grid = entry.pop("grid", None) or {}
+        entry = dict(_mapping(entry, f"networks.{pattern}"))
+        grid = _grid(entry.pop("grid", None), pattern)
         for values in itertools.product(*grid.values()):
             bound = dict(zip(grid, values, strict=True))
-            name = pattern.format(**bound)
+            name = _fill(pattern, {key: str(value) for key, value in bound.items()})
             if name in networks:
                 raise ConfigError(f"networks: {name!r} is named twice")
             whole = _fill(_merge(entry, templates, merged, name), bound)
@@ -273,14 +277,33 @@ def _networks(templates: dict[str, Any], entries: dict[str, Any], compute: Compu
     return networks
 
 
-def _merge(entry: dict[str, Any], templates: dict[str, Any], merged: dict[str, Any], name: str) -> dict[str, Any]:
-    entry = copy.deepcopy(entry)
+def _grid(raw: Any, pattern: str) -> Mapping[str, Any]:
+    """The values of each key of a grid, every one of which makes a name of its own."""
+    grid = _mapping(raw, f"networks.{pattern}.grid")
+    for key, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise ConfigError(f"networks.{pattern}: grid.{key} is {values!r}: a list of values")
+    wanted = set(re.findall(r"{(\w+)}", pattern))
+    if wanted != set(grid):
+        raise ConfigError(f"networks.{pattern}: its name has {sorted(wanted)} in braces, its grid has {sorted(grid)}")
+    return grid
+
+
+def _merge(
+    entry: Any, templates: Mapping[str, Any], merged: Mapping[str, Any], name: str, seen: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    entry = copy.deepcopy(dict(_mapping(entry, f"recipes.{seen[-1]}" if seen else f"networks.{name}")))
     parent = entry.pop("like", None)
     if parent is None:
         return entry
+    if parent in seen:
+        raise ConfigError(f"networks.{name}: like: {' -> '.join([*seen, parent])} goes round in a circle")
     if parent not in templates and parent not in merged:
         raise ConfigError(f"networks.{name}: like: {parent!r} is neither a recipe nor an earlier network")
-    base = _merge(templates[parent], templates, merged, name) if parent in templates else copy.deepcopy(merged[parent])
+    if parent in templates:
+        base = _merge(templates[parent], templates, merged, name, (*seen, parent))
+    else:
+        base = copy.deepcopy(merged[parent])
     if "arch_args" in base and "arch_args" in entry:
         entry["arch_args"] = {**base["arch_args"], **entry["arch_args"]}
     return {**base, **entry}
@@ -325,6 +348,19 @@ def _build(kind: type, values: Mapping[str, Any], where: str) -> Any:
         return kind(**values)
     except (TypeError, ConfigError) as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    """A mapping, or an empty one for nothing at all."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: expected a mapping, found {value!r}")
+    return value
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _only_keys(values: Mapping[str, Any], known: set[str], where: str) -> None:

@@ -135,11 +135,11 @@ def epsilon_axis(
 
 
 def chance(ax: "Axes", level: float = 0.1, label: str = "chance") -> None:
-    """A faint line at the accuracy of guessing, named at its right end."""
+    """A faint line at the accuracy of guessing, named at its left end, where curves are high."""
     ax.axhline(level, color="#777777", linewidth=0.8, linestyle=(0, (1, 2)), marker="", zorder=0.5)
     ax.annotate(
-        label, (1, level), xycoords=("axes fraction", "data"), xytext=(-1, 1.5), textcoords="offset points",
-        ha="right", va="bottom", fontsize=SMALLEST, color="#555555",
+        label, (0, level), xycoords=("axes fraction", "data"), xytext=(3, 1.5), textcoords="offset points",
+        ha="left", va="bottom", fontsize=SMALLEST, color="#555555",
     )  # fmt: skip
 
 

@@ -93,10 +93,9 @@ def cached_json(folder: str | os.PathLike, kind: str, key: Mapping[str, Any], ma
     with FileLock(path.with_suffix(".lock")):
         value, found = _read(path)
         if not found:
-            value = make()
+            value = json.loads(canonical_json(make()))  # as it is read back, so that the checksum is the same
             body = {"key": key, "value": value, "checksum": fingerprint(value)}
             write_atomic(path, canonical_json(body))
-            value = json.loads(canonical_json(value))
     return value
 
 

@@ -17,7 +17,7 @@ _TEX = {
     **{mark: "\\" + mark for mark in "&%$#_{}"},
 }
 _TEX_TABLE = str.maketrans(_TEX)
-_MD_TABLE = str.maketrans({**{mark: "\\" + mark for mark in "`"}, "<": "&lt;", ">": "&gt;", "&": "&amp;"})
+_MD_TABLE = str.maketrans({**{mark: "\\" + mark for mark in "\\`*_[]|#~"}, "<": "&lt;", ">": "&gt;", "&": "&amp;"})
 _MD_URL = str.maketrans({mark: f"%{ord(mark):02X}" for mark in " ()<>\"'\\[]|`"})
 LONG = 40
 NOT_STATED = "not stated"

@@ -1,6 +1,7 @@
 """The one training loop: batches in memory, schedules, hooks, a checkpoint every epoch, exact resume."""
 
 import time
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -21,6 +22,14 @@ VERSION = 1  # raise it when a change here changes the networks that come out
 
 class TrainingError(RuntimeError):
     """Training that cannot go on: a loss that is not finite, or a checkpoint that does not fit."""
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint that is damaged or belongs to another training; `path` is its file."""
+
+    def __init__(self, message: str, path: Path) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class Hook:
@@ -93,6 +102,8 @@ class Batches:
     """
 
     def __init__(self, images: ImageSet, recipe: Recipe, device: torch.device, generator: torch.Generator) -> None:
+        if not images.in_memory:
+            raise TrainingError(f"{images!r} stays on disk: train on a part of it in memory, with train_limit")
         self.pad = images.images.shape[-1] // 8 if "crop" in recipe.augment else 0
         held = F.pad(images.images, (self.pad,) * 4).permute(0, 2, 3, 1)  # NHWC: a crop is then channels_last
         self.channels, self.size = held.shape[-1], tuple(images.images.shape[-2:])
@@ -127,7 +138,7 @@ class Batches:
         images = self.held.view(-1, self.held.shape[-1])[pixels.view(-1)]
         images = images.view(torch.uint8)[:, : self.channels] if self.packed else images
         images = images.view(count, height, width, self.channels).permute(0, 3, 1, 2)
-        images = images.float().div_(255) if images.dtype == torch.uint8 else images
+        images = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
         return images if self.recipe.channels_last else images.contiguous()
 
 
@@ -156,7 +167,8 @@ def fit(
         until: stop after that many epochs, as the schedule of all of them has it.
         device: as `lib.compute.device` takes it.
     Returns: one mapping an epoch: epoch, loss, accuracy (of the augmented training batches), seconds.
-    Raises: TrainingError where the loss is not finite, or the checkpoint belongs to another training.
+    Raises: TrainingError where the loss is not finite; CheckpointError where a checkpoint is damaged or belongs to
+        another training.
     """
     on = compute.device(device)
     model.to(on, memory_format=torch.channels_last if recipe.channels_last else torch.contiguous_format)
@@ -216,7 +228,7 @@ def _epoch(run: Run, batches: Batches, hooks: Sequence[Hook]) -> dict[str, float
             if not torch.isfinite(losses):
                 raise TrainingError(
                     f"the training loss is {losses.item()} at step {run.step} of {run.total_steps} (epoch "
-                    f"{run.epoch + 1}): lower learning_rate (now {run.recipe.learning_rate}) or train in float32"
+                    f"{(run.step - 1) // run.steps_per_epoch + 1}): lower learning_rate (now {run.recipe.learning_rate}) or train in float32"
                 )
     return {
         "epoch": float(run.epoch),
@@ -270,17 +282,20 @@ def save_checkpoint(run: Run, hooks: Sequence[Hook], path: Path) -> None:
 def load_checkpoint(run: Run, hooks: Sequence[Hook], path: Path) -> None:
     """Take back a checkpoint; no code in it is executed.
 
-    Raises: TrainingError naming the file where it is damaged or belongs to another training.
+    Raises: CheckpointError naming the file where it is damaged or belongs to another training.
     """
     try:
+        with zipfile.ZipFile(path) as entries:  # torch.load does not look at the checksums
+            if (damaged := entries.testzip()) is not None:
+                raise ValueError(f"the checksum of {damaged} does not match")
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["version"] != VERSION or state["total_steps"] != run.total_steps:
             raise ValueError(f"it is of version {state['version']} with {state['total_steps']} steps")
-        if hooks and len(state["hooks"]) != len(hooks):
+        if len(state["hooks"]) != len(hooks):
             raise ValueError(f"it has {len(state['hooks'])} hooks, the training {len(hooks)}")
         run.model.load_state_dict(state["model"])
         run.optimizer.load_state_dict(state["optimizer"])
-        for hook, saved in zip(hooks, state["hooks"], strict=False):
+        for hook, saved in zip(hooks, state["hooks"], strict=True):
             hook.load_state(saved)
         run.generator.set_state(state["order"])
         torch.set_rng_state(state["torch"])
@@ -288,7 +303,8 @@ def load_checkpoint(run: Run, hooks: Sequence[Hook], path: Path) -> None:
             torch.cuda.set_rng_state(state["cuda"], run.device)
         run.step, run.history = int(state["step"]), list(state["history"])
     except Exception as error:  # torch.load raises many kinds on a damaged file; each means the same here
-        raise TrainingError(f"checkpoint {path} cannot be used ({error}): delete it to train from the start") from error
+        message = f"checkpoint {path} cannot be used ({error}): delete it to train from the start"
+        raise CheckpointError(message, path) from error
 
 
 @torch.no_grad()

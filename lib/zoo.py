@@ -5,9 +5,10 @@ import importlib
 import json
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from filelock import FileLock
@@ -20,6 +21,7 @@ from lib import compute, config, data, models, store, training
 from lib.config import Recipe, Scale
 
 VERSION = 1  # raise it when a change here or in lib.models changes the networks that come out
+Trained = TypeVar("Trained")
 
 
 class ZooError(RuntimeError):
@@ -108,6 +110,8 @@ def _obtain(preset: Scale, name: str, seed: int, retrain: bool) -> tuple[nn.Modu
         if found is None:
             if retrain:
                 place.checkpoint.unlink(missing_ok=True)
+                for epoch in _branchings(preset, name):
+                    _trunk_file(preset, name, seed, epoch).unlink(missing_ok=True)
             _train(preset, name, seed, place, address)
             found = _load(preset, name, place, address)
     if found is None:
@@ -124,6 +128,8 @@ def _load(preset: Scale, name: str, place: _Place, address: str) -> tuple[nn.Mod
     """The network at a place, or None where there is none, or one that is damaged or of another recipe."""
     try:
         about = json.loads(place.card.read_text())
+        if not isinstance(about, dict):
+            raise ValueError(f"a mapping was expected, not {type(about).__name__}")
         blob = place.weights.read_bytes()
     except FileNotFoundError:
         return None
@@ -136,7 +142,8 @@ def _load(preset: Scale, name: str, place: _Place, address: str) -> tuple[nn.Mod
         warnings.warn(f"{place.weights} does not match its card; the network is made anew", stacklevel=4)
         return None
     try:
-        model = _blank(preset.recipe(name))
+        with torch.random.fork_rng(devices=[]):  # first weights are drawn and replaced: the caller's state stays
+            model = _blank(preset.recipe(name))
         model.load_state_dict(load_tensors(blob))
     except (SafetensorError, RuntimeError) as error:
         warnings.warn(f"{place.weights} cannot be used ({error}); the network is made anew", stacklevel=4)
@@ -168,21 +175,15 @@ def _train(preset: Scale, name: str, seed: int, place: _Place, address: str) -> 
     recipe = preset.recipe(name)
     began = time.perf_counter()
     compute.deterministic()
-    trunk = _trunk_of(preset, name, seed)
-    model = _beginning(preset, recipe, seed)
-    hooks = [function(**arguments) for function, arguments in map(_plug, recipe.hooks)]
     images = _training_images(recipe)
-    history = training.fit(
-        model,
-        images,
-        recipe,
-        seed=seed,
-        hooks=hooks,
-        checkpoint=place.checkpoint,
-        trunk=trunk,
-        device=preset.compute.device,
-    )
+    model, history = _mended(lambda: _fit(preset, name, seed, images, place))
     tensors = _stored(model, recipe)
+    broken = [key for key, value in tensors.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise training.TrainingError(
+            f"network {name} (seed {seed}) ends with weights that are not finite in {recipe.storage} ({broken[0]}): "
+            f"lower learning_rate (now {recipe.learning_rate})"
+        )
     model.load_state_dict(tensors)
     test = data.load(recipe.data, "test")
     about = {
@@ -209,6 +210,37 @@ def _train(preset: Scale, name: str, seed: int, place: _Place, address: str) -> 
     place.checkpoint.unlink(missing_ok=True)
 
 
+def _fit(
+    preset: Scale, name: str, seed: int, images: data.ImageSet, place: _Place
+) -> tuple[nn.Module, list[dict[str, float]]]:
+    """The network trained from its beginning, its trunk or its checkpoint, and its history."""
+    recipe = preset.recipe(name)
+    trunk = _trunk_of(preset, name, seed)
+    model = _beginning(preset, recipe, seed)
+    history = training.fit(
+        model,
+        images,
+        recipe,
+        seed=seed,
+        hooks=[function(**arguments) for function, arguments in map(_plug, recipe.hooks)],
+        checkpoint=place.checkpoint,
+        trunk=trunk,
+        device=preset.compute.device,
+    )
+    return model, history
+
+
+def _mended(train: Callable[[], Trained]) -> Trained:
+    """What `train` returns; where a checkpoint that it goes on from is damaged, it is deleted, with a warning."""
+    for _ in range(2):  # a network's own checkpoint, and the trunk it branches from
+        try:
+            return train()
+        except training.CheckpointError as error:
+            warnings.warn(f"{error}. It is deleted, and that training done anew", stacklevel=5)
+            error.path.unlink(missing_ok=True)
+    return train()
+
+
 def _training_images(recipe: Recipe) -> data.ImageSet:
     images = data.load(recipe.data, recipe.fit_split)
     return images if recipe.train_limit is None else images.stratified(recipe.train_limit, seed=0)
@@ -230,21 +262,31 @@ def _trunk_of(preset: Scale, name: str, seed: int) -> Path | None:
     start = preset.recipe(name).start or {}
     if "epoch" in start:
         return _trunk(preset, start["network"], seed, start["epoch"])
-    branches = [r.start["epoch"] for r in preset.networks.values() if r.start and r.start["network"] == name and "epoch" in r.start]
-    return _trunk(preset, name, seed, min(branches)) if branches else None
+    branches = _branchings(preset, name)
+    return _trunk(preset, name, seed, branches[0]) if branches else None
+
+
+def _branchings(preset: Scale, name: str) -> list[int]:
+    """The epochs at which other networks branch off a network's training, in order."""
+    starts = [recipe.start for recipe in preset.networks.values() if recipe.start is not None]
+    return sorted({start["epoch"] for start in starts if start["network"] == name and "epoch" in start})
+
+
+def _trunk_file(preset: Scale, name: str, seed: int, epoch: int) -> Path:
+    place = _place(preset, name, seed, store.fingerprint({"trunk": _key(preset, name, seed), "epoch": epoch}))
+    return place.folder / f"epoch{epoch}.pt"
 
 
 def _trunk(preset: Scale, name: str, seed: int, epoch: int) -> Path:
     """The checkpoint of a network's training after `epoch` epochs, from which recipes that differ in hooks branch."""
     recipe = preset.recipe(name)
-    place = _place(preset, name, seed, store.fingerprint({"trunk": _key(preset, name, seed), "epoch": epoch}))
-    path = place.folder / f"epoch{epoch}.pt"
+    path = _trunk_file(preset, name, seed, epoch)
+    place = _Place(path.parent)
     place.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(place.folder / "lock"):
         if not path.exists():
-            model = _beginning(preset, recipe, seed)
             training.fit(
-                model,
+                _beginning(preset, recipe, seed),
                 _training_images(recipe),
                 recipe,
                 seed=seed,

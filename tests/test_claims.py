@@ -334,7 +334,7 @@ def test_the_packages_temperature_rules():
     found = {name: claims.judge(f"temperature-helps-{name}", "smoke").verdict for name in ("unaware", "aware")}
     assert found == {"unaware": "reproduced", "aware": "not reproduced"}
     assert claims.judge("temperature-gain-grows-with-eps", "smoke").verdict == "partly"  # it does for Figure 7 only
-    attacks = ["fgsm-unaware", "fgsm-exact-sign", "cw"]
+    attacks = ["fgsm-unaware", "fgsm-exact-sign", "fgsm-exact-sign-aware", "pgd-aware", "pgd-unaware", "cw", "transfer"]
     rows = [
         {"temperature": t["temperature"], "attack": a, "network": k}
         for t in settings
@@ -368,3 +368,15 @@ def test_the_packages_spectra_rules():
     ranks = claims.judge("robust-is-low-rank", "smoke")  # one rank lower, the other higher
     assert ranks.verdict == "not testable at this scale" and "leaves it open" in ranks.why
     assert ranks.evidence.query("measure == 'stable_rank'")["difference"].iloc[0] == pytest.approx(-0.25, abs=1e-3)
+
+
+def test_the_masking_rule_uses_every_comparison():
+    rows = []
+    for temperature in (1, 20):
+        known = ["fgsm-exact-sign-aware", "pgd-aware", "transfer"] if temperature > 1 else []
+        for attack in ["fgsm-unaware", "fgsm-exact-sign", "pgd-unaware", "pgd-exact-sign", "cw", *known]:
+            rows.append({"temperature": temperature, "network": "trained", "attack": attack})
+    write("robustness_masking", accuracies(rows, lambda s, e: falling(0.7, 0.5 / s["temperature"], e), n=500))
+    found = claims.judge("temperature-gain-is-not-masking", "smoke")
+    assert found.verdict == "reproduced" and found.counts == {"supports": 6}
+    assert found.evidence["comparison"].nunique() == 4

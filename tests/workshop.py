@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import yaml
@@ -67,7 +69,7 @@ ITEMS = {
 }
 RECIPE = {"arch": "digits_cnn", "data": "mnist5k", "epochs": 2, "batch": 100}
 HOOK = {"use": "lib.robustness.pruning.Gradual"}
-SMOKE = {
+SMOKE: dict[str, Any] = {
     "estimate": {"images_per_second": {"digits_cnn": 700}, "network_mb": 3, "hook_cost": {"Gradual": 2}},
     "networks": {
         "dense": {**RECIPE, "family": "dense"},
@@ -91,6 +93,11 @@ def notebook(path: Path, *cells: str) -> None:
 
 class Workshop:
     """A checkout in `root` whose environment is this test's own Python."""
+
+    said: subprocess.CompletedProcess  # of the run that a fixture made
+    path: str  # PATH with a fake Python first, and that Python's maker and notes
+    fake: Callable[..., None]
+    notes: Callable[[], list[str]]
 
     def __init__(self, root: Path) -> None:
         self.root = root

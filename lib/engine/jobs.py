@@ -93,7 +93,8 @@ def job(
                 break
             say(f"again   {name}: its kernel did not start")
         if status == 0 and output is not None:
-            store.write_atomic(output, printed)
+            # The moment makes each marker another: what lies after it is then made again, should this run be killed first.
+            store.write_atomic(output, printed + f"made at {time.time_ns()}\n".encode())
         elif printed:
             words.write(printed.decode(errors="replace"))
         if slot is not None:

@@ -28,7 +28,7 @@ DEFAULTS: dict[str, Any] = {
     "masking_images": 500,
     "masking_epsilons": [1, 2, 4, 8],
     "pgd_images": 200,
-    "cw_images": 100,
+    "cw_images": 50,
     "prunable_images": 1000,
     "prunable_tolerance": 0.01,
 }
@@ -68,12 +68,12 @@ def sweep(name: str, scale: str = "smoke", seed: int = 0, aware: bool = False) -
     temperature = config.load(scale).recipe(name).temperature if aware else 1.0
     images = test_images(chosen["data"], chosen["test_images"])
 
-    def make() -> list[dict[str, Any]]:
+    def make() -> pd.DataFrame:
         model = zoo.get(name, scale, seed)
         frame = fgsm.fgsm_sweep(model, images.images, images.labels, [e / 255 for e in epsilons], temperature)
         clean = float(frame.accuracy[0])
         frame.insert(2, "relative_accuracy", frame.accuracy / clean if clean > 0 else 0.0)
-        return _records(frame)
+        return frame
 
     key = {"epsilons": epsilons, "temperature": temperature, "images": images.fingerprint}
     return _kept("robustness-sweep", name, scale, seed, key, make)
@@ -92,13 +92,13 @@ def spectra_of(name: str, scale: str = "smoke", seed: int = 0) -> pd.DataFrame:
     chosen = settings(scale)
     images = test_images(chosen["data"], chosen["prunable_images"])
 
-    def make() -> list[dict[str, Any]]:
+    def make() -> pd.DataFrame:
         model = zoo.get(name, scale, seed)
         layers = spectra.layer_spectra(model)
         prunable = spectra.prunable_share(model, images.images, images.labels, chosen["prunable_tolerance"])
         mean = {"layer": "mean", **layers.drop(columns="layer").mean().to_dict()}
         mean |= {"prunable_share": prunable.share, "prunable_n": prunable.n, "accuracy": prunable.accuracy}
-        return [*_records(layers), mean]
+        return pd.concat([layers, pd.DataFrame([mean])], ignore_index=True)
 
     key = {"tolerance": chosen["prunable_tolerance"], "images": images.fingerprint}
     return _kept("robustness-spectra", name, scale, seed, key, make)
@@ -120,22 +120,21 @@ def masking_of(name: str, scale: str = "smoke", seed: int = 0, twin: str | None 
     images = test_images(chosen["data"], chosen["masking_images"])
     epsilons = [float(e) for e in chosen["masking_epsilons"]]
 
-    def make() -> list[dict[str, Any]]:
-        return _records(
-            masking.examine(
-                zoo.get(name, scale, seed),
-                zoo.get(twin, scale, seed),
-                images.images,
-                images.labels,
-                temperature,
-                [e / 255 for e in epsilons],
-                pgd_images=chosen["pgd_images"],
-                cw_images=chosen["cw_images"],
-                seed=seed,
-            )
+    def make() -> pd.DataFrame:
+        return masking.examine(
+            zoo.get(name, scale, seed),
+            zoo.get(twin, scale, seed),
+            images.images,
+            images.labels,
+            temperature,
+            [e / 255 for e in epsilons],
+            pgd_images=chosen["pgd_images"],
+            cw_images=chosen["cw_images"],
+            seed=seed,
         )
 
     key = {
+        "attacks": 2,  # raise it when the examination's numbers change
         "twin": zoo.card(twin, scale, seed)["weights"],
         "temperature": temperature,
         "epsilons": epsilons,
@@ -155,17 +154,19 @@ def _twin(preset: config.Scale, name: str) -> str:
 
 
 def _kept(
-    kind: str, name: str, scale: str, seed: int, key: dict[str, Any], make: Callable[[], list[dict[str, Any]]]
+    kind: str, name: str, scale: str, seed: int, key: dict[str, Any], make: Callable[[], pd.DataFrame]
 ) -> pd.DataFrame:
+    def plain() -> dict[str, Any]:
+        frame = make()
+        rows = [
+            [None if pd.isna(value) else value for value in row] for row in frame.astype(object).to_numpy().tolist()
+        ]
+        return {"columns": frame.columns.tolist(), "rows": rows}
+
     weights = zoo.card(name, scale, seed)["weights"]
     whole = {"version": VERSION, "weights": weights, "seed": seed, **key}
-    return pd.DataFrame(store.cached_json(config.cache_dir(scale), kind, whole, make))
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as plain values, without the entries that a row does not have."""
-    rows: list[dict[str, Any]] = frame.to_dict("records")
-    return [{key: value for key, value in row.items() if not pd.isna(value)} for row in rows]
+    kept = store.cached_json(config.cache_dir(scale), kind, whole, plain)
+    return pd.DataFrame(kept["rows"], columns=kept["columns"])
 
 
 def evaluate_family(scale: str, family: str, seed: int) -> dict[str, list[str]]:

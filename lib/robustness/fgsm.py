@@ -88,9 +88,22 @@ def fgsm_correct(
 
 def cross_entropy_gradient(model: nn.Module, images: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
     """Gradient of CE(g(x) / T, y) with respect to the images, (B, C, H, W); parameter gradients are not touched."""
-    return image_gradient(
-        lambda logits: nn.functional.cross_entropy(logits / temperature, labels, reduction="sum"), model, images
-    )
+
+    def loss(logits: Tensor) -> Tensor:
+        known(labels, logits)
+        return nn.functional.cross_entropy(logits / temperature, labels, reduction="sum")
+
+    return image_gradient(loss, model, images)
+
+
+def known(labels: Tensor, logits: Tensor) -> None:
+    """Refuse labels that the network has no logit for, before an index fails on the device.
+
+    Raises:
+        ValueError: naming the label and the number of logits.
+    """
+    if int(labels.max()) >= logits.shape[1]:
+        raise ValueError(f"a label is {int(labels.max())}, and the network has {logits.shape[1]} logits")
 
 
 def image_gradient(loss: Callable[[Tensor], Tensor], model: nn.Module, images: Tensor) -> Tensor:

@@ -90,6 +90,7 @@ class FactorisedConv2d(nn.Sequential):
             rank, conv.out_channels, (1, kernel[1]), (1, stride[1]), after, (1, dilation[1]), bias=biased, **like
         )
         super().__init__(OrderedDict(vertical=first, horizontal=second))
+        self.train(conv.training)
         _fill(conv, (first, second), factorise_kernel(conv.weight, rank))
 
     def product(self) -> Tensor:
@@ -114,6 +115,7 @@ class FactorisedLinear(nn.Sequential):
         first = nn.Linear(linear.in_features, rank, bias=False, **like)
         second = nn.Linear(rank, linear.out_features, bias=linear.bias is not None, **like)
         super().__init__(OrderedDict(inner=first, outer=second))
+        self.train(linear.training)
         left, right = _halves(linear.weight.detach().double(), rank)
         _fill(linear, (first, second), (right, left))
 
@@ -131,7 +133,6 @@ def _fill(
     for part, value in zip(parts, weights, strict=True):
         part.weight.copy_(value)
         part.weight.requires_grad_(layer.weight.requires_grad)
-        part.train(layer.training)
     if layer.bias is not None and parts[1].bias is not None:
         parts[1].bias.copy_(layer.bias)
         parts[1].bias.requires_grad_(layer.bias.requires_grad)

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from lib.robustness.fgsm import batches, check, cross_entropy_gradient, evaluation, fgsm_correct, image_gradient
+from lib.robustness.fgsm import batches, check, cross_entropy_gradient, evaluation, fgsm_correct, image_gradient, known
 from lib.robustness.temperature import ScaledLogits
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -43,6 +43,7 @@ def exact_sign_loss(logits: Tensor, labels: Tensor, temperature: float = 1.0) ->
     Returns:
         (B,).
     """
+    known(labels, logits)
     scaled = logits / temperature
     others = scaled.scatter(1, labels[:, None], -torch.inf)
     return others.logsumexp(dim=1) - scaled.gather(1, labels[:, None])[:, 0]
@@ -163,10 +164,10 @@ def cw_distances(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    steps: int = 50,
-    binary_search_steps: int = 4,
-    stepsize: float = 0.01,
-    initial_const: float = 0.1,
+    steps: int = 100,
+    binary_search_steps: int = 5,
+    stepsize: float = 0.05,
+    initial_const: float = 1.0,
     batch_size: int | None = None,
 ) -> Tensor:
     """L2 distance of the nearest adversarial image that Carlini and Wagner's attack finds within bounded steps.
@@ -195,7 +196,9 @@ def cw_distances(
                 wrong = model(x).argmax(dim=1) != y
             _, adversarial, success = attack(target, x, y, epsilons=None)
             distance = (adversarial - x).flatten(1).norm(dim=1)
-            distance = torch.where(success, distance, torch.inf)
+            # Where Foolbox found nothing it hands back a black image, and calls it a success if that is misclassified.
+            missed = (adversarial == 0).flatten(1).all(dim=1) | ~success
+            distance = torch.where(missed, torch.inf, distance)
             found.append(torch.where(wrong, 0.0, distance).cpu())
     return torch.cat(found)
 
@@ -208,7 +211,7 @@ def examine(
     temperature: float,
     epsilons: Sequence[float],
     pgd_images: int = 200,
-    cw_images: int = 100,
+    cw_images: int = 50,
     seed: int = 0,
     batch_size: int | None = None,
 ) -> pd.DataFrame:
@@ -219,7 +222,8 @@ def examine(
 
     - fgsm-unaware, fgsm-aware: cross-entropy at temperature 1, and at T;
     - fgsm-exact-sign, fgsm-exact-sign-aware: the loss of the same sign that does not cancel, at 1 and at T;
-    - pgd-unaware, pgd-aware, pgd-exact-sign (at 1): Foolbox's LinfPGD, 10 steps of eps / 4 from a random start;
+    - pgd-unaware, pgd-aware (trained only), pgd-exact-sign (at 1): Foolbox's LinfPGD, 10 steps of eps / 4 from a
+      random start;
     - transfer (trained only): FGSM made on the twin at temperature 1;
     - cw (trained only): Carlini-Wagner, accuracy within L2 distance eps sqrt(C H W), a ball around that of L_inf.
 
@@ -265,7 +269,9 @@ def examine(
             correct = fgsm_correct(net, images, labels, epsilons, loss_temperature, batch_size, exact_sign_gradient)
             accuracies(f"fgsm-exact-sign{suffix}", correct)
         if len(few):
-            losses = {f"pgd{suffix}": _cross_entropy(t) for suffix, t in [("-unaware", 1.0), *aware]}
+            # Of the control, PGD that knows T is PGD on the twin as it is: nothing to learn.
+            told = aware if network == "trained" else []
+            losses = {f"pgd{suffix}": _cross_entropy(t) for suffix, t in [("-unaware", 1.0), *told]}
             for attack, loss in {**losses, "pgd-exact-sign": exact_sign_loss}.items():
                 correct = pgd_correct(net, few, few_labels, epsilons, loss, seed=seed, batch_size=batch_size)
                 accuracies(attack, correct)
@@ -275,7 +281,7 @@ def examine(
         if network == "trained" and cw_images:
             some, some_labels = images[:cw_images], labels[:cw_images]
             # The constants of the search weigh logits against distance, so they shrink as the logits grow with T.
-            distances = cw_distances(net, some, some_labels, initial_const=0.1 / temperature, batch_size=batch_size)
+            distances = cw_distances(net, some, some_labels, initial_const=1.0 / temperature, batch_size=batch_size)
             budgets = torch.tensor([float(e) for e in epsilons]) * images[0].numel() ** 0.5
             accuracies("cw", distances > budgets[:, None])
             attacked = distances[distances > 0]

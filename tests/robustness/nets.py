@@ -1,16 +1,18 @@
 """Small networks and images for these tests."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from lib.data import ImageSet
 
 
-def small(seed: int = 0, scale: float = 4.0) -> nn.Module:
+def small(seed: int = 0, scale: float = 4.0) -> Any:
     """Two convolutions with BN and a Linear layer, (N, 3, 8, 8) -> 5 logits, evaluation mode."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = nn.Sequential(
+        model: Any = nn.Sequential(
             nn.Conv2d(3, 8, 3, padding=1),
             nn.BatchNorm2d(8),
             nn.ReLU(),
@@ -22,7 +24,7 @@ def small(seed: int = 0, scale: float = 4.0) -> nn.Module:
         )
         with torch.no_grad():
             model.train()(torch.rand(64, 3, 8, 8))
-            model[-1].weight.mul_(scale)  # type: ignore[union-attr,operator]
+            model[-1].weight.mul_(scale)
     return model.eval()
 
 

@@ -6,14 +6,6 @@ import torch
 from lib import config, zoo
 from lib.robustness import evaluation, fgsm_sweep
 
-CONFIG = """
-compute: {device: cpu, threads: 1, training_precision: float32, channels_last: false}
-networks:
-  digits-t{t}:
-    grid: {t: [1, 20]}
-    {arch: digits-cnn, data: mnist5k, epochs: 1, batch: 50, train_limit: 300, learning_rate: 0.05}
-"""
-
 
 @pytest.fixture
 def scale(tmp_path, monkeypatch):

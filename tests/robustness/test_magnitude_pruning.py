@@ -8,7 +8,7 @@ from lib import training
 from lib.config import Recipe
 from lib.robustness import GradualPruning, schedule, sparsity
 from lib.robustness.magnitude_pruning import grow_mask
-from tests.robustness.nets import image_set, small
+from robustness.nets import image_set, small
 
 RECIPE = Recipe(arch="digits-cnn", data="mnist5k", epochs=4, batch=16, learning_rate=0.02, precision="float32")
 ADAMW = Recipe(

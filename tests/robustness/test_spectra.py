@@ -8,7 +8,7 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 
 from lib.robustness import decompose, effective_rank, layer_spectra, prunable_share, singular_values, stable_rank
-from tests.robustness.nets import batch, small
+from robustness.nets import batch, small
 
 
 def test_identity_has_full_rank():
@@ -48,7 +48,8 @@ def test_layers_of_a_network():
 
 
 def test_factors_count_as_one_layer():
-    model, full = decompose(small(), 100.0), layer_spectra(small())
+    model, full = small(), layer_spectra(small())
+    decompose(model, 100.0)
     nn.init.zeros_(model[3].vertical.weight[:5])
     cut = layer_spectra(model)
     assert cut.layer.tolist() == full.layer.tolist()

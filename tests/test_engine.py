@@ -1,0 +1,424 @@
+"""The engine: what is in the graph, what it costs, one job, and whole runs of a small checkout with stand-ins."""
+
+import copy
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from workshop import RECORD, ROOT, SMOKE, Workshop, notebook
+
+from lib import config, engine
+from lib.engine import cost, jobs, run, summary
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch) -> Workshop:
+    """The small checkout's configuration, cache and results in place of this one's, in this process."""
+    shop = Workshop(tmp_path / "shop")
+    monkeypatch.setenv("NEURONS_CONFIG", str(shop.root / "config"))
+    monkeypatch.setenv("NEURONS_CACHE", str(shop.root / "cache"))
+    monkeypatch.setenv("NEURONS_RESULTS", str(shop.root / "results"))
+    monkeypatch.setattr(config, "ROOT", shop.root)
+    return shop
+
+
+# ---- what is in the graph
+
+
+def test_nodes_are_the_families_and_seeds_that_the_notebooks_read(small):
+    every = engine.nodes(config.load("smoke"))
+    assert [(node.family, node.seed) for node in every] == [
+        (family, seed) for family in ("dense", "pruned", "other") for seed in (0, 1)
+    ]
+    assert every[0].networks == ("dense", "dense-long")
+    assert every[2].after == ("dense",)
+    assert [node.family for node in engine.nodes(config.load("smoke"), ["02_two"])] == ["other", "other"]
+
+
+def test_a_family_brings_those_it_starts_from(small):
+    items = yaml.safe_load((small.root / "config/items.yaml").read_text())
+    items["robustness_three"]["families"] = ["pruned"]
+    small.write("config/items.yaml", yaml.safe_dump(items))
+    assert {node.family for node in engine.nodes(config.load("smoke"), ["02_two"])} == {"dense", "pruned"}
+
+
+def test_notebooks_without_an_item_come_last(small):
+    assert engine.notebooks() == {
+        "01_one": ["robustness_one", "robustness_two"],
+        "02_two": ["robustness_three"],
+        "90_last": [],
+    }
+
+
+@pytest.mark.parametrize("only", ["robustness_two", "01_one", "01_one.ipynb"])
+def test_only_names_an_item_or_a_notebook(small, only):
+    assert engine.select(only) == ["01_one"]
+
+
+def test_a_family_that_a_scale_does_not_have_is_named(small):
+    smoke = copy.deepcopy(SMOKE)
+    del smoke["networks"]["other"]
+    small.configure(smoke)
+    with pytest.raises(config.ConfigError, match="notebook 02_two reads family 'other', which scale 'smoke' does not"):
+        engine.nodes(config.load("smoke"))
+
+
+def test_recipes_hash_follows_a_family_and_what_it_starts_from(small):
+    before = {family: engine.recipes_hash(config.load("smoke"), family) for family in ("dense", "pruned", "other")}
+    smoke = copy.deepcopy(SMOKE)
+    smoke["networks"]["dense"]["epochs"] = 3
+    small.configure(smoke)
+    after = {family: engine.recipes_hash(config.load("smoke"), family) for family in before}
+    assert [family for family in before if before[family] != after[family]] == ["dense", "pruned"]
+
+
+@pytest.mark.parametrize("scale", config.SCALES)
+def test_every_item_of_this_package_has_its_families_at_every_scale(scale):
+    preset = config.load(scale)
+    read = {node.family for node in engine.nodes(preset)}
+    assert read == set(preset.families), "families that no item reads would be trained for nothing"
+
+
+def test_sources_follow_imports_through_packages(small):
+    small.write("lib/a.py", "from lib.b import c\nimport lib.d\n")
+    small.write("lib/b/__init__.py", "from . import c\nfrom .e import thing\n")
+    small.write("lib/b/c.py", "import json\n")
+    small.write("lib/b/e.py", "thing = 1\n")
+    small.write("lib/d.py", "import lib\nlib.f.anything()\n")
+    small.write("lib/f.py", "")
+    small.write("lib/g.py", "")
+    wanted = ["lib/__init__.py", "lib/a.py", "lib/b/__init__.py", "lib/b/c.py", "lib/b/e.py", "lib/d.py", "lib/f.py"]
+    assert engine.sources("lib.a") == wanted
+    notebook(small.root / "notebooks/03.ipynb", "%matplotlib inline\nimport lib.g", "from lib.b.e import thing")
+    found = engine.sources("lib.f.Thing", notebook=small.root / "notebooks/03.ipynb")
+    assert found == ["lib/__init__.py", "lib/b/__init__.py", "lib/b/c.py", "lib/b/e.py", "lib/f.py"]
+
+
+# ---- what it costs
+
+
+def test_estimate_by_hand(small):
+    # Images x epochs / rate: dense 3500 (2 + 4) / 700 = 30 s; pruned starts from it, 2 epochs, twice as dear by its
+    # hook: 20 s; other 700 images: 2 s. Two seeds on two cores: the longest chain, 50 s, is less than half of 104 s.
+    known = engine.estimate("smoke", cores=2)
+    assert known == {"networks": 8, "epochs": 20, "seconds": pytest.approx(52), "megabytes": 24}
+    assert engine.estimate("smoke", cores=8)["seconds"] == pytest.approx(50)
+    assert engine.estimate("smoke", cores=1, only="02_two")["seconds"] == pytest.approx(4)
+
+
+def test_a_branch_costs_only_what_comes_after_its_trunk(small):
+    smoke = copy.deepcopy(SMOKE)
+    smoke["networks"]["pruned"] = {
+        **smoke["networks"]["dense"],
+        "family": "pruned",
+        "hooks": [SMOKE["networks"]["pruned"]["hooks"][0]],
+    }
+    smoke["networks"]["pruned"]["start"] = {"network": "dense", "epoch": 1}
+    small.configure(smoke)
+    assert cost.network_seconds(config.load("smoke"), "pruned") == pytest.approx(3500 * 1 * 2 / 700)
+
+
+def test_without_rates_the_estimate_says_unknown(small):
+    small.configure({**SMOKE, "estimate": {}})
+    assert engine.estimate("smoke") == {"networks": 8, "epochs": 20, "seconds": None, "megabytes": None}
+    assert "time unknown, disk unknown" in run.plan("smoke", 2)
+
+
+def test_chains_of_families_come_first(small):
+    preset = config.load("smoke")
+    every = engine.nodes(preset)
+    length = {(node.family, node.seed): engine.chain(preset, every, node) for node in every}
+    assert length["dense", 0] == pytest.approx(50)
+    assert length["pruned", 1] == pytest.approx(20)
+    assert length["other", 1] == pytest.approx(2)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(None, "unknown"), (52, "52 s"), (600, "10 min"), (3.4 * 3600, "3.4 h"), (86400 * 5, "5.0 days")],
+)
+def test_durations_in_words(seconds, words):
+    assert cost.in_words(seconds) == words
+
+
+# ---- one job
+
+
+def test_a_job_keeps_its_output_only_when_it_succeeds(small, tmp_path):
+    good, bad = tmp_path / "good.txt", tmp_path / "bad.txt"
+    words = [sys.executable, "-c", "import sys; print('{}'); print('why', file=sys.stderr); sys.exit(int(sys.argv[1]))"]
+    assert jobs.job("smoke", "train it", [*words, "0"], output=good) == 0
+    assert jobs.job("smoke", "train that", [*words, "3"], output=bad) == 3
+    first = good.read_text()
+    assert first.startswith("{}\nmade at ")
+    assert jobs.job("smoke", "train it", [*words, "0"], output=good) == 0
+    assert good.read_text() != first, "what lies after a job made again would be taken for up to date"
+    assert not bad.exists()
+    assert [entry["job"] for entry in summary.ended("smoke", failed=True)] == ["train that"]
+    assert "FAILED  train that" in summary.summary("smoke")
+
+
+@pytest.mark.parametrize(("raises", "tries"), [(True, 1), (False, jobs.KERNEL_TRIES)])
+def test_a_notebook_is_run_again_only_if_no_cell_raised(small, tmp_path, raises, tries):
+    made, count = tmp_path / "made.ipynb", tmp_path / "count"
+    error = {"output_type": "error", "ename": "ValueError", "evalue": "no\nmore", "traceback": []}
+    text = json.dumps({"cells": [{"cell_type": "code", "execution_count": 7, "outputs": [error] if raises else []}]})
+    script = f"open({str(count)!r}, 'a').write('x'); open({str(made)!r}, 'w').write({text!r}); raise SystemExit(1)"
+    assert jobs.job("smoke", "notebook it", [sys.executable, "-c", script], notebook=made) == 1
+    assert len(count.read_text()) == tries
+    assert jobs.failing_cell(made) == ((7, "ValueError: no") if raises else None)
+
+
+def test_a_job_sets_threads_and_finds_this_package(small):
+    script = "import os, sys; sys.exit(os.environ['OMP_NUM_THREADS'] != '3' or not os.environ['NEURONS_QUIET'])"
+    assert jobs.job("smoke", "it", [sys.executable, "-c", script], threads=3) == 0
+
+
+def test_jobs_share_out_the_gpus(small, tmp_path):
+    folder = jobs.workspace("smoke")
+    taken = [jobs._take_gpu(folder, ["0", "1"]) for _ in range(4)]
+    assert [chosen["CUDA_VISIBLE_DEVICES"] for chosen, _ in taken] == ["0", "1", "0", "1"]
+    freed = taken[1][1]
+    assert freed is not None
+    freed.close()
+    assert jobs._take_gpu(folder, ["0", "1"])[0] == {"CUDA_VISIBLE_DEVICES": "1"}
+    assert jobs._take_gpu(folder, []) == ({}, None)
+    assert jobs.gpus("2,3") == ["2", "3"]
+    assert jobs.gpus("") == jobs.gpus("-1") == []
+
+
+# ---- whole runs
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that in time"
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Workshop:
+    """A checkout whose smoke scale has run."""
+    shop = Workshop(tmp_path_factory.mktemp("engine") / "a finished one")
+    done = shop.call("--cores", "2")
+    assert done.returncode == 0, done.stderr
+    shop.said = done
+    return shop
+
+
+@pytest.fixture
+def shop(finished, tmp_path) -> Workshop:
+    """A copy of it, to change."""
+    made = Workshop.__new__(Workshop)
+    made.root = Path(shutil.copytree(finished.root, tmp_path / "copy of it"))
+    made.forget()
+    return made
+
+
+@pytest.mark.slow
+def test_a_run_makes_every_record_and_says_so(finished):
+    assert sorted(finished.lines("trained")) == sorted(
+        f"{family} {seed} False" for family in ("dense", "pruned", "other") for seed in (0, 1)
+    )
+    assert sorted(finished.lines("evaluated")) == sorted(f"{line[:-6]}" for line in finished.lines("trained"))
+    assert finished.lines("shown")[-1] == "90_last"
+    for item in ("robustness_one", "robustness_two", "robustness_three"):
+        record = finished.record(item)
+        assert Path(record["python"]).samefile(sys.executable)
+        assert record["quiet"]
+        assert f"{item}.json" in (finished.root / "results/smoke/index.html").read_text()
+    assert "16 jobs done, 0 failed" in finished.said.stdout
+    assert f"Results: {finished.root}/results/smoke/index.html" in finished.said.stdout
+    order = finished.said.stderr
+    assert order.index("done    train dense seed 0") < order.index("start   train pruned seed 0")
+
+
+@pytest.mark.slow
+def test_the_second_time_does_nothing_and_touching_changes_nothing(shop):
+    for name in ("lib/zoo.py", "lib/engine/jobs.py", "notebooks/01_one.ipynb", "config/smoke.yaml", "Snakefile"):
+        (shop.root / name).touch()
+    done = shop.call()
+    assert "nothing was out of date" in done.stdout
+    assert shop.lines("trained") == shop.lines("shown") == []
+
+
+@pytest.mark.slow
+def test_what_a_change_reaches_is_made_again_and_no_more(shop):
+    shop.write("lib/robustness/evaluation.py", (shop.root / "lib/robustness/evaluation.py").read_text() + "# new\n")
+    shop.notebook("02_two", "y = 1", RECORD.format(items=["robustness_three"], name="02_two"))
+    assert shop.call("--only", "02_two").returncode == 0
+    assert shop.lines("trained") == []
+    assert sorted(shop.lines("evaluated")) == ["other 0", "other 1"]
+    assert shop.lines("shown") == ["02_two"]
+    smoke = copy.deepcopy(SMOKE)
+    smoke["networks"]["other"]["epochs"] = 3
+    shop.configure(smoke)
+    assert shop.call("--only", "02_two").returncode == 0
+    assert sorted(shop.lines("trained")) == ["other 0 False", "other 1 False"]
+
+
+@pytest.mark.slow
+def test_retrain_trains_all_and_once(shop):
+    assert shop.call("--only", "02_two", "--retrain").returncode == 0
+    assert sorted(shop.lines("trained")) == ["other 0 True", "other 1 True"]
+    shop.forget()
+    assert "nothing was out of date" in shop.call("--only", "02_two").stdout
+    assert shop.lines("trained") == []
+
+
+@pytest.mark.slow
+def test_a_failing_notebook_leaves_its_copy_and_does_not_stop_the_others(shop):
+    shop.notebook("01_one", "x = 1", "raise ValueError('no such thing')", "z = 2")
+    shop.notebook("02_two", "y = 1", RECORD.format(items=["robustness_three"], name="02_two"))
+    done = shop.call("--cores", "2")
+    assert done.returncode == 1
+    assert "1 failed" in done.stdout
+    assert "cell [4] ValueError: no such thing" in done.stdout
+    assert "results/smoke/notebooks/01_one.ipynb" in done.stdout
+    assert "not made: robustness_one, robustness_two" in done.stdout
+    copied = (shop.root / "results/smoke/notebooks/01_one.ipynb").read_text()
+    assert "ValueError" in copied
+    assert "An Exception was encountered" in copied
+    assert shop.lines("shown") == ["02_two"]
+    assert shop.record("robustness_three") is not None
+    assert (shop.root / "results/smoke/index.html").read_text() == "robustness_three.json"
+
+
+@pytest.mark.slow
+def test_a_failing_training_names_its_error_and_its_log(shop):
+    shop.write("lib/zoo.py", "raise RuntimeError('the loss is not a number')\n")
+    done = shop.call("--only", "02_two")
+    assert done.returncode == 1
+    assert "RuntimeError: the loss is not a number" in done.stdout
+    assert "train-other-seed-0.log" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_a_killed_run_leaves_no_job_behind_and_is_taken_up_again(shop, whole_group):
+    smoke = copy.deepcopy(SMOKE)
+    smoke["study"]["robustness"]["sleep"] = 20
+    smoke["networks"]["other"]["epochs"] = 3
+    shop.configure(smoke)
+    call = [str(shop.root / "run_all.sh"), "--only", "02_two", "--cores", "2"]
+    first = subprocess.Popen(call, env=shop.environment(), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_for(lambda: len(shop.lines("trained")) == 2)
+    (os.killpg if whole_group else os.kill)(first.pid, signal.SIGKILL)
+    first.wait()
+    smoke["study"]["robustness"]["sleep"] = 0
+    shop.configure(smoke)
+    began = time.monotonic()
+    done = shop.call("--only", "02_two")
+    assert done.returncode == 0, done.stderr
+    assert len(shop.lines("trained")) == 4
+    assert time.monotonic() - began < 19 or not whole_group
+    assert shop.record("robustness_three") is not None
+
+
+@pytest.mark.slow
+def test_a_second_run_waits_for_the_first(shop):
+    smoke = copy.deepcopy(SMOKE)
+    smoke["study"]["robustness"]["sleep"] = 3
+    smoke["networks"]["other"]["epochs"] = 3
+    shop.configure(smoke)
+    call = [str(shop.root / "run_all.sh"), "--only", "02_two"]
+    first = subprocess.Popen(call, env=shop.environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    wait_for(lambda: shop.lines("trained"))
+    second = shop.call("--only", "02_two")
+    assert first.wait(timeout=60) == 0
+    assert second.returncode == 0
+    assert "another run of smoke is at work; waiting for it to end" in second.stderr
+    assert "nothing was out of date" in second.stdout
+    assert len(shop.lines("trained")) == 2
+
+
+@pytest.mark.slow
+def test_a_home_that_cannot_be_written_is_no_matter(shop, tmp_path):
+    shop.notebook("02_two", "import IPython, matplotlib", RECORD.format(items=["robustness_three"], name="02_two"))
+    (tmp_path / "home").write_text("a file, so that nothing can be written below it")
+    done = shop.call("--only", "02_two", HOME=str(tmp_path / "home"))
+    assert done.returncode == 0, done.stdout
+
+
+# ---- this package's own smoke scale
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", config.SCALES)
+def test_the_graph_of_this_package_holds_every_family_and_notebook(scale, tmp_path):
+    places = {"NEURONS_CACHE": str(tmp_path / "cache"), "NEURONS_RESULTS": str(tmp_path / "results")}
+    done = subprocess.run(
+        [sys.executable, "-m", "lib.engine", "run", "--scale", scale, "--cores", "2", "--dry-run"],
+        cwd=ROOT,
+        env={**os.environ, **places},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    due = done.stdout.split("Out of date now: ")[1]
+    for node in engine.nodes(config.load(scale)):
+        assert f"train_{node.family}_seed{node.seed}" in due
+        assert f"evaluate_robustness_{node.family}_seed{node.seed}" in due
+    for name in engine.notebooks():
+        assert f"notebook_{name}" in due
+    assert "report" in due
+    assert not (tmp_path / "results").exists()
+
+
+def tiny(folder: Path) -> Path:
+    """The smoke scale's configuration with few images: one notebook's worth in under a minute."""
+    shutil.copytree(ROOT / "config", folder)
+    smoke = yaml.safe_load((folder / "smoke.yaml").read_text())
+    smoke["recipes"]["base"]["train_limit"] = 400
+    smoke["study"]["robustness"].update(test_images=60, masking_images=20)
+    (folder / "smoke.yaml").write_text(yaml.safe_dump(smoke, sort_keys=False))
+    return folder
+
+
+def numbers(folder: Path) -> dict:
+    """Every record's numbers: what must not depend on when, how fast and in how many sittings a run was made."""
+    return {path.name: json.loads(path.read_text())["numbers"] for path in sorted(folder.glob("smoke/numbers/*.json"))}
+
+
+@pytest.mark.slow
+def test_killed_at_random_and_started_again_ends_with_the_same_records(tmp_path):
+    """Real training, evaluation and notebook; SIGKILL to the run at three random moments."""
+    base = {**os.environ, "NEURONS_CONFIG": str(tiny(tmp_path / "config")), "CUDA_VISIBLE_DEVICES": ""}
+    call = [sys.executable, "-m", "lib.engine", "run", "--cores", "2", "--only", "03_robustness_temperature"]
+
+    def environment(name: str) -> dict[str, str]:
+        return {
+            **base,
+            "NEURONS_CACHE": str(tmp_path / name / "cache"),
+            "NEURONS_RESULTS": str(tmp_path / name / "results"),
+        }
+
+    began = time.monotonic()
+    done = subprocess.run(call, cwd=ROOT, env=environment("whole"), capture_output=True, text=True)
+    took = time.monotonic() - began
+    assert done.returncode == 0, done.stdout
+    moments = random.Random(time.time_ns())
+    waits = [moments.uniform(2, took) for _ in range(3)]
+    for wait in waits:
+        cut = subprocess.Popen(
+            call, cwd=ROOT, env=environment("cut"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            cut.wait(timeout=wait)
+        except subprocess.TimeoutExpired:
+            cut.kill()
+            cut.wait()
+    done = subprocess.run(call, cwd=ROOT, env=environment("cut"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    whole = numbers(tmp_path / "whole" / "results")
+    assert whole
+    assert numbers(tmp_path / "cut" / "results") == whole, f"killed after {waits} s"
