@@ -143,6 +143,7 @@ class Scale:
     name: str
     compute: Compute
     networks: Mapping[str, Recipe]
+    ship: tuple[str, ...]
     study: Mapping[str, Any]
     estimate: Mapping[str, Any]
     hash: str
@@ -193,10 +194,13 @@ def load(scale: str = "smoke", path: str | os.PathLike | None = None) -> Scale:
 def _load(scale: str, source: Path, _changed: int) -> Scale:
     raw = read_yaml(source)
     try:
-        _only_keys(raw, {"compute", "estimate", "recipes", "networks", "study"}, source.name)
+        _only_keys(raw, {"compute", "estimate", "recipes", "networks", "ship", "study"}, source.name)
         parts = {key: _mapping(raw.get(key), key) for key in ("compute", "estimate", "recipes", "networks", "study")}
         compute = _build(Compute, parts["compute"], "compute")
         networks = _networks(parts["recipes"], parts["networks"], compute)
+        ship = tuple(raw.get("ship") or ())
+        if not set(ship) <= set(networks):
+            raise ConfigError(f"ship: {sorted(set(ship) - set(networks))} are not networks of this scale")
         digest = store.fingerprint(raw)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{source}: {error}") from error
@@ -204,6 +208,7 @@ def _load(scale: str, source: Path, _changed: int) -> Scale:
         name=scale,
         compute=compute,
         networks=MappingProxyType(networks),
+        ship=ship,
         study=freeze(parts["study"]),
         estimate=freeze(parts["estimate"]),
         hash=digest,

@@ -171,7 +171,7 @@ def fit(
         another training.
     """
     on = compute.device(device)
-    model.to(on, memory_format=torch.channels_last if recipe.channels_last else torch.contiguous_format)
+    model.to(on).to(memory_format=torch.channels_last if recipe.channels_last else torch.contiguous_format)
     with torch.random.fork_rng(devices=[on] if on.type == "cuda" else []):
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
@@ -224,12 +224,12 @@ def _epoch(run: Run, batches: Batches, hooks: Sequence[Hook]) -> dict[str, float
         run.step += 1
         for hook in hooks:
             hook.step(run)
-        if count % 50 == 0 or count == len(batches):
-            if not torch.isfinite(losses):
-                raise TrainingError(
-                    f"the training loss is {losses.item()} at step {run.step} of {run.total_steps} (epoch "
-                    f"{(run.step - 1) // run.steps_per_epoch + 1}): lower learning_rate (now {run.recipe.learning_rate}) or train in float32"
-                )
+        if (count % 50 == 0 or count == len(batches)) and not torch.isfinite(losses):
+            epoch = (run.step - 1) // run.steps_per_epoch + 1
+            raise TrainingError(
+                f"the training loss is {losses.item()} at step {run.step} of {run.total_steps} (epoch {epoch}): lower "
+                f"learning_rate (now {run.recipe.learning_rate}) or train in float32"
+            )
     return {
         "epoch": float(run.epoch),
         "loss": (losses / len(batches)).item(),

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from lib import compute, config, data, models, store, training
 from lib.config import Recipe, Scale
 
+SHIPPED_MB = 3  # largest weights file that ships with the package
 VERSION = 1  # raise it when a change here or in lib.models changes the networks that come out
 Trained = TypeVar("Trained")
 
@@ -30,21 +31,21 @@ class ZooError(RuntimeError):
 
 @dataclass(frozen=True)
 class _Place:
-    """Where one network's files lie."""
+    """Where one network's files lie; those that ship with the package have no checkpoint."""
 
-    folder: Path
-
-    @property
-    def weights(self) -> Path:
-        return self.folder / "weights.safetensors"
+    weights: Path
+    card: Path
+    checkpoint: Path
 
     @property
-    def card(self) -> Path:
-        return self.folder / "card.json"
+    def folder(self) -> Path:
+        return self.weights.parent
 
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / "checkpoint.pt"
+    @staticmethod
+    def shipped(preset: Scale, name: str, seed: int) -> "_Place":
+        folder = config.results_dir(preset.name) / "networks"
+        kinds = (f"{name}-seed{seed}.{kind}" for kind in ("safetensors", "json", "pt"))
+        return _Place(*(folder / file for file in kinds))
 
 
 def get(name: str, scale: str = "smoke", seed: int = 0, retrain: bool = False) -> nn.Module:
@@ -65,7 +66,13 @@ def get(name: str, scale: str = "smoke", seed: int = 0, retrain: bool = False) -
 
 def card(name: str, scale: str = "smoke", seed: int = 0) -> dict[str, Any]:
     """What is known of a trained network: recipe, data, accuracy, loss curve, seconds, hash. Trains it if need be."""
-    return _obtain(config.load(scale), name, seed, retrain=False)[1]
+    preset = config.load(scale)
+    address = store.fingerprint(_key(preset, name, seed))
+    for place in (_place(preset, name, seed, address), _Place.shipped(preset, name, seed)):
+        about = _card(place, address)
+        if about is not None:
+            return about
+    return _obtain(preset, name, seed, retrain=False)[1]
 
 
 def key(name: str, scale: str = "smoke", seed: int = 0) -> str:
@@ -99,8 +106,7 @@ def _plug(plug: Any) -> tuple[Any, dict[str, Any]]:
 def _obtain(preset: Scale, name: str, seed: int, retrain: bool) -> tuple[nn.Module, dict[str, Any]]:
     address = store.fingerprint(_key(preset, name, seed))
     place = _place(preset, name, seed, address)
-    shipped = _Place(config.results_dir(preset.name) / "networks" / f"{name}-seed{seed}")
-    for candidate in () if retrain else (place, shipped):
+    for candidate in () if retrain else (place, _Place.shipped(preset, name, seed)):
         found = _load(preset, name, candidate, address)
         if found is not None:
             return found
@@ -121,22 +127,35 @@ def _obtain(preset: Scale, name: str, seed: int, retrain: bool) -> tuple[nn.Modu
 
 def _place(preset: Scale, name: str, seed: int, address: str) -> _Place:
     digest = address.removeprefix("sha256:")[:16]
-    return _Place(config.cache_dir(preset.name) / "networks" / f"{name}-seed{seed}-{digest}")
+    folder = config.cache_dir(preset.name) / "networks" / f"{name}-seed{seed}-{digest}"
+    return _Place(folder / "weights.safetensors", folder / "card.json", folder / "checkpoint.pt")
 
 
-def _load(preset: Scale, name: str, place: _Place, address: str) -> tuple[nn.Module, dict[str, Any]] | None:
-    """The network at a place, or None where there is none, or one that is damaged or of another recipe."""
+def _card(place: _Place, address: str) -> dict[str, Any] | None:
+    """The card at a place, or None where there is none, or one that cannot be read or is of another recipe."""
     try:
         about = json.loads(place.card.read_text())
         if not isinstance(about, dict):
             raise ValueError(f"a mapping was expected, not {type(about).__name__}")
-        blob = place.weights.read_bytes()
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        warnings.warn(f"network card {place.card} cannot be read ({error}); the network is made anew", stacklevel=4)
+        warnings.warn(f"network card {place.card} cannot be read ({error}); the network is made anew", stacklevel=5)
         return None
-    if about.get("key") != address:
+    return about if about.get("key") == address else None
+
+
+def _load(preset: Scale, name: str, place: _Place, address: str) -> tuple[nn.Module, dict[str, Any]] | None:
+    """The network at a place, or None where there is none, or one that is damaged or of another recipe."""
+    about = _card(place, address)
+    if about is None:
+        return None
+    try:
+        blob = place.weights.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        warnings.warn(f"{place.weights} cannot be read ({error}); the network is made anew", stacklevel=4)
         return None
     if about.get("weights") != store.bytes_sha256(blob):
         warnings.warn(f"{place.weights} does not match its card; the network is made anew", stacklevel=4)
@@ -281,20 +300,20 @@ def _trunk(preset: Scale, name: str, seed: int, epoch: int) -> Path:
     """The checkpoint of a network's training after `epoch` epochs, from which recipes that differ in hooks branch."""
     recipe = preset.recipe(name)
     path = _trunk_file(preset, name, seed, epoch)
-    place = _Place(path.parent)
-    place.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(place.folder / "lock"):
+    checkpoint = path.with_name("checkpoint.pt")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.parent / "lock"):
         if not path.exists():
             training.fit(
                 _beginning(preset, recipe, seed),
                 _training_images(recipe),
                 recipe,
                 seed=seed,
-                checkpoint=place.checkpoint,
+                checkpoint=checkpoint,
                 until=epoch,
                 device=preset.compute.device,
             )
-            place.checkpoint.rename(path)
+            checkpoint.rename(path)
     return path
 
 
@@ -314,15 +333,48 @@ def train_family(scale: str, family: str, seed: int, retrain: bool = False) -> d
     return {name: _obtain(preset, name, seed, retrain)[1]["key"] for name in preset.families[family]}
 
 
+def ship(scale: str) -> list[Path]:
+    """Copy into results/<scale>/networks what a reader needs to open the notebooks without training.
+
+    The card of every network that is there, of every seed of the scale's studies; the weights of those that the
+    scale's `ship` names, for the first seed, up to `SHIPPED_MB` each.
+
+    Returns: the files written.
+    Raises: ZooError for weights above the limit.
+    """
+    preset = config.load(scale)
+    seeds = sorted({seed for study in preset.study.values() for seed in study.get("seeds", ())})
+    written = []
+    for name in preset.networks:
+        for seed in seeds:
+            address = store.fingerprint(_key(preset, name, seed))
+            place, target = _place(preset, name, seed, address), _Place.shipped(preset, name, seed)
+            about = _card(place, address)
+            if about is None:
+                continue
+            if name in preset.ship and seed == seeds[0]:
+                blob = place.weights.read_bytes()
+                if len(blob) > SHIPPED_MB * 1e6:
+                    raise ZooError(f"{name}: weights of {len(blob) / 1e6:.1f} MB; at most {SHIPPED_MB} MB ship")
+                written.append(store.write_atomic(target.weights, blob))
+            written.append(store.write_atomic(target.card, json.dumps(about, indent=1)))
+    return written
+
+
 def main() -> None:
-    """python -m lib.zoo train --scale S --family F --seed K [--retrain]"""
+    """python -m lib.zoo train --scale S --family F --seed K [--retrain]; python -m lib.zoo ship --scale S"""
     parser = argparse.ArgumentParser(prog="python -m lib.zoo", description=main.__doc__)
-    parser.add_argument("command", choices=["train"])
+    parser.add_argument("command", choices=["train", "ship"])
     parser.add_argument("--scale", default="smoke", choices=config.SCALES)
-    parser.add_argument("--family", required=True)
+    parser.add_argument("--family", help="with train: the networks to make")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--retrain", action="store_true", help="train anew whatever is kept")
     chosen = parser.parse_args()
+    if chosen.command == "ship":
+        print("\n".join(map(str, ship(chosen.scale))))
+        return
+    if chosen.family is None:
+        parser.error("train needs --family")
     compute.set_threads(config.load(chosen.scale).compute.threads)
     made = train_family(chosen.scale, chosen.family, chosen.seed, chosen.retrain)
     print(json.dumps(made, indent=1))

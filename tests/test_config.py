@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny import TINY, places, write_config
+from training_tools import TINY, places, write_config
 
 from lib import config
 from lib.config import ConfigError
@@ -114,9 +114,10 @@ def trunk_and(**branch) -> dict:
         ("networks: {a: [", "not valid YAML"),
         ("- a list", "expected a mapping at the top, found list"),
         ("", "expected a mapping at the top, found NoneType"),
-        ({"nets": {}}, "unknown key 'nets'; one of compute, estimate, networks, recipes, study"),
+        ({"nets": {}}, "unknown key 'nets'; one of compute, estimate, networks, recipes, ship, study"),
         ({"networks": ["a"]}, r"networks: expected a mapping, found \['a'\]"),
         ({"recipes": 3}, "recipes: expected a mapping, found 3"),
+        ({**networks(a=TINY), "ship": ["a", "b"]}, r"ship: \['b'\] are not networks of this scale"),
         ({"study": "all"}, "study: expected a mapping, found 'all'"),
         ({"compute": {"gpu": 1}}, "compute: unknown key 'gpu'; one of channels_last, device, threads, training_prec"),
         ({"compute": {"threads": 0}}, "compute.threads is 0: a whole number from 1"),
@@ -257,7 +258,7 @@ def test_every_item_has_a_notebook_and_families_at_every_scale(item):
     assert (config.ROOT / "notebooks" / f"{item.notebook}.ipynb").exists()
     assert set(item.claims) <= set(config.claims())
     for name in config.SCALES:
-    XX
+        assert set(item.families) <= set(config.load(name).families), name
 
 
 def test_every_network_of_a_scale_is_one_that_paper_has():

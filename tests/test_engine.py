@@ -141,6 +141,17 @@ def test_chains_of_families_come_first(small):
     assert length["other", 1] == pytest.approx(2)
 
 
+def test_evaluation_counts_where_the_scale_says_what_it_takes(small):
+    smoke = copy.deepcopy(SMOKE)
+    smoke["estimate"]["evaluation_seconds"] = {"other": 60, "dense": 10}
+    small.configure(smoke)
+    preset = config.load("smoke")
+    every = engine.nodes(preset)
+    length = {node.family: engine.chain(preset, every, node) for node in every}
+    assert length == {"dense": pytest.approx(50), "pruned": pytest.approx(20), "other": pytest.approx(62)}
+    assert engine.estimate("smoke", cores=1)["seconds"] == pytest.approx(104 + 2 * 70)
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [(None, "unknown"), (52, "52 s"), (600, "10 min"), (3.4 * 3600, "3.4 h"), (86400 * 5, "5.0 days")],
@@ -322,6 +333,26 @@ def test_a_killed_run_leaves_no_job_behind_and_is_taken_up_again(shop, whole_gro
     assert len(shop.lines("trained")) == 4
     assert time.monotonic() - began < 19 or not whole_group
     assert shop.record("robustness_three") is not None
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_stops_its_jobs_and_says_how_to_go_on(shop):
+    smoke = copy.deepcopy(SMOKE)
+    smoke["study"]["robustness"]["sleep"] = 30
+    smoke["networks"]["other"]["epochs"] = 3
+    shop.configure(smoke)
+    call = [str(shop.root / "run_all.sh"), "--only", "02_two", "--cores", "2"]
+    pipe = subprocess.PIPE
+    run_of_it = subprocess.Popen(
+        call, env=shop.environment(), stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    )
+    wait_for(lambda: len(shop.lines("trained")) == 2)
+    os.killpg(run_of_it.pid, signal.SIGINT)
+    out, err = run_of_it.communicate(timeout=25)
+    assert run_of_it.returncode == 1
+    assert "stopped before the end: the same command goes on from here" in out
+    assert err.count("stopped train other") == 2
+    assert "Traceback" not in err and "WorkflowError" not in err
 
 
 @pytest.mark.slow

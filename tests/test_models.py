@@ -1,15 +1,18 @@
 """lib.models: shapes, weights, normalisation, and that any device and torch.fx will do."""
 
+from typing import Any
+
 import pytest
 import torch
-from tiny import same, state
 from torch import fx, nn
 from torch._subclasses import FakeTensorMode
+from training_tools import same, state
 
 from lib import models
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPES = [(1, 28, 28), (3, 32, 32)]
-SMALL = {
+SMALL: dict[str, dict[str, Any]] = {
     "resnet18": {"width": 4},
     "resnet10-preact": {"width": 4},
     "resnet18-preact": {"width": 4},

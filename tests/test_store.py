@@ -58,7 +58,9 @@ def test_the_file_is_whole_on_disk_before_it_takes_the_name(tmp_path, monkeypatc
     steps = []
     monkeypatch.setattr(os, "fsync", lambda _: steps.append("fsync"))
     replace = os.replace
-    monkeypatch.setattr(os, "replace", lambda old, new: (steps.append(f"{old.parent == new.parent}"), replace(old, new)))
+    monkeypatch.setattr(
+        os, "replace", lambda old, new: (steps.append(f"{old.parent == new.parent}"), replace(old, new))
+    )
     store.write_atomic(tmp_path / "file", b"x")
     assert steps == ["fsync", "True"]
 
@@ -106,7 +108,12 @@ def test_fingerprints_are_stable():
 
 
 def test_what_has_no_fingerprint():
-    for value, error in ((float("nan"), ValueError), (float("inf"), ValueError), (object(), TypeError), (b"x", TypeError)):
+    for value, error in (
+        (float("nan"), ValueError),
+        (float("inf"), ValueError),
+        (object(), TypeError),
+        (b"x", TypeError),
+    ):
         with pytest.raises(error):
             store.fingerprint({"a": [value]})
 

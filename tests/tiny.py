@@ -1,82 +1,29 @@
-"""Tiny nets, images and configurations for the tests of training, the zoo and what reads the configuration."""
+"""A configuration in which every network trains for a few steps: for tests that run whole notebooks."""
 
+import shutil
 from pathlib import Path
-from typing import Any
 
-import torch
 import yaml
-from torch import Tensor, nn
 
-from lib.config import Recipe
-from lib.data import ImageSet
-
-TINY = {
-    "arch": "digits-cnn",
-    "arch_args": {"width": 2},
-    "data": "mnist5k",
-    "train_limit": 60,
-    "epochs": 3,
-    "batch": 20,
-    "learning_rate": 0.05,
-}
+from lib import config
 
 
-def images(count: int = 40, shape: tuple[int, int, int] = (3, 8, 8), classes: int = 4, seed: int = 0) -> ImageSet:
-    """Random uint8 images whose label can be learnt: the brighter the image, the higher its class."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count) % classes
-    noise = torch.randint(0, 256 // classes, (count, *shape), generator=generator)
-    pixels = (noise + (labels * (256 // classes))[:, None, None, None]).to(torch.uint8)
-    return ImageSet(pixels, labels, tuple(map(str, range(classes))), "random", "train")
-
-
-def recipe(**changes: Any) -> Recipe:
-    """A short float32 training in the contiguous format; `changes` on top."""
-    settings: dict[str, Any] = {
-        "arch": "none",
-        "data": "random",
-        "epochs": 3,
-        "batch": 10,
-        "precision": "float32",
-        "channels_last": False,
-        **changes,
+def write(folder: Path) -> Path:
+    """Copy config/ into a folder, its smoke scale made tiny: 128 training images, 40 test images, two eps."""
+    folder.mkdir(parents=True)
+    for source in (config.ROOT / "config").glob("*.yaml"):
+        shutil.copy(source, folder)
+    smoke = folder / "smoke.yaml"
+    raw = yaml.safe_load(smoke.read_text())
+    raw["recipes"]["base"]["train_limit"] = 128
+    raw["study"]["robustness"] |= {
+        "test_images": 40,
+        "epsilons": [0, 16],
+        "masking_images": 10,
+        "masking_epsilons": [16],
+        "pgd_images": 5,
+        "cw_images": 3,
+        "prunable_images": 40,
     }
-    return Recipe(**settings)
-
-
-def net(dropout: float = 0.0, seed: int = 0, width: int = 4) -> nn.Module:
-    """Convolution, batch normalisation, dropout, linear; for images of `images`."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return nn.Sequential(
-            nn.Conv2d(3, width, 3, 2, 1),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Dropout(dropout),
-            nn.Linear(16 * width, 4),
-        )
-
-
-def state(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of all that a network holds."""
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    """Whether two states are equal bit for bit."""
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def write_config(folder: Path, **scales: Any) -> None:
-    """Write <folder>/<scale>.yaml: a mapping as YAML, a string as it is."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for scale, content in scales.items():
-        text = content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False)
-        (folder / f"{scale}.yaml").write_text(text)
-
-
-def places(monkeypatch: Any, folder: Path) -> None:
-    """Configuration, cache and results below one folder."""
-    for name in ("config", "cache", "results"):
-        monkeypatch.setenv(f"NEURONS_{name.upper()}", str(folder / name))
+    smoke.write_text(yaml.safe_dump(raw, sort_keys=False))
+    return folder

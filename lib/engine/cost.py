@@ -22,7 +22,7 @@ TRAIN_IMAGES = {
 
 
 def estimate(scale: str, cores: int = 1, only: str | None = None) -> dict[str, Any]:
-    """What the training of a run from nothing would cost.
+    """What a run from nothing would cost: training, and evaluation where the scale says what it takes.
 
     Args:
         scale: smoke, cpu or paper.
@@ -37,6 +37,7 @@ def estimate(scale: str, cores: int = 1, only: str | None = None) -> dict[str, A
     total: float | None = None
     if None not in costs:
         work = sum(cost for cost in costs if cost is not None)
+        work += sum(evaluation_seconds(preset, node) for node in every)
         total = max([work / max(cores, 1), *(chain(preset, every, node) for node in every)])
     count = sum(len(node.networks) for node in every)
     size = preset.estimate.get("network_mb")
@@ -71,11 +72,20 @@ def network_seconds(scale: Scale, name: str) -> float | None:
     return images * graph.epochs(scale, name) * factor / rate
 
 
+def evaluation_seconds(scale: Scale, node: Node) -> float:
+    """Seconds to evaluate a node's networks, by family in `estimate: evaluation_seconds`; 0 where it does not say."""
+    return scale.estimate.get("evaluation_seconds", {}).get(node.family, 0.0)
+
+
 def chain(scale: Scale, every: Iterable[Node], node: Node) -> float:
-    """Seconds from a node's start to the end of the longest line of families that start from it (1 each: no rate)."""
+    """Seconds from a node's start to the end of what waits for it: its evaluation, or families that start from it.
+
+    A node without a rate counts as a second.
+    """
     every = list(every)
     children = [other for other in every if other.seed == node.seed and node.family in other.after]
-    return (node_seconds(scale, node) or 1.0) + max((chain(scale, every, child) for child in children), default=0.0)
+    waiting = [evaluation_seconds(scale, node), *(chain(scale, every, child) for child in children)]
+    return (node_seconds(scale, node) or 1.0) + max(waiting)
 
 
 def in_words(seconds: float | None) -> str:

@@ -88,12 +88,17 @@ def job(
         for left in reversed(range(KERNEL_TRIES if notebook else 1)):
             if notebook is not None:
                 notebook.unlink(missing_ok=True)
-            status, printed = _attempt(command, env, words, alive)
+            try:
+                status, printed = _attempt(command, env, words, alive)
+            except (KeyboardInterrupt, SystemExit):
+                note(scale, event="stopped", job=name)
+                say(f"stopped {name}")
+                raise
             if status == 0 or left == 0 or notebook is None or failing_cell(notebook) is not None:
                 break
             say(f"again   {name}: its kernel did not start")
         if status == 0 and output is not None:
-            # The moment makes each marker another: what lies after it is then made again, should this run be killed first.
+            # The moment makes each marker another, so that what lies after it is made again even in a later run.
             store.write_atomic(output, printed + f"made at {time.time_ns()}\n".encode())
         elif printed:
             words.write(printed.decode(errors="replace"))

@@ -48,11 +48,12 @@ def run(
         jobs.forget(scale)
         say(f"{scale}: {', '.join(chosen)}, {cores} side by side")
         status, heard = _snakemake(arguments, scale)
-        if status and not summary.ended(scale, failed=True):
+        told = summary.ended(scale, failed=True) or summary.stopped(scale) or heard.stopping
+        if status and not told:
             print("\n".join(heard.errors), file=sys.stderr)
         if status or only is not None:
             status = max(status, _report(scale))
-        print(summary.summary(scale, chosen, time.time() - began), flush=True)
+        print(summary.summary(scale, chosen, time.time() - began, whole=not status), flush=True)
     return status
 
 
@@ -81,9 +82,9 @@ def plan(scale: str, cores: int, only: str | None = None) -> str:
     lines += [
         "  report    index.html",
         "",
-        f"Training from nothing, {cores} side by side{f', on {device}' if device else ''}: {known['networks']} "
+        f"From nothing, {cores} side by side{f', on {device}' if device else ''}: {known['networks']} "
         f"networks, {known['epochs']:,} epochs, time {cost.in_words(known['seconds'])}, disk {size}.",
-        "What is trained already is not trained again; evaluation and notebooks come on top.",
+        "What is trained already is not trained again; notebooks, some seconds each, come on top.",
     ]
     return "\n".join(lines)
 
@@ -130,6 +131,7 @@ class _Ear(logging.Filter):
         self.scale = scale
         self.due: list[str] = []
         self.errors: list[str] = []
+        self.stopping = False
 
     def filter(self, record: logging.LogRecord) -> bool:
         stats = getattr(record, "stats", None)
@@ -139,6 +141,9 @@ class _Ear(logging.Filter):
                 jobs.note(self.scale, event="due", jobs=len(self.due))
         if record.levelno >= logging.ERROR:
             self.errors.append(record.getMessage())
+        if "Will exit after finishing" in record.getMessage() and not self.stopping:
+            self.stopping = True
+            say("asked to stop: the jobs at work are finished first; Ctrl-C stops them, too")
         return False
 
 

@@ -2,8 +2,9 @@
 
     python -m lib.robustness.evaluation --scale smoke --family resnet18-b128 --seed 0
 
-Settings are those of `study.robustness` in config/<scale>.yaml. Results are kept in the scale's cache, addressed by the
-network's weights, the images and the settings, so that no change of any of them is missed.
+Settings are those of `study.robustness` in config/<scale>.yaml. What was computed is kept with the results, in
+evaluations/, addressed by the network's weights, the images and the settings, so that no change of any of them is
+missed, and a reader can open the notebooks without having the networks.
 """
 
 from __future__ import annotations
@@ -165,7 +166,7 @@ def _kept(
 
     weights = zoo.card(name, scale, seed)["weights"]
     whole = {"version": VERSION, "weights": weights, "seed": seed, **key}
-    kept = store.cached_json(config.cache_dir(scale), kind, whole, plain)
+    kept = store.cached_json(config.results_dir(scale) / "evaluations", kind, whole, plain)
     return pd.DataFrame(kept["rows"], columns=kept["columns"])
 
 

@@ -1,0 +1,100 @@
+"""How long a reader waits: `import lib` against `import torch`, and with --figure the first figure of `smoke`.
+
+    python -m benchmarks.startup [--repeats 5] [--figure ITEM] [--cores 2]
+
+Each import is timed inside a fresh interpreter, the two in turn; the median counts. `equal` says that `import lib` did
+not load torch. The first figure: what `./run_all.sh smoke --only ITEM` does once its environment is there, with
+an empty cache and no results, until the first figure of that notebook is on disk; the run is ended then.
+"""
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from lib import config
+
+PROGRAM = """
+import sys, time
+began = time.perf_counter()
+import {module}
+print(time.perf_counter() - began, "torch" in sys.modules)
+"""
+TARGET, FIGURE_TARGET = 0.3, 60.0  # seconds
+
+
+def fresh_import(module: str) -> tuple[float, bool]:
+    """Seconds that an import takes in a fresh interpreter, and whether torch is loaded then."""
+    words = [sys.executable, "-c", PROGRAM.format(module=module)]
+    done = subprocess.run(words, cwd=config.ROOT, capture_output=True, text=True, check=True)
+    seconds, torch_loaded = done.stdout.split()
+    return float(seconds), torch_loaded == "True"
+
+
+def first_figure(item: str, cores: int, limit: float = 1800.0) -> float:
+    """Seconds until the first figure of an item's notebook is there.
+
+    Raises: RuntimeError with the run's last words where it ends, or `limit` seconds pass, without one.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        places = {"NEURONS_CACHE": f"{folder}/cache", "NEURONS_RESULTS": f"{folder}/results"}
+        words = [sys.executable, "-m", "lib.engine", "run", "--scale", "smoke", "--cores", str(cores), "--only", item]
+        with open(Path(folder) / "said", "w+") as said:
+            began = time.perf_counter()
+            run = subprocess.Popen(
+                words, cwd=config.ROOT, env={**os.environ, **places}, stdout=said, stderr=said, start_new_session=True
+            )
+            try:
+                while not list(Path(folder).glob("results/smoke/figures/*.png")):
+                    if run.poll() is not None or time.perf_counter() - began > limit:
+                        said.seek(0)
+                        raise RuntimeError(f"no figure of {item} came:\n{said.read()[-2000:]}")
+                    time.sleep(0.05)
+                return time.perf_counter() - began
+            finally:
+                if run.poll() is None:
+                    os.killpg(run.pid, signal.SIGTERM)
+                run.wait()
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.startup", description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--figure", metavar="ITEM", help="also time the first figure of this item's notebook")
+    parser.add_argument("--cores", type=int, default=2)
+    chosen = parser.parse_args()
+    runs = {"lib": [], "torch": []}  # type: dict[str, list[tuple[float, bool]]]
+    for _ in range(chosen.repeats):
+        for module, found in runs.items():
+            found.append(fresh_import(module))
+    seconds, peer = (statistics.median(run[0] for run in found) for found in runs.values())
+    loaded = any(run[1] for run in runs["lib"])
+    print(f"import lib: {seconds:.3f} s (target below {TARGET} s), torch loaded: {loaded}; import torch: {peer:.2f} s")
+    report = {
+        "benchmark": "startup",
+        "peer": "import torch, the least that a package which loads it at once would take",
+        "ratio": peer / seconds,
+        "seconds": seconds,
+        "peer_seconds": peer,
+        "target_seconds": TARGET,
+        "torch_imported": loaded,
+        "repeats": chosen.repeats,
+        "figure_seconds": None,
+        "equal": not loaded,
+    }
+    if chosen.figure:
+        report |= {"figure": chosen.figure, "cores": chosen.cores, "figure_target_seconds": FIGURE_TARGET}
+        report["figure_seconds"] = first_figure(chosen.figure, chosen.cores)
+        print(f"first figure ({chosen.figure}): {report['figure_seconds']:.0f} s (target below {FIGURE_TARGET:.0f} s)")
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

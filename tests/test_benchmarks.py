@@ -1,0 +1,94 @@
+"""benchmarks: each prints a last line of JSON with the ratio, both times and whether the two sides agree."""
+
+import importlib
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lib.config import Recipe
+
+KEYS = {"benchmark", "peer", "ratio", "seconds", "peer_seconds", "equal"}
+TINY = {
+    "fgsm_sweep": ["--images", "6", "--repeats", "1", "--batch", "3"],
+    "training": ["--images", "64", "--test-images", "40", "--batch", "32"],
+    "startup": ["--repeats", "1"],
+}
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys, one_thread):
+    """Runs a benchmark without data or networks; what it printed, and its last line."""
+    monkeypatch.setenv("NEURONS_RESULTS", str(tmp_path))
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path))
+
+    def call(name, *words):
+        monkeypatch.setattr(sys, "argv", [name, *words])
+        importlib.import_module(f"benchmarks.{name}").main()
+        lines = capsys.readouterr().out.splitlines()
+        return lines, json.loads(lines[-1])
+
+    return call
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_last_line(run, name):
+    _, report = run(name, *TINY[name])
+    assert report.keys() >= KEYS
+    assert report["benchmark"] == name
+    assert report["ratio"] > 0 and report["seconds"] > 0 and report["peer_seconds"] > 0
+    if name != "fgsm_sweep":
+        assert report["ratio"] == pytest.approx(report["peer_seconds"] / report["seconds"])
+    if name != "training":  # two steps on synthetic images give no accuracy to compare
+        assert report["equal"]
+
+
+def test_training_says_what_it_ran_on_and_takes_the_peers_better(run, monkeypatch):
+    from benchmarks import training
+
+    times = {"ours": [(1.0, 0.5), (9.0, 0.5), (1.0, 0.5)], "0": [(5.0, 0.5)], "2": [(3.0, 0.4)]}
+    for side in ("ours", "plain"):
+        monkeypatch.setattr(training, side, lambda *_: (0.0, None))
+    monkeypatch.setattr(training, "compare", lambda *_: times)
+    lines, report = run("training", *TINY["training"])
+    assert "synthetic images of CIFAR-10's shape (it is not there): 64 images x 1 epochs" in lines[0]
+    assert (report["ratio"], report["seconds"], report["peer_seconds"]) == (3.0, 1.0, 3.0)
+    assert report["peer_seconds_by_workers"] == {"0": 5.0, "2": 3.0} and "2 workers" in report["peer"]
+    assert report["accuracy_difference"] == pytest.approx(0.05)
+    times["2"] = [(3.0, 0.2)]
+    assert not run("training", *TINY["training"])[1]["equal"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_peer_of_training_trains_the_same_network(monkeypatch, one_thread, workers):
+    """In float32, without augmentation and with one batch that holds all images, the two sides agree."""
+    from torchvision import transforms
+
+    from benchmarks import training
+
+    images = training._synthetic(40, 0)
+    asked = Recipe("resnet10-preact", "cifar10", epochs=3, batch=40, precision="float32", channels_last=False)
+    monkeypatch.setattr(transforms, "Compose", lambda steps: steps[-1])
+    (_, mine), (_, peers) = training.ours(images, asked, 4), training.plain(images, asked, 4, workers)
+    start = training.network(4)
+    for (name, one), other in zip(mine.named_parameters(), peers.parameters(), strict=True):
+        assert torch.allclose(one, other, rtol=1e-2, atol=1e-4), name
+    assert not torch.allclose(mine.fc.weight, start.fc.weight, atol=1e-3)
+
+
+def test_the_peers_pictures_are_padded_crops_in_zero_to_one(one_thread):
+    from benchmarks import training
+
+    images = training._synthetic(10, 0)
+    picture, label = training.Pictures(replace(images, images=torch.full_like(images.images, 255)))[3]
+    assert picture.shape == (3, 32, 32) and label == 3
+    assert 0.7 < picture.mean() <= 1 and picture.max() == 1
+
+
+def test_a_first_figure_that_does_not_come(monkeypatch):
+    from benchmarks import startup
+
+    with pytest.raises(RuntimeError, match="no figure of robustness_zero came"):
+        startup.first_figure("robustness_zero", cores=1)

@@ -1,0 +1,92 @@
+"""Every recipe of the paper scale, at its full size, goes through an optimiser step on a few images."""
+
+import inspect
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from lib import config, data, zoo
+from lib.data import ImageSet
+from lib.robustness import low_rank
+from lib.training import fit, set_learning_rate
+
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
+PAPER = config.load("paper")
+LARGEST = 600  # rows of a matrix whose decomposition is worth waiting for here
+
+
+@pytest.fixture(autouse=True)
+def quick_decompositions(monkeypatch):
+    """Matrices of 4096 x 4096 would take a minute each: the largest are cut instead. Others go the real way."""
+    halves, nuclear_norm = low_rank._halves, low_rank.nuclear_norm
+
+    def cut(matrix, rank):
+        if min(matrix.shape) <= LARGEST:
+            return halves(matrix, rank)
+        return matrix[:, :rank].clone(), torch.eye(rank, matrix.shape[1], dtype=matrix.dtype)
+
+    def norm(weight):
+        return nuclear_norm(weight) if min(low_rank.matrix_of(weight).shape) <= LARGEST else weight.norm()
+
+    monkeypatch.setattr(low_rank, "_halves", cut)
+    monkeypatch.setattr(low_rank, "nuclear_norm", norm)
+
+
+def few_images(name: str, count: int = 4) -> ImageSet:
+    spec = data.SETS[name]
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, *spec.shape), generator=generator, dtype=torch.uint8)
+    return ImageSet(pixels, torch.arange(count) % spec.classes, spec.names, name, "train")
+
+
+def hooks_of(recipe: config.Recipe) -> list:
+    """The recipe's hooks, those that begin and end at an epoch within this one."""
+    made = []
+    for plug in recipe.hooks:
+        function, arguments = zoo._plug(plug)
+        inspect.signature(function).bind(**arguments)
+        made.append(function(**arguments | ({"begin": 0, "end": 1} if "begin" in arguments else {})))
+    return made
+
+
+@pytest.mark.parametrize("name", PAPER.networks)
+def test_a_paper_recipe_takes_a_step(monkeypatch, name):
+    recipe = PAPER.networks[name]
+
+    def parent(preset, other, seed, retrain):
+        """A parent of the right structure, as it would be loaded."""
+        return zoo._blank(preset.recipe(other)), {}
+
+    monkeypatch.setattr(zoo, "_obtain", parent)
+    model = zoo._beginning(PAPER, recipe, 0)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    total = recipe.epochs * data.SETS[recipe.data].counts["train"] // recipe.batch
+    short = replace(recipe, batch=4, epochs=1, schedule="constant", learning_rate=first_rate(recipe, total))
+    (epoch,) = fit(model, few_images(recipe.data), short, hooks=hooks_of(recipe), device="cpu")
+    assert math.isfinite(epoch["loss"])
+    after = zoo._stored(model, recipe)
+    assert all(torch.isfinite(value).all() for value in after.values())
+    for key, value in before.items():
+        assert not torch.equal(after[key], value) or not key.endswith("weight"), f"{key} was not trained"
+    with torch.device("meta"):
+        again = zoo._blank(recipe).state_dict()  # what its weights will be loaded into
+    assert {key: value.shape for key, value in again.items()} == {key: value.shape for key, value in after.items()}
+
+
+def first_rate(recipe: config.Recipe, total: int) -> float:
+    """The learning rate of the first of `total` steps, warm-up included."""
+    steps = torch.optim.SGD([torch.zeros(1)])
+    set_learning_rate(steps, recipe, 0, total)
+    return steps.param_groups[0]["lr"]
+
+
+def test_pruning_and_low_rank_act_on_the_layers_they_name():
+    pruned = PAPER.networks["resnet18-b128-s0.9"]
+    assert pruned.hooks[0]["begin"] == pruned.start["epoch"] and pruned.hooks[0]["end"] <= pruned.epochs
+    with torch.device("meta"):
+        whole = zoo._fresh(PAPER.networks["alexnet-b512"])
+    sizes = sorted(layer.out_features for layer in whole.modules() if isinstance(layer, nn.Linear))
+    assert sizes == [10, 4096, 4096]

@@ -1,0 +1,58 @@
+"""lib.reduced: what a scale makes smaller, read off the two configurations."""
+
+import pytest
+from training_tools import places, write_config
+
+from lib import config, reduced
+
+FULL = {"arch": "resnet18", "arch_args": {"width": 64}, "data": "cifar10", "epochs": 100, "batch": 128}
+FC = {"arch": "fc5", "data": "cifar10", "epochs": 100, "batch": 512}
+
+
+@pytest.fixture(autouse=True)
+def two_scales(monkeypatch, tmp_path):
+    places(monkeypatch, tmp_path)
+    small = {**FULL, "arch_args": {"width": 16}, "epochs": 5}
+    digits = {**FC, "data": "mnist5k", "train_limit": 500, "arch_args": {"hidden": [8, 4, 4, 2]}}
+    write_config(
+        tmp_path / "config",
+        smoke={"networks": {"a": small, "b": small, "fc": digits, "same": FULL, "only-here": small}},
+        paper={"networks": {"a": FULL, "b": {**FULL, "epochs": 200}, "fc": FC, "same": FULL}},
+    )
+    config._load.cache_clear()
+
+
+def test_each_difference_is_said_once():
+    assert reduced.phrases("smoke", ["a"], {}, {}) == ["5 epochs instead of 100", "width 16 instead of 64"]
+    assert reduced.phrases("smoke", ["a", "a", "b"], {}, {}) == [
+        "5 epochs instead of 100",
+        "width 16 instead of 64",
+        "5 epochs instead of 200",
+    ]
+
+
+def test_data_images_and_arguments_that_one_side_leaves_to_the_default():
+    assert reduced.phrases("smoke", ["fc"], {}, {}) == [
+        "mnist5k instead of cifar10",
+        "500 training images instead of the usual",
+        "hidden units 8 4 4 2 instead of the usual",
+    ]
+
+
+def test_nothing_is_said_of_what_is_equal_or_only_here():
+    assert reduced.phrases("smoke", ["same", "only-here"], {}, {}) == []
+    assert reduced.phrases("paper", ["a", "b", "fc", "same"], {"seeds": (0, 1)}, {"seeds": (0, 1)}) == []
+
+
+def test_settings_of_the_study():
+    own = {"seeds": [0], "test images": 2000, "epsilons": (0, 1, 2), "rank ratios": (0.5, 0.25)}
+    full = {"seeds": (0, 1, 2), "test images": 10000, "epsilons": (0, 4, 8), "rank ratios": (0.5, 0.25)}
+    assert reduced.phrases("smoke", [], own, full) == ["1 seeds instead of 3", "2000 test images instead of 10000"]
+
+
+def test_the_paper_scale_reduces_nothing_and_the_others_something(monkeypatch):
+    monkeypatch.delenv("NEURONS_CONFIG")
+    said = {name: reduced.phrases(name, config.load(name).networks, {}, {}) for name in config.SCALES}
+    assert said["paper"] == []
+    assert "mnist5k instead of cifar10" in said["smoke"]
+    assert "width 16 instead of 64" in said["cpu"]
