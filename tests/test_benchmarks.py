@@ -12,7 +12,7 @@ from lib.config import Recipe
 
 KEYS = {"benchmark", "peer", "ratio", "seconds", "peer_seconds", "equal"}
 TINY = {
-    "fgsm_sweep": ["--images", "6", "--repeats", "1", "--batch", "3"],
+    "fgsm_sweep": ["--images", "2", "--repeats", "1", "--batch", "2"],
     "training": ["--images", "64", "--test-images", "40", "--batch", "32"],
     "startup": ["--repeats", "1"],
 }

@@ -379,4 +379,4 @@ def test_the_masking_rule_uses_every_comparison():
     write("robustness_masking", accuracies(rows, lambda s, e: falling(0.7, 0.5 / s["temperature"], e), n=500))
     found = claims.judge("temperature-gain-is-not-masking", "smoke")
     assert found.verdict == "reproduced" and found.counts == {"supports": 6}
-    assert found.evidence["comparison"].nunique() == 4
+    assert found.evidence["comparison"].nunique() == 5

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import IO
 
@@ -41,7 +42,7 @@ def run(
     if dry_run:
         print(plan(scale, cores, only), flush=True)
         status, heard = _snakemake(["--dry-run", "--quiet", "rules", "progress", *arguments])
-        print("\n".join(heard.errors) or f"\nOut of date now: {', '.join(heard.due) or 'nothing'}", flush=True)
+        print("\n".join(heard.errors) or f"\nOut of date now: {_shortly(heard.due)}", flush=True)
         return status
     began = time.time()
     with _Alone(scale):
@@ -55,6 +56,14 @@ def run(
             status = max(status, _report(scale))
         print(summary.summary(scale, chosen, time.time() - began, whole=not status), flush=True)
     return status
+
+
+def _shortly(due: Sequence[str]) -> str:
+    """The jobs by name where they are few, else how many there are of each kind."""
+    if len(due) <= 12:
+        return ", ".join(due) or "nothing"
+    kinds = Counter(name.split("_")[0] for name in due)
+    return f"{len(due)} jobs: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items())
 
 
 def plan(scale: str, cores: int, only: str | None = None) -> str:
