@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import tiny
 import yaml
 from workshop import RECORD, ROOT, SMOKE, Workshop, notebook
 
@@ -395,24 +396,16 @@ def test_the_graph_of_this_package_holds_every_family_and_notebook(scale, tmp_pa
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    due = done.stdout.split("Out of date now: ")[1]
-    for node in engine.nodes(config.load(scale)):
-        assert f"train_{node.family}_seed{node.seed}" in due
-        assert f"evaluate_robustness_{node.family}_seed{node.seed}" in due
-    for name in engine.notebooks():
-        assert f"notebook_{name}" in due
-    assert "report" in due
+    plan, due = done.stdout.split("Out of date now: ")
+    nodes, notebooks = engine.nodes(config.load(scale)), engine.notebooks()
+    for node in nodes:
+        assert f"train     {node.family}, seed" in plan
+        assert f"evaluate  {node.family}, seed" in plan
+    for name in notebooks:
+        assert f"notebook  {name}" in plan
+    for kind, count in {"train": len(nodes), "evaluate": len(nodes), "notebook": len(notebooks), "report": 1}.items():
+        assert f"{count} {kind}" in due
     assert not (tmp_path / "results").exists()
-
-
-def tiny(folder: Path) -> Path:
-    """The smoke scale's configuration with few images: one notebook's worth in under a minute."""
-    shutil.copytree(ROOT / "config", folder)
-    smoke = yaml.safe_load((folder / "smoke.yaml").read_text())
-    smoke["recipes"]["base"]["train_limit"] = 400
-    smoke["study"]["robustness"].update(test_images=60, masking_images=20)
-    (folder / "smoke.yaml").write_text(yaml.safe_dump(smoke, sort_keys=False))
-    return folder
 
 
 def numbers(folder: Path) -> dict:
@@ -423,7 +416,7 @@ def numbers(folder: Path) -> dict:
 @pytest.mark.slow
 def test_killed_at_random_and_started_again_ends_with_the_same_records(tmp_path):
     """Real training, evaluation and notebook; SIGKILL to the run at three random moments."""
-    base = {**os.environ, "NEURONS_CONFIG": str(tiny(tmp_path / "config")), "CUDA_VISIBLE_DEVICES": ""}
+    base = {**os.environ, "NEURONS_CONFIG": str(tiny.write(tmp_path / "config")), "CUDA_VISIBLE_DEVICES": ""}
     call = [sys.executable, "-m", "lib.engine", "run", "--cores", "2", "--only", "03_robustness_temperature"]
 
     def environment(name: str) -> dict[str, str]:
