@@ -42,14 +42,12 @@ def first_figure(item: str, cores: int, limit: float = 1800.0) -> float:
 
     Raises: RuntimeError with the run's last words where it ends, or `limit` seconds pass, without one.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         places = {"NEURONS_CACHE": f"{folder}/cache", "NEURONS_RESULTS": f"{folder}/results"}
         words = [sys.executable, "-m", "lib.engine", "run", "--scale", "smoke", "--cores", str(cores), "--only", item]
         with open(Path(folder) / "said", "w+") as said:
             began = time.perf_counter()
-            run = subprocess.Popen(
-                words, cwd=config.ROOT, env={**os.environ, **places}, stdout=said, stderr=said, start_new_session=True
-            )
+            run = subprocess.Popen(words, cwd=config.ROOT, env={**os.environ, **places}, stdout=said, stderr=said)
             try:
                 while not list(Path(folder).glob("results/smoke/figures/*.png")):
                     if run.poll() is not None or time.perf_counter() - began > limit:
@@ -59,7 +57,7 @@ def first_figure(item: str, cores: int, limit: float = 1800.0) -> float:
                 return time.perf_counter() - began
             finally:
                 if run.poll() is None:
-                    os.killpg(run.pid, signal.SIGTERM)
+                    run.kill()  # its jobs end when it does
                 run.wait()
 
 
@@ -70,7 +68,7 @@ def main() -> None:
     parser.add_argument("--figure", metavar="ITEM", help="also time the first figure of this item's notebook")
     parser.add_argument("--cores", type=int, default=2)
     chosen = parser.parse_args()
-    runs = {"lib": [], "torch": []}  # type: dict[str, list[tuple[float, bool]]]
+    runs: dict[str, list[tuple[float, bool]]] = {"lib": [], "torch": []}
     for _ in range(chosen.repeats):
         for module, found in runs.items():
             found.append(fresh_import(module))
@@ -90,6 +88,7 @@ def main() -> None:
         "equal": not loaded,
     }
     if chosen.figure:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the run it starts ends with this one
         report |= {"figure": chosen.figure, "cores": chosen.cores, "figure_target_seconds": FIGURE_TARGET}
         report["figure_seconds"] = first_figure(chosen.figure, chosen.cores)
         print(f"first figure ({chosen.figure}): {report['figure_seconds']:.0f} s (target below {FIGURE_TARGET:.0f} s)")

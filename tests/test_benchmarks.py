@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import sys
 from dataclasses import replace
 
@@ -92,3 +93,18 @@ def test_a_first_figure_that_does_not_come(monkeypatch):
 
     with pytest.raises(RuntimeError, match="no figure of robustness_zero came"):
         startup.first_figure("robustness_zero", cores=1)
+
+
+def test_the_run_ends_when_its_first_figure_is_there(monkeypatch, tmp_path):
+    from benchmarks import startup
+
+    script = tmp_path / "python"
+    figures = '"$NEURONS_RESULTS/smoke/figures"'
+    script.write_text(
+        f'#!/bin/sh\necho $$ > "{tmp_path}/id"\nmkdir -p {figures}\n: > {figures}/a.png\nexec sleep 100\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    assert 0 < startup.first_figure("robustness_fig1", cores=1) < 50
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "id").read_text()), 0)
