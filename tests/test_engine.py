@@ -345,7 +345,14 @@ def test_an_interrupted_run_stops_its_jobs_and_says_how_to_go_on(shop):
     call = [str(shop.root / "run_all.sh"), "--only", "02_two", "--cores", "2"]
     pipe = subprocess.PIPE
     run_of_it = subprocess.Popen(
-        call, env=shop.environment(), stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        call,
+        env=shop.environment(),
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        start_new_session=True,
+        # Where the tests themselves run in a background job, SIGINT is ignored, and that would be inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait_for(lambda: len(shop.lines("trained")) == 2)
     os.killpg(run_of_it.pid, signal.SIGINT)

@@ -67,6 +67,7 @@ def masking(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
     grid = sorted(rows["epsilon"].unique())
     rows = rows[rows["epsilon"] == grid[(len(grid) - 1) // 2]]
     plain = rows[(rows["temperature"] == 1) & (rows["network"] == "trained")]
+    colours = dict(zip(ATTACKS, (*plots.PALETTE, "#999999"), strict=True))
     titles = {"trained": "trained at T", "post-hoc": "T = 1, logits multiplied by T"}
     for ax, (network, title) in zip(axes, titles.items(), strict=True):
         part = pd.concat([plain, rows[(rows["network"] == network) & (rows["temperature"] != 1)]])
@@ -82,7 +83,7 @@ def masking(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
                 width,
                 yerr=spread,
                 label=ATTACKS[attack],
-                color=(*plots.PALETTE, "#999999")[index],
+                color=colours[attack],
                 error_kw={"elinewidth": 0.7},
             )
         ax.set_xticks(range(len(temperatures)), [f"T = {t:g}" for t in temperatures])

@@ -14,9 +14,17 @@ SHARE = "fraction of test images"
 Where = Mapping[str, Any]
 
 
-def seeds_of(scale: str, seeds: Sequence[int] | None = None) -> list[int]:
-    """The seeds given, else the scale's."""
-    return list(evaluation.settings(scale)["seeds"] if seeds is None else seeds)
+def seeds_of(scale: str, seeds: Sequence[int] | int | None = None) -> list[int]:
+    """The seeds given, one or several, else the scale's.
+
+    Raises: ValueError for anything but whole numbers, as the text that `papermill -p seeds [0]` hands over.
+    """
+    if seeds is None:
+        return list(evaluation.settings(scale)["seeds"])
+    chosen = [seeds] if isinstance(seeds, int) else list(seeds)
+    if not chosen or not all(isinstance(seed, int) for seed in chosen):
+        raise ValueError(f"seeds is {seeds!r}: whole numbers are wanted, with papermill as -y 'seeds: [0, 1]'")
+    return chosen
 
 
 def sweep_numbers(networks: Mapping[str, Where], scale: str, seeds: Sequence[int], aware: bool = False) -> list[Any]:

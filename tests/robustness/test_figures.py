@@ -35,6 +35,14 @@ def test_one_seed_has_an_interval_over_images_only_for_a_share_of_images():
     assert rank["ci95"] is None
 
 
+def test_seeds_are_one_several_or_the_scales():
+    assert figures.seeds_of("smoke", 3) == [3] and figures.seeds_of("smoke", [1, 2]) == [1, 2]
+    assert figures.seeds_of("smoke") == list(config.load("smoke").study["robustness"]["seeds"])
+    for wrong in ("[0]", [], [0.5]):
+        with pytest.raises(ValueError, match=r"seeds is .* whole numbers"):
+            figures.seeds_of("smoke", wrong)
+
+
 def sweep(key, values):
     return figures.numbers(
         [row for value in values for epsilon in (0.0, 0.1, 0.2, 0.3) for name in ("accuracy", "relative_accuracy")
