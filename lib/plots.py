@@ -119,18 +119,29 @@ def curves(
 
 
 def epsilon_axis(
-    ax: "Axes", largest: float | None = None, label: str = "ε of FGSM, in 255ths of the pixel range"
+    ax: "Axes",
+    largest: float | None = None,
+    label: str = "ε of FGSM, in 255ths of the pixel range",
+    root: bool = False,
 ) -> None:
     """Label an x axis of epsilons (data in [0, 1]) in 255ths.
 
     Args:
         largest: end of the axis in [0, 1] units; None: what is drawn.
+        root: a square-root scale, which gives small epsilons room.
     """
+    from matplotlib.ticker import NullLocator
+
     end = (ax.get_xlim()[1] if largest is None else largest) * 255
     step = next((s for s in (0.25, 0.5, 1, 2, 4, 8, 16, 32) if end / s <= 8.5), 64)
     ticks = np.arange(0, end + 1e-9, step)
+    if root:
+        steps = np.array([0, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 255])
+        ticks = np.concatenate([[0], steps[(steps >= end / 40) & (steps <= end + 1e-9)]])
+        ax.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
+        ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xticks(ticks / 255, [f"{tick:g}" for tick in ticks])
-    ax.set_xlim(-0.02 * end / 255, end * 1.02 / 255)
+    ax.set_xlim(0 if root else -0.02 * end / 255, end * 1.02 / 255)
     ax.set_xlabel(label)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from lib import plots
+from lib.intervals import student
 from lib.robustness.figures import frame
 
 ATTACKS = {
@@ -26,23 +28,55 @@ VARIANTS = ("dense", "adversarial", "pruned", "low-rank", "nuclear")
 
 
 def sweep(
-    axes: Sequence[Axes], numbers: Sequence[Any], hue: str, label: str = "{}", order: Sequence[Any] | None = None
+    axes: Sequence[Axes],
+    numbers: Sequence[Any],
+    hue: str,
+    base: Any,
+    label: str = "{}",
+    order: Sequence[Any] | None = None,
 ) -> None:
-    """Accuracy under FGSM against eps on the first axes, relative to the clean accuracy on the second."""
-    shown = {"accuracy": "accuracy under FGSM", "relative_accuracy": "accuracy / clean accuracy"}
-    for ax, (name, text) in zip(axes, shown.items(), strict=True):
-        plots.curves(ax, frame(numbers, name), hue=hue, label=label, order=order)
-        plots.epsilon_axis(ax)
+    """A sweep over eps in three panels: accuracy, relative to the clean accuracy, and the difference to one network.
+
+    Args:
+        axes: three.
+        numbers: of `figures.sweep_numbers`.
+        hue, label, order: what tells the networks apart, as in `plots.curves`.
+        base: the value of hue of the network that the third panel takes the difference to, seed by seed.
+    """
+    order = list(dict.fromkeys(frame(numbers)[hue])) if order is None else list(order)
+    panels = {
+        "accuracy under FGSM": frame(numbers),
+        "accuracy / clean accuracy": frame(numbers, "relative_accuracy"),
+        f"accuracy less that of {label.format(base)}": differences(frame(numbers), hue, base),
+    }
+    for ax, (text, rows) in zip(axes, panels.items(), strict=True):
+        plots.curves(ax, rows, hue=hue, label=label, order=order)
+        plots.epsilon_axis(ax, rows["epsilon"].max(), label="ε, in 255ths (square-root scale)", root=True)
         ax.set_ylabel(text)
+    for ax in axes[:2]:
         ax.set_ylim(0, 1.02)
     plots.chance(axes[0])
-    axes[1].legend(loc="best")
+    axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+
+
+def differences(rows: pd.DataFrame, hue: str, base: Any) -> pd.DataFrame:
+    """Rows as `figures.frame` gives them, each less the base network's at its epsilon, paired seed by seed.
+
+    The interval is Student's t over the seeds' differences; there is none with one seed.
+    """
+    found = []
+    reference = {row.epsilon: row.per_seed for row in rows[rows[hue] == base].itertuples()}
+    for row in rows.to_dict("records"):
+        other = reference[row["epsilon"]]
+        paired = [value - other[seed] for seed, value in row["per_seed"].items() if seed in other]
+        low, high = student(paired) or (math.nan, math.nan)
+        found.append({**row, "value": sum(paired) / len(paired), "low": low, "high": high})
+    return pd.DataFrame(found)
 
 
 def low_rank(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
     """As `sweep`, each network named by its method and rank ratio."""
-    named = methods(numbers)
-    sweep(axes, named, hue="method", order=list(dict.fromkeys(entry["where"]["method"] for entry in named)))
+    sweep(axes, methods(numbers), hue="method", base="dense")
 
 
 def methods(numbers: Sequence[Any]) -> list[Any]:

@@ -56,12 +56,25 @@ def test_reading_names_the_difference_to_the_base():
 
 
 def test_sweep_plot_has_a_line_for_each_network_and_a_band():
-    figure, axes = plt.subplots(1, 2)
-    drawing.sweep(axes, sweep("sparsity", [0.0, 0.9]), hue="sparsity", label="{:.0%} zeros")
-    labels = [text.get_text() for text in axes[1].get_legend().get_texts()]
+    figure, axes = plt.subplots(1, 3, layout="constrained")
+    drawing.sweep(axes, sweep("sparsity", [0.0, 0.9]), hue="sparsity", base=0.0, label="{:.0%} zeros")
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["0% zeros", "90% zeros"]
     assert len(axes[0].collections) == 2
     plt.close(figure)
+
+
+def test_differences_are_paired_by_seed():
+    made = figures.numbers(
+        [
+            {"name": "accuracy", "value": v, "unit": figures.SHARE, "n": 9, "seed": seed, "epsilon": 0.1, "t": t}
+            for t, values in ((1, (0.2, 0.5, 0.8)), (20, (0.3, 0.61, 0.9)))
+            for seed, v in enumerate(values)
+        ]
+    )
+    rows = drawing.differences(figures.frame(made), "t", 1).set_index("t")
+    assert rows.loc[1, "value"] == 0 and rows.loc[20, "value"] == pytest.approx((0.1 + 0.11 + 0.1) / 3)
+    assert [rows.loc[20, "low"], rows.loc[20, "high"]] == pytest.approx(student([0.1, 0.11, 0.1]))
 
 
 def test_methods_name_variant_and_ratio_in_one():
