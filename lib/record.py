@@ -26,6 +26,7 @@ __all__ = [
     "number",
     "provenance",
     "read",
+    "since_last_write",
     "tables",
     "validate",
     "write",
@@ -120,7 +121,7 @@ def write(
     if item not in known:
         raise RecordError(f"item {item!r} is not in config/items.yaml: one of {', '.join(known)}")
     entry = known[item]
-    elapsed = time.monotonic() - _last_write if seconds is None else seconds
+    elapsed = since_last_write() if seconds is None else seconds
     record: dict[str, Any] = {
         "item": item,
         "title": entry.title,
@@ -150,6 +151,11 @@ def write(
     path = store.write_atomic(folder / "numbers" / f"{item}.json", dumps(record))
     _last_write = time.monotonic()
     return path
+
+
+def since_last_write() -> float:
+    """Seconds since this process wrote its last record, or first used this module."""
+    return time.monotonic() - _last_write
 
 
 def read(item: str, scale: str) -> dict[str, Any]:

@@ -19,14 +19,15 @@ def phrases(scale: str, networks: Iterable[str], study: Mapping[str, Any], full:
 
     Args:
         scale: smoke, cpu or paper.
-        networks: names of the networks that a figure rests on; those the paper scale does not have are left out.
+        networks: names of the networks that a figure rests on, and with them those that they started from; what the
+            paper scale does not have is left out.
         study: settings that the run used, as {"seeds": [0], "test images": 2000}; lists are compared by length.
         full: the same settings at the paper scale.
     Returns: one phrase a difference, networks first; empty at the paper scale.
     """
     here, there = config.load(scale), config.load("paper")
     found: dict[str, None] = {}
-    for name in networks:
+    for name in _with_parents(here, networks):
         if name not in there.networks:
             continue
         own, paper = here.recipe(name), there.recipe(name)
@@ -39,12 +40,24 @@ def phrases(scale: str, networks: Iterable[str], study: Mapping[str, Any], full:
     return list(found)
 
 
+def _with_parents(scale: config.Scale, networks: Iterable[str]) -> list[str]:
+    """The networks, each after those that its training started from."""
+    found: dict[str, None] = {}
+    for name in networks:
+        chain = [name]
+        while (start := scale.recipe(chain[-1]).start) is not None:
+            chain.append(start["network"])
+        found |= dict.fromkeys(reversed(chain))
+    return list(found)
+
+
 def _compare(what: str, own: Any, paper: Any) -> dict[str, None]:
     if own == paper:
         return {}
     if what == "data set":
         return {f"{own} instead of {paper}": None}
     if isinstance(own, (list, tuple)) and isinstance(paper, (list, tuple)) and what != "hidden units":
+        what = what.removesuffix("s") if len(own) == 1 else what
         return {} if len(own) == len(paper) else {f"{len(own)} {what} instead of {len(paper)}": None}
     own, paper = (_text(value) for value in (own, paper))
     return {

@@ -47,7 +47,7 @@ def test_nothing_is_said_of_what_is_equal_or_only_here():
 def test_settings_of_the_study():
     own = {"seeds": [0], "test images": 2000, "epsilons": (0, 1, 2), "rank ratios": (0.5, 0.25)}
     full = {"seeds": (0, 1, 2), "test images": 10000, "epsilons": (0, 4, 8), "rank ratios": (0.5, 0.25)}
-    assert reduced.phrases("smoke", [], own, full) == ["1 seeds instead of 3", "2000 test images instead of 10000"]
+    assert reduced.phrases("smoke", [], own, full) == ["1 seed instead of 3", "2000 test images instead of 10000"]
 
 
 def test_the_paper_scale_reduces_nothing_and_the_others_something(monkeypatch):

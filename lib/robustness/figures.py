@@ -166,6 +166,9 @@ def write(
 ) -> None:
     """Write an item's record, with what was reduced and the fingerprints of the data, and say where it is.
 
+    Its seconds are those of training the networks shown, on the machine that trained them, and of the notebook since
+    the last record; evaluations made ahead are not in it.
+
     Args:
         item: a name in config/items.yaml.
         scale, seeds, networks: what the numbers rest on.
@@ -179,8 +182,10 @@ def write(
     full = {"seeds": paper["seeds"], "test images": paper["test_images"]}
     full |= {"images under PGD": paper["pgd_images"], "images under CW": paper["cw_images"]}
     fingerprints = {f"{own['data']}/test": images.fingerprint}
-    for name in networks:
-        fingerprints |= zoo.card(name, scale, seeds[0])["data"]
+    cards = [zoo.card(name, scale, seed) for name in networks for seed in seeds]
+    for card in cards:
+        fingerprints |= card["data"]
+    seconds = sum(card["seconds"] for card in cards) + record.since_last_write()
     smaller = reduced.phrases(scale, networks, used, full)
-    path = record.write(item, scale, numbers, smaller, figure, None, fingerprints)
+    path = record.write(item, scale, numbers, smaller, figure, None, fingerprints, seconds)
     print(f"{item}: {path.relative_to(config.results_dir(scale).parent)}")
