@@ -16,6 +16,7 @@ import pandas as pd
 from lib import config, store
 from lib.contract import OVER_IMAGES, PROVENANCE_KEYS, RecordError, check_number, validate
 from lib.intervals import student, wilson
+from lib.tables import frame, render, where_keys
 
 __all__ = [
     "RecordError",
@@ -27,8 +28,8 @@ __all__ = [
     "provenance",
     "read",
     "since_last_write",
-    "tables",
     "validate",
+    "where_keys",
     "write",
 ]
 
@@ -137,7 +138,7 @@ def write(
         record["table"] = _plain_table(table, item)
     record["provenance"] = {key: record["provenance"][key] for key in PROVENANCE_KEYS}
     validate(record, f"record {item!r}")
-    files = {f"tables/{item}.{kind}": text.encode() for kind, text in tables(record).items()}
+    files = {f"tables/{item}.{kind}": text.encode() for kind, text in render(record).items()}
     if figure is not None:
         from lib import plots
 
@@ -180,29 +181,6 @@ def exists(item: str, scale: str) -> bool:
     return (config.results_dir(scale) / "numbers" / f"{item}.json").is_file()
 
 
-def frame(record: Mapping[str, Any]) -> pd.DataFrame:
-    """A record's numbers as a frame, one row each.
-
-    Returns: columns name, the keys of `where` in order of appearance (missing: NaN), value, low, high (of ci95),
-        n, seeds (how many), unit, paper_value, note, per_seed ({seed: value}).
-    """
-    keys = where_keys(record)
-    rows = []
-    for entry in record["numbers"]:
-        low, high = entry["ci95"] or (math.nan, math.nan)
-        paper = math.nan if entry["paper_value"] is None else entry["paper_value"]
-        row = {"name": entry["name"]} | {key: entry["where"].get(key, math.nan) for key in keys}
-        row |= {"value": entry["value"], "low": low, "high": high, "n": entry["n"], "seeds": len(entry["seeds"])}
-        row |= {"unit": entry["unit"], "paper_value": paper, "note": entry["note"]}
-        rows.append(row | {"per_seed": dict(zip(entry["seeds"], entry["per_seed"], strict=True))})
-    return pd.DataFrame(rows)
-
-
-def where_keys(record: Mapping[str, Any]) -> list[str]:
-    """The keys of `where` over all numbers, in order of appearance."""
-    return list(dict.fromkeys(key for entry in record["numbers"] for key in entry["where"]))
-
-
 def dumps(record: Mapping[str, Any]) -> str:
     """A record as JSON text with one number a line, so that a change of one number is a change of one line."""
     parts = []
@@ -216,13 +194,6 @@ def dumps(record: Mapping[str, Any]) -> str:
             )
             parts.append(f"  {_compact(key)}: " + text.replace("\n", "\n  "))
     return "{\n" + ",\n".join(parts) + "\n}\n"
-
-
-def tables(record: Mapping[str, Any]) -> dict[str, str]:
-    """A record's table as text: {"csv": full precision, "md": Markdown, "tex": LaTeX with booktabs}."""
-    from lib import tables as render
-
-    return render.render(record)
 
 
 def provenance(scale: str) -> dict[str, Any]:

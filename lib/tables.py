@@ -1,6 +1,7 @@
 """A record's table as CSV, Markdown and LaTeX, and the text of its cells."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,26 +31,45 @@ def render(record: Mapping[str, Any]) -> dict[str, str]:
     return {"csv": csv(raw(record)), "md": markdown(text), "tex": latex(text, caption, f"tab:{record['item']}")}
 
 
+def frame(record: Mapping[str, Any]) -> pd.DataFrame:
+    """A record's numbers as a frame, one row each.
+
+    Returns: columns name, the keys of `where` in order of appearance (missing: NaN), value, low, high (of ci95),
+        n, seeds (how many), unit, paper_value, note, per_seed ({seed: value}).
+    """
+    keys = where_keys(record)
+    rows = []
+    for entry in record["numbers"]:
+        low, high = entry["ci95"] or (math.nan, math.nan)
+        paper = math.nan if entry["paper_value"] is None else entry["paper_value"]
+        row = {"name": entry["name"]} | {key: entry["where"].get(key, math.nan) for key in keys}
+        row |= {"value": entry["value"], "low": low, "high": high, "n": entry["n"], "seeds": len(entry["seeds"])}
+        row |= {"unit": entry["unit"], "paper_value": paper, "note": entry["note"]}
+        rows.append(row | {"per_seed": dict(zip(entry["seeds"], entry["per_seed"], strict=True))})
+    return pd.DataFrame(rows)
+
+
+def where_keys(record: Mapping[str, Any]) -> list[str]:
+    """The keys of `where` over all numbers, in order of appearance."""
+    return list(dict.fromkeys(key for entry in record["numbers"] for key in entry["where"]))
+
+
 def raw(record: Mapping[str, Any]) -> pd.DataFrame:
     """The table with its numbers as they are (missing: empty)."""
-    from lib import record as records
-
     if "table" in record:
         return pd.DataFrame(record["table"]["rows"], columns=record["table"]["columns"], dtype=object)
-    whole = records.frame(record).drop(columns="per_seed")
+    whole = frame(record).drop(columns="per_seed")
     return whole.drop(columns="note") if not whole["note"].any() else whole
 
 
 def display(record: Mapping[str, Any]) -> pd.DataFrame:
     """The table as a reader sees it: rounded, with intervals; every cell is text."""
-    from lib import record as records
-
     if "table" in record:
         table = raw(record)
         return pd.DataFrame(
             [[cell(v, c) for c, v in zip(table, row, strict=True)] for row in table.values], columns=list(table)
         )
-    keys = records.where_keys(record)
+    keys = where_keys(record)
     steps = {entry["where"]["epsilon"] for entry in record["numbers"] if "epsilon" in entry["where"]}
     if len(steps) >= 3 and all(entry["paper_value"] is None for entry in record["numbers"]):
         return _across(record["numbers"], [key for key in keys if key != "epsilon"], sorted(steps))

@@ -111,7 +111,7 @@ def test_round_trip_and_files(results):
 def test_tables_follow_from_the_json_alone(results):
     write(ITEM, some())
     found = json.loads((results / "numbers" / f"{ITEM}.json").read_text())
-    for kind, text in record.tables(found).items():
+    for kind, text in tables.render(found).items():
         assert (results / "tables" / f"{ITEM}.{kind}").read_text() == text
     shown = tables.display(found)
     assert shown.loc[0, "eps 2/255"] == "0.167 ± 0.005" and shown.loc[1, "temperature"] == "20"
@@ -268,7 +268,7 @@ def test_hostile_text_is_escaped_in_every_table():
     name = "<script>alert(1)</script>|`x`\n& 50% of $a_b^{c}~\\ #1"
     found: dict[str, Any] = {"item": "x", "title": name, "paper": "p", "source": "s", "scale": "smoke"}
     found["numbers"] = [record.number(name, {"layer|`": name}, {0: 0.5}, name, 10, note=name)]
-    text = record.tables(found)
+    text = tables.render(found)
     rows = text["md"].splitlines()
     assert (
         len(rows) == 3
