@@ -55,5 +55,9 @@ def describe() -> str:
 
 def peak_memory_mb() -> int:
     """Largest resident memory of this process so far, in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10))
+    try:  # getrusage would also count what the parent held when it started this process
+        with open("/proc/self/status") as status:
+            return round(int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 2**10)
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return round(peak / (2**20 if sys.platform == "darwin" else 2**10))

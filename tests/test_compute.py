@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy
 import pytest
 import torch
 
@@ -61,7 +62,9 @@ before = compute.peak_memory_mb()
 block = numpy.ones(2**27)
 print(before, compute.peak_memory_mb())
 """
+    held = numpy.ones(2**28)  # what this process holds is not the other's: 2 GB here must not show there
     done = subprocess.run([sys.executable, "-c", program], cwd=config.ROOT, capture_output=True, text=True, check=True)
+    assert held.any()
     before, after = map(int, done.stdout.split())
     assert 50 < before < 2000
     assert 512 < after - before < 1100  # 1,024 MB, less what importing had taken and given back
