@@ -6,7 +6,8 @@ from types import ModuleType
 __version__ = "0.1.0"
 _SUBMODULES = (
     *("config", "compute", "record", "progress", "plots", "store", "data", "models"),
-    *("training", "zoo", "robustness", "claims", "reduced", "report", "engine"),
+    *("training", "zoo", "attacks", "evaluations", "detectors", "slicing", "robustness"),
+    *("claims", "reduced", "report", "engine"),
 )
 
 

@@ -15,6 +15,7 @@ from lib import store
 
 ROOT = Path(__file__).resolve().parent.parent
 SCALES = ("smoke", "cpu", "paper")
+_SECTIONS = ("compute", "estimate", "recipes", "networks", "study", "attacks")
 
 
 class ConfigError(ValueError):
@@ -145,6 +146,7 @@ class Scale:
     networks: Mapping[str, Recipe]
     ship: tuple[str, ...]
     study: Mapping[str, Any]
+    attacks: Mapping[str, Any]
     estimate: Mapping[str, Any]
     hash: str
 
@@ -194,8 +196,8 @@ def load(scale: str = "smoke", path: str | os.PathLike | None = None) -> Scale:
 def _load(scale: str, source: Path, _changed: int) -> Scale:
     raw = read_yaml(source)
     try:
-        _only_keys(raw, {"compute", "estimate", "recipes", "networks", "ship", "study"}, source.name)
-        parts = {key: _mapping(raw.get(key), key) for key in ("compute", "estimate", "recipes", "networks", "study")}
+        _only_keys(raw, {*_SECTIONS, "ship"}, source.name)
+        parts = {key: _mapping(raw.get(key), key) for key in _SECTIONS}
         compute = _build(Compute, parts["compute"], "compute")
         networks = _networks(parts["recipes"], parts["networks"], compute)
         ship = tuple(raw.get("ship") or ())
@@ -210,6 +212,7 @@ def _load(scale: str, source: Path, _changed: int) -> Scale:
         networks=MappingProxyType(networks),
         ship=ship,
         study=freeze(parts["study"]),
+        attacks=freeze(parts["attacks"]),
         estimate=freeze(parts["estimate"]),
         hash=digest,
     )

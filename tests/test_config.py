@@ -114,7 +114,7 @@ def trunk_and(**branch) -> dict:
         ("networks: {a: [", "not valid YAML"),
         ("- a list", "expected a mapping at the top, found list"),
         ("", "expected a mapping at the top, found NoneType"),
-        ({"nets": {}}, "unknown key 'nets'; one of compute, estimate, networks, recipes, ship, study"),
+        ({"nets": {}}, "unknown key 'nets'; one of attacks, compute, estimate, networks, recipes, ship, study"),
         ({"networks": ["a"]}, r"networks: expected a mapping, found \['a'\]"),
         ({"recipes": 3}, "recipes: expected a mapping, found 3"),
         ({**networks(a=TINY), "ship": ["a", "b"]}, r"ship: \['b'\] are not networks of this scale"),

@@ -13,7 +13,7 @@ from lib import config
 FLOORS = [
     "config compute record progress plots store intervals contract comparisons tables reduced",
     "data models",
-    "training zoo attacks",
+    "training zoo attacks evaluations",
     "detectors",
     "slicing robustness dynamic lancet",
 ]

@@ -10,14 +10,13 @@ missed, and a reader can open the notebooks without having the networks.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import pandas as pd
 import torch
 
-from lib import compute, config, data, store, zoo
+from lib import compute, config, evaluations, zoo
+from lib.evaluations import test_images
 from lib.progress import bar
 from lib.robustness import fgsm, masking, spectra
 
@@ -41,17 +40,7 @@ def settings(scale: str) -> dict[str, Any]:
 
     Raises: ConfigError where the scale names no data set.
     """
-    chosen = {**DEFAULTS, **config.thaw(config.load(scale).study.get("robustness", {}))}
-    if "data" not in chosen:
-        raise config.ConfigError(f"config/{scale}.yaml: study.robustness.data is missing: name a data set")
-    return chosen
-
-
-@lru_cache(maxsize=4)
-def test_images(name: str, count: int) -> data.ImageSet:
-    """`count` test images of a set, equally from each class, the same for every network and seed."""
-    test = data.load(name, "test")
-    return test.stratified(min(count, len(test)), seed=0)
+    return evaluations.settings(scale, "robustness", DEFAULTS)
 
 
 def sweep(name: str, scale: str = "smoke", seed: int = 0, aware: bool = False) -> pd.DataFrame:
@@ -77,7 +66,7 @@ def sweep(name: str, scale: str = "smoke", seed: int = 0, aware: bool = False) -
         return frame
 
     key = {"epsilons": epsilons, "temperature": temperature, "images": images.fingerprint}
-    return _kept("robustness-sweep", name, scale, seed, key, make)
+    return evaluations.kept("robustness-sweep", name, scale, seed, key, make, VERSION)
 
 
 def spectra_of(name: str, scale: str = "smoke", seed: int = 0) -> pd.DataFrame:
@@ -102,7 +91,7 @@ def spectra_of(name: str, scale: str = "smoke", seed: int = 0) -> pd.DataFrame:
         return pd.concat([layers, pd.DataFrame([mean])], ignore_index=True)
 
     key = {"tolerance": chosen["prunable_tolerance"], "images": images.fingerprint}
-    return _kept("robustness-spectra", name, scale, seed, key, make)
+    return evaluations.kept("robustness-spectra", name, scale, seed, key, make, VERSION)
 
 
 def masking_of(name: str, scale: str = "smoke", seed: int = 0, twin: str | None = None) -> pd.DataFrame:
@@ -143,7 +132,7 @@ def masking_of(name: str, scale: str = "smoke", seed: int = 0, twin: str | None 
         "cw_images": chosen["cw_images"],
         "images": images.fingerprint,
     }
-    return _kept("robustness-masking", name, scale, seed, key, make)
+    return evaluations.kept("robustness-masking", name, scale, seed, key, make, VERSION)
 
 
 def _twin(preset: config.Scale, name: str) -> str:
@@ -152,22 +141,6 @@ def _twin(preset: config.Scale, name: str) -> str:
         if preset.recipe(other).temperature == 1:
             return other
     raise config.ConfigError(f"{name}: family {family!r} has no network trained at temperature 1 to compare with")
-
-
-def _kept(
-    kind: str, name: str, scale: str, seed: int, key: dict[str, Any], make: Callable[[], pd.DataFrame]
-) -> pd.DataFrame:
-    def plain() -> dict[str, Any]:
-        frame = make()
-        rows = [
-            [None if pd.isna(value) else value for value in row] for row in frame.astype(object).to_numpy().tolist()
-        ]
-        return {"columns": frame.columns.tolist(), "rows": rows}
-
-    weights = zoo.card(name, scale, seed)["weights"]
-    whole = {"version": VERSION, "weights": weights, "seed": seed, **key}
-    kept = store.cached_json(config.results_dir(scale) / "evaluations", kind, whole, plain)
-    return pd.DataFrame(kept["rows"], columns=kept["columns"])
 
 
 def evaluate_family(scale: str, family: str, seed: int) -> dict[str, list[str]]:

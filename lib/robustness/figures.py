@@ -7,24 +7,16 @@ from typing import Any
 
 import pandas as pd
 
-from lib import compute, config, data, record, reduced, tables, zoo
+from lib import evaluations, tables
+from lib.evaluations import SHARE, frame, numbers
 from lib.robustness import evaluation
 
-SHARE = "fraction of test images"
 Where = Mapping[str, Any]
 
 
 def seeds_of(scale: str, seeds: Sequence[int] | int | None = None) -> list[int]:
-    """The seeds given, one or several, else the scale's.
-
-    Raises: ValueError for anything but whole numbers, as the text that `papermill -p seeds [0]` hands over.
-    """
-    if seeds is None:
-        return list(evaluation.settings(scale)["seeds"])
-    chosen = [seeds] if isinstance(seeds, int) else list(seeds)
-    if not chosen or not all(isinstance(seed, int) for seed in chosen):
-        raise ValueError(f"seeds is {seeds!r}: whole numbers are wanted, with papermill as -y 'seeds: [0, 1]'")
-    return chosen
+    """The seeds given, one or several, else the scale's; see `evaluations.seeds_of`."""
+    return evaluations.seeds_of(scale, "robustness", seeds)
 
 
 def sweep_numbers(networks: Mapping[str, Where], scale: str, seeds: Sequence[int], aware: bool = False) -> list[Any]:
@@ -95,37 +87,6 @@ def _examined(
     return numbers(rows)
 
 
-def numbers(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """One number of a record for all rows that differ in seed only.
-
-    Args:
-        rows: each with name, value, unit, n, seed, and whatever else tells it apart.
-    Returns: numbers as `record.write` takes them, in order of appearance. Their interval is over the seeds; with one
-        seed, that of a share of test images is over the images.
-    """
-    grouped: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        place = tuple((key, value) for key, value in row.items() if key not in ("value", "n", "seed"))
-        grouped.setdefault(place, []).append(row)
-    made = []
-    for place, group in grouped.items():
-        where = dict(place)
-        name, unit = where.pop("name"), where.pop("unit")
-        per_seed = {row["seed"]: row["value"] for row in group}
-        interval = "images" if len(per_seed) == 1 and unit == SHARE else "seeds"
-        made.append(record.number(name, where, per_seed, unit, min(int(row["n"]) for row in group), interval=interval))
-    return made
-
-
-def frame(numbers: Sequence[Any], name: str = "accuracy", **where: Any) -> pd.DataFrame:
-    """A record's numbers of one name as rows to plot, only those at `where`."""
-    rows = record.frame({"numbers": list(numbers)})
-    rows = rows[rows["name"] == name]
-    for key, value in where.items():
-        rows = rows[rows[key] == value]
-    return rows
-
-
 def reading(numbers: Sequence[Any], key: str, base: Any) -> str:
     """A table in Markdown: clean accuracy, and at three eps the accuracy and its difference to the base network.
 
@@ -153,21 +114,13 @@ def setting_text(scale: str, seeds: Sequence[int]) -> str:
     """What this run rests on, in one paragraph of Markdown: data, images, seeds, device."""
     chosen = evaluation.settings(scale)
     count = len(evaluation.test_images(chosen["data"], chosen["test_images"]))
-    title = data.SETS[chosen["data"]].title
-    plural = "s" if len(seeds) != 1 else ""
-    return (
-        f"**Scale `{scale}`**: {title}, {count} test images (the same for every network), "
-        f"{len(seeds)} seed{plural} ({', '.join(map(str, seeds))}), on {compute.describe()}."
-    )
+    return evaluations.setting_text(scale, chosen["data"], seeds, f"{count} test images (the same for every network)")
 
 
 def write(
     item: str, scale: str, seeds: Sequence[int], networks: Sequence[str], numbers: Sequence[Any], figure: Any
 ) -> None:
-    """Write an item's record, with what was reduced and the fingerprints of the data, and say where it is.
-
-    Its seconds are those of training the networks shown, on the machine that trained them, and of the notebook since
-    the last record; evaluations made ahead are not in it.
+    """Write an item's record, with what was reduced and the fingerprints of the data; see `evaluations.write`.
 
     Args:
         item: a name in config/items.yaml.
@@ -176,16 +129,10 @@ def write(
     """
     own, paper = evaluation.settings(scale), evaluation.settings("paper")
     images = evaluation.test_images(own["data"], own["test_images"])
-    used = {"seeds": list(seeds), "test images": len(images)}
+    used = {"test images": len(images)}
     if item == "robustness_masking":
         used |= {"images under PGD": own["pgd_images"], "images under CW": own["cw_images"]}
     full = {"seeds": paper["seeds"], "test images": paper["test_images"]}
     full |= {"images under PGD": paper["pgd_images"], "images under CW": paper["cw_images"]}
-    fingerprints = {f"{own['data']}/test": images.fingerprint}
-    cards = [zoo.card(name, scale, seed) for name in networks for seed in seeds]
-    for card in cards:
-        fingerprints |= card["data"]
-    seconds = sum(card["seconds"] for card in cards) + record.since_last_write()
-    smaller = reduced.phrases(scale, networks, used, full)
-    path = record.write(item, scale, numbers, smaller, figure, None, fingerprints, seconds)
-    print(f"{item}: {path.relative_to(config.results_dir(scale).parent)}")
+    data = {f"{own['data']}/test": images.fingerprint}
+    evaluations.write(item, scale, seeds, networks, numbers, figure, used, full, data)

@@ -1,0 +1,167 @@
+"""What the studies share between trained networks and records: settings, kept evaluations, numbers over seeds.
+
+What was computed on named networks is kept with the results, in results/<scale>/evaluations/, addressed by the
+network's weights and everything else it depends on, so that no change of any of them is missed, and a reader can open
+the notebooks without having the networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import pandas as pd
+
+from lib import compute, config, data, record, reduced, store, zoo
+
+SHARE = "fraction of test images"
+
+
+def settings(scale: str, study: str, defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A scale's settings of a study: `study.<study>` of its file, with `defaults` for what it leaves out.
+
+    Raises: ConfigError where the scale names no data set for the study.
+    """
+    chosen = {**(defaults or {}), **config.thaw(config.load(scale).study.get(study, {}))}
+    if "data" not in chosen:
+        raise config.ConfigError(f"config/{scale}.yaml: study.{study}.data is missing: name a data set")
+    return chosen
+
+
+def seeds_of(scale: str, study: str, seeds: Sequence[int] | int | None = None) -> list[int]:
+    """The seeds given, one or several, else those of the scale's study.
+
+    Raises: ValueError for anything but whole numbers, as the text that `papermill -p seeds [0]` hands over.
+    """
+    if seeds is None:
+        return list(settings(scale, study, {"seeds": [0]})["seeds"])
+    chosen = [seeds] if isinstance(seeds, int) else list(seeds)
+    if not chosen or not all(isinstance(seed, int) for seed in chosen):
+        raise ValueError(f"seeds is {seeds!r}: whole numbers are wanted, with papermill as -y 'seeds: [0, 1]'")
+    return chosen
+
+
+@lru_cache(maxsize=8)
+def test_images(name: str, count: int) -> data.ImageSet:
+    """`count` test images of a set, equally from each class, the same for every network and seed."""
+    test = data.load(name, "test")
+    return test.stratified(min(count, len(test)), seed=0)
+
+
+def kept(
+    kind: str,
+    network: str,
+    scale: str,
+    seed: int,
+    key: Mapping[str, Any],
+    make: Callable[[], pd.DataFrame],
+    version: int = 1,
+) -> pd.DataFrame:
+    """A table computed on a named network: read where it is kept, else made once and kept.
+
+    Args:
+        kind: what it is; a folder of results/<scale>/evaluations.
+        network, scale, seed: of the network, as in `zoo.get`, which trains it where it is not there yet.
+        key: all that the table depends on beside the network's weights and the seed; plain.
+        make: computes it; only plain cells (missing ones become None).
+        version: raise it when a change in the code changes the numbers.
+    """
+
+    def plain() -> dict[str, Any]:
+        frame = make()
+        rows = [
+            [None if pd.isna(value) else value for value in row] for row in frame.astype(object).to_numpy().tolist()
+        ]
+        return {"columns": frame.columns.tolist(), "rows": rows}
+
+    weights = zoo.card(network, scale, seed)["weights"]
+    whole = {"version": version, "weights": weights, "seed": seed, **key}
+    found = store.cached_json(config.results_dir(scale) / "evaluations", kind, whole, plain)
+    return pd.DataFrame(found["rows"], columns=found["columns"])
+
+
+def numbers(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """One number of a record for all rows that differ in seed only.
+
+    Args:
+        rows: each with name, value, unit, n, seed, and whatever else tells it apart; paper_value and note, where
+            given, are the number's.
+    Returns: numbers as `record.write` takes them, in order of appearance. Their interval is over the seeds; with one
+        seed, that of a share of test images is over the images.
+    """
+    grouped: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        beside = ("value", "n", "seed", "paper_value", "note")
+        place = tuple((key, value) for key, value in row.items() if key not in beside)
+        grouped.setdefault(place, []).append(row)
+    made = []
+    for place, group in grouped.items():
+        where = dict(place)
+        name, unit = where.pop("name"), where.pop("unit")
+        per_seed = {row["seed"]: row["value"] for row in group}
+        interval = "images" if len(per_seed) == 1 and unit == SHARE else "seeds"
+        count, first = min(int(row["n"]) for row in group), group[0]
+        made.append(
+            record.number(
+                name, where, per_seed, unit, count, first.get("paper_value"), first.get("note", ""), interval=interval
+            )
+        )
+    return made
+
+
+def frame(numbers: Sequence[Any], name: str = "accuracy", **where: Any) -> pd.DataFrame:
+    """A record's numbers of one name as rows to plot, only those at `where`."""
+    rows = record.frame({"numbers": list(numbers)})
+    rows = rows[rows["name"] == name]
+    for key, value in where.items():
+        rows = rows[rows[key] == value]
+    return rows
+
+
+def setting_text(scale: str, name: str, seeds: Sequence[int], rest: str) -> str:
+    """What a notebook's run rests on, in one paragraph of Markdown: data, seeds, device.
+
+    Args:
+        name: the data set.
+        rest: what was measured on it, as "2000 test images (the same for every network)".
+    """
+    plural = "s" if len(seeds) != 1 else ""
+    return (
+        f"**Scale `{scale}`**: {data.SETS[name].title}, {rest}, "
+        f"{len(seeds)} seed{plural} ({', '.join(map(str, seeds))}), on {compute.describe()}."
+    )
+
+
+def write(
+    item: str,
+    scale: str,
+    seeds: Sequence[int],
+    networks: Sequence[str],
+    numbers: Sequence[Any],
+    figure: Any,
+    used: Mapping[str, Any],
+    full: Mapping[str, Any],
+    fingerprints: Mapping[str, str],
+    table: pd.DataFrame | None = None,
+) -> None:
+    """Write an item's record, with what was reduced and the fingerprints of the data, and say where it is.
+
+    Its seconds are those of training the networks shown, on the machine that trained them, and of the notebook since
+    the last record; evaluations made ahead are not in it.
+
+    Args:
+        item: a name in config/items.yaml.
+        scale, seeds, networks: what the numbers rest on.
+        numbers, figure, table: as `record.write` takes them.
+        used, full: this scale's settings and the paper's, by the words that describe them.
+        fingerprints: of the data beside the networks' own.
+    """
+    cards = [zoo.card(name, scale, seed) for name in networks for seed in seeds]
+    known = dict(fingerprints)
+    for card in cards:
+        known |= card["data"]
+    seconds = sum(card["seconds"] for card in cards) + record.since_last_write()
+    smaller = reduced.phrases(scale, networks, {"seeds": list(seeds), **used}, full)
+    path = record.write(item, scale, numbers, smaller, figure, table, known, seconds)
+    print(f"{item}: {path.relative_to(config.results_dir(scale).parent)}")
