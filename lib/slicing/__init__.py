@@ -1,0 +1,51 @@
+"""What shaped an output: NNSlicer's dynamic slices (FSE 2020), EffectivePath, FeatureMap, and what they are used for.
+
+Submodules load on first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lib.slicing.backward import effective_path, slice, slices_by_chunk
+    from lib.slicing.feature_map import feature_map
+    from lib.slicing.graph import SlicingError
+    from lib.slicing.profiling import NeuronProfile, profile
+    from lib.slicing.rules import EffectivePath, NNSlicer
+    from lib.slicing.scores import class_scores
+    from lib.slicing.slices import Slices
+
+__all__ = [
+    "EffectivePath",
+    "NNSlicer",
+    "NeuronProfile",
+    "Slices",
+    "SlicingError",
+    "class_scores",
+    "effective_path",
+    "feature_map",
+    "profile",
+    "slice",
+    "slices_by_chunk",
+]
+
+_HOMES = {
+    "backward": ("effective_path", "slice", "slices_by_chunk"),
+    "feature_map": ("feature_map",),
+    "graph": ("SlicingError",),
+    "profiling": ("NeuronProfile", "profile"),
+    "rules": ("EffectivePath", "NNSlicer"),
+    "scores": ("class_scores",),
+    "slices": ("Slices",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"lib.slicing.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'lib.slicing' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

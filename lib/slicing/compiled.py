@@ -1,0 +1,142 @@
+"""The backward phase on the CPU: arrays of numpy, loops compiled by numba, inputs in parallel on threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib.slicing import kernels
+from lib.slicing.kernels import PRESENCE
+from lib.slicing.rules import Rule
+from lib.slicing.windows import Convolution, Windows
+
+
+class Engine:
+    """Operations of the backward phase on numpy arrays.
+
+    Args:
+        rule: whose terms and signs are passed on.
+        threads: inputs worked on at once.
+    """
+
+    def __init__(self, rule: Rule, threads: int) -> None:
+        self.rule = rule
+        self.threads = threads
+
+    def scratch(self, sizes: Mapping[str, int]) -> int:
+        """Bytes an input takes beside values, contributions and result."""
+        return 0
+
+    def array(self, value: Tensor) -> np.ndarray:
+        """A tensor as float64 array."""
+        return np.ascontiguousarray(value.double().numpy())
+
+    def zeros(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Contributions of nothing yet."""
+        return np.zeros(shape, np.int32)
+
+    def contributions(self, start: Tensor) -> np.ndarray:
+        """Contributions from a tensor."""
+        return np.ascontiguousarray(start.numpy())
+
+    def result(self, found: np.ndarray) -> Tensor:
+        """Contributions as they are returned: presence is 0 or 1."""
+        return torch.from_numpy((found != 0).astype(np.int32) if self.rule.code == PRESENCE else found)
+
+    def marks(self, signs: Tensor, contributions: np.ndarray) -> np.ndarray:
+        """What each output neuron's terms are multiplied by; 0 where it is out of the slice."""
+        found = signs.numpy()
+        if self.rule.code == PRESENCE:
+            return np.where(contributions != 0, found, np.int8(0))
+        return found * np.sign(contributions).astype(np.int8)
+
+    def split(self, contributions: np.ndarray, sizes: Sequence[int], axis: int) -> list[np.ndarray]:
+        """Parts along an axis."""
+        return np.split(contributions, np.cumsum(sizes)[:-1], axis)
+
+    def scatter(self, into: np.ndarray, places: Tensor, contributions: np.ndarray) -> None:
+        """Add each contribution at its place of the flat target; -1 is nowhere."""
+        flat, found = places.flatten().numpy(), contributions.reshape(-1)
+        if flat.size == into.size and np.array_equal(flat, np.arange(flat.size)):
+            into += found.reshape(into.shape)
+        else:
+            inside = flat >= 0
+            np.add.at(into.reshape(-1), flat[inside], found[inside])
+
+    def weighted(
+        self,
+        x: np.ndarray,
+        weight: np.ndarray,
+        marks: np.ndarray,
+        synapses: np.ndarray | None,
+        into: np.ndarray,
+        geometry: Convolution,
+    ) -> None:
+        """A convolution or linear layer; `into` and `synapses` are added to."""
+        if marks.ndim != 4:  # linear, (N, .., features): a 1x1 convolution over what lies between
+            count = len(x)
+            x, marks = (
+                np.ascontiguousarray(a.reshape(count, -1, a.shape[-1]).swapaxes(1, 2))[..., None] for a in (x, marks)
+            )
+            target = np.zeros(x.shape, np.int32)
+        else:
+            target = into
+        kept = np.zeros((0, 1, 1), np.int32) if synapses is None else synapses
+        self._each(
+            lambda first, last: kernels.convolution(
+                *(x, weight, marks, kept, target, geometry.stride, geometry.padding, geometry.dilation),
+                *(geometry.groups, geometry.kernel, *self._rule(), first, last),
+            ),
+            len(x),
+        )
+        if target is not into:
+            into += target[..., 0].swapaxes(1, 2).reshape(into.shape)
+
+    def average(self, x: np.ndarray, marks: np.ndarray, into: np.ndarray, windows: Windows) -> None:
+        """An average pool."""
+        height, width = x.shape[-2:]
+        edges = [
+            np.clip(windows.top, 0, height),
+            np.clip(windows.top + windows.rows, 0, height),
+            np.clip(windows.left, 0, width),
+            np.clip(windows.left + windows.columns, 0, width),
+        ]
+        marks = marks.reshape(len(x), x.shape[1], len(windows.top), len(windows.left))
+        self._each(lambda first, last: kernels.average_pool(x, marks, into, *edges, *self._rule(), first, last), len(x))
+
+    def addition(self, terms: Sequence[np.ndarray], marks: np.ndarray, into: Sequence[np.ndarray]) -> None:
+        """A sum of two branches."""
+        flat = [np.ascontiguousarray(a).reshape(len(a), -1) for a in (*terms, marks)]
+        targets = [a.reshape(len(a), -1) for a in into]
+        self._each(lambda first, last: kernels.addition(*flat, *targets, *self._rule(), first, last), len(marks))
+
+    def maximum(self, x: np.ndarray, contributions: np.ndarray, into: np.ndarray, windows: Windows) -> None:
+        """A max pool."""
+        found = np.ascontiguousarray(contributions)
+        self._each(
+            lambda first, last: kernels.max_pool(
+                *(x, found, into, windows.top, windows.left, windows.rows, windows.columns),
+                *(windows.dilation, self.rule.code, first, last),
+            ),
+            len(x),
+        )
+
+    def _rule(self) -> tuple[int, float, float]:
+        return self.rule.code, float(self.rule.theta), float(self.rule.bar)
+
+    def _each(self, work: Callable[[int, int], Any], count: int) -> None:
+        """Work on all inputs, a part of them on each thread."""
+        parts = min(self.threads, count)
+        edges = [count * k // parts for k in range(parts + 1)]
+        if parts == 1:
+            work(0, count)
+            return
+        with ThreadPoolExecutor(parts) as pool:
+            for done in [pool.submit(work, a, b) for a, b in pairwise(edges)]:
+                done.result()

@@ -1,0 +1,64 @@
+"""How much each synapse shapes the decisions for each class: slices of many inputs, summed.
+
+Source: NNSlicer (FSE 2020), section 4.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lib.slicing.backward import slices_by_chunk
+from lib.slicing.graph import SlicingError
+from lib.slicing.profiling import NeuronProfile
+from lib.slicing.rules import EffectivePath, NNSlicer, Rule
+
+METHODS = ("nnslicer", "effective-path")
+
+
+def class_scores(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    method: str = "nnslicer",
+    profile: NeuronProfile | None = None,
+    theta: float | None = None,
+    reference: str = "predicted",
+    layers: Sequence[str] | None = None,
+    threads: int | None = None,
+) -> dict[str, Tensor]:
+    """Sum over each class's inputs of the |CONTRIB| of each synapse.
+
+    Args:
+        model, profile, reference, layers, threads: as in `slice`.
+        images: (N, C, H, W) in [0, 1], float, or uint8 in 0..255. Those that the network gets wrong are left out.
+        labels: int64 (N,), true classes in 0..num_classes - 1.
+        method: "nnslicer" (needs the profile) or "effective-path".
+        theta: None: the method's own, 0.2 or 0.5.
+    Returns: layer -> int64 (num_classes, *weight.shape).
+    Raises: SlicingError for another method, or a missing profile.
+    """
+    rule: Rule
+    if method == "nnslicer":
+        if profile is None:
+            raise SlicingError("class_scores by nnslicer needs the network's profile: lib.slicing.profile makes it")
+        rule = NNSlicer(profile, 0.2 if theta is None else theta, reference=reference)
+    elif method == "effective-path":
+        rule = EffectivePath(0.5 if theta is None else theta)
+    else:
+        raise SlicingError(f"method is {method!r}: one of {', '.join(METHODS)}")
+    found: dict[str, Tensor] = {}
+    start = 0
+    for part in slices_by_chunk(model, images, rule, layers, threads=threads):
+        truth = labels[start : start + len(part)].cpu()
+        start += len(part)
+        correct = part.predicted == truth
+        for layer, value in part.synapses.items():
+            if layer not in found:
+                found[layer] = torch.zeros(num_classes, *value.shape[1:], dtype=torch.int64)
+            for k in truth[correct].unique().tolist():
+                found[layer][k] += value[correct & (truth == k)].abs().sum(0, dtype=torch.int64)
+    return found

@@ -1,0 +1,127 @@
+"""Where the windows of convolutions and pools lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from torch import nn
+
+from lib.slicing.graph import Operation, SlicingError
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """Geometry of a convolution; pairs are (rows, columns)."""
+
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
+    kernel: Pair
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of a pool along both axes.
+
+    Attributes:
+        top, left: int64, first row or column of each window; with padding it may be negative.
+        rows, columns: int64, taps of each window.
+        dilation: (rows, columns) between taps.
+    """
+
+    top: np.ndarray
+    left: np.ndarray
+    rows: np.ndarray
+    columns: np.ndarray
+    dilation: Pair
+
+
+def pair(value: Any) -> Pair:
+    """Two whole numbers from one or two."""
+    first, second = value if isinstance(value, (tuple, list)) else (value, value)
+    return int(first), int(second)
+
+
+def convolution(op: Operation) -> Convolution:
+    """Geometry of a convolution, or of a linear layer as one of a 1x1 kernel."""
+    layer = op.module
+    if not isinstance(layer, nn.Conv2d):
+        return Convolution((1, 1), (0, 0), (1, 1), 1, (1, 1))
+    stride, dilation, kernel = pair(layer.stride), pair(layer.dilation), pair(layer.kernel_size)
+    if layer.padding == "valid":
+        padding = (0, 0)
+    elif layer.padding == "same":
+        total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        if any(t % 2 for t in total):
+            raise SlicingError(f"Conv2d at {op.layer!r} pads one side more than the other: give its padding in numbers")
+        padding = (total[0] // 2, total[1] // 2)
+    else:
+        padding = pair(layer.padding)
+    return Convolution(stride, padding, dilation, layer.groups, kernel)
+
+
+def pool(op: Operation, shape: tuple[int, ...], out: tuple[int, ...]) -> Windows:
+    """Windows of a pool.
+
+    Args:
+        op: a pooling operation: a module, or a function or method with its arguments.
+        shape, out: (.., H, W) of its input and (.., oh, ow) of its output.
+    """
+    adaptive, settings = _settings(op, len(shape))
+    if adaptive:
+        (top, rows), (left, columns) = (_adaptive(int(n), int(k)) for n, k in zip(shape[-2:], settings, strict=True))
+        return Windows(top, left, rows, columns, (1, 1))
+    kernel, stride, padding, dilation = settings
+    starts = [np.arange(count) * stride[axis] - padding[axis] for axis, count in enumerate(out[-2:])]
+    taps = [np.full(len(starts[axis]), kernel[axis], np.int64) for axis in (0, 1)]
+    return Windows(starts[0], starts[1], taps[0], taps[1], dilation)
+
+
+def _settings(op: Operation, dimensions: int) -> tuple[bool, Any]:
+    layer = op.module
+    if isinstance(layer, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)):
+        return True, _sides(layer.output_size, op)
+    if isinstance(layer, (nn.AvgPool2d, nn.MaxPool2d)):
+        stride = layer.kernel_size if layer.stride is None else layer.stride
+        dilation = layer.dilation if isinstance(layer, nn.MaxPool2d) else 1
+        return False, tuple(pair(value) for value in (layer.kernel_size, stride, layer.padding, dilation))
+    arguments, keywords = list(op.node.args[1:]), dict(op.node.kwargs)
+    target = op.node.target
+    if target == "mean" or getattr(target, "__name__", "") == "mean":
+        axes = keywords.get("dim", arguments[0] if arguments else None)
+        wanted = sorted(axis % dimensions for axis in axes) if isinstance(axes, (list, tuple)) else None
+        if dimensions != 4 or wanted != [2, 3]:
+            raise SlicingError(f"mean over {axes!r} in {op.where!r}: over both image axes, (2, 3), it can be sliced")
+        return True, (1, 1)
+    if target in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d):
+        return True, _sides(keywords.get("output_size", arguments[0] if arguments else None), op)
+    names = (
+        ["kernel_size", "stride", "padding", "dilation"]
+        if target is not F.avg_pool2d
+        else ["kernel_size", "stride", "padding"]
+    )
+    given = {**dict(zip(names, arguments, strict=False)), **keywords}
+    stride = given.get("stride") or given["kernel_size"]
+    return False, tuple(
+        pair(value) for value in (given["kernel_size"], stride, given.get("padding", 0), given.get("dilation", 1))
+    )
+
+
+def _sides(size: Any, op: Operation) -> Pair:
+    sides = size if isinstance(size, (tuple, list)) else (size, size)
+    if any(side is None for side in sides):
+        raise SlicingError(f"pool in {op.where!r} leaves an output size open: give both")
+    return pair(sides)
+
+
+def _adaptive(size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Start and length of adaptive windows: floor(i size / count) to ceil((i + 1) size / count)."""
+    steps = np.arange(count)
+    start = steps * size // count
+    return start, -((-(steps + 1) * size) // count) - start

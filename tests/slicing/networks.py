@@ -1,0 +1,119 @@
+"""Small random networks that between them have every operation that slicing knows."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lib import models
+
+
+class Branches(nn.Module):
+    """Concatenation, residual sum, pools of every kind, a grouped and a dilated convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(2, 6, 3, padding=1)
+        self.bn = nn.BatchNorm2d(6)
+        self.relu = nn.ReLU(inplace=True)
+        self.grouped = nn.Conv2d(6, 4, (3, 1), stride=(2, 1), padding=(1, 0), groups=2)
+        self.dilated = nn.Conv2d(6, 4, 3, stride=(2, 1), padding=2, dilation=2, bias=False)
+        self.maximum = nn.MaxPool2d(3, stride=2, padding=1)
+        self.average = nn.AvgPool2d((2, 3), stride=(1, 2), padding=(1, 1))
+        self.depthwise = nn.Conv2d(8, 8, 2, groups=8, padding="same", dilation=2)
+        self.last = nn.AdaptiveAvgPool2d((2, 3))
+        self.drop = nn.Dropout(0.5)
+        self.fc = nn.Linear(8 * 6, 5)
+
+    def forward(self, x):
+        x = self.relu(self.bn(self.stem(x)))
+        both = torch.cat([self.grouped(x), self.dilated(x)], 1)
+        both = self.average(self.maximum(both))
+        both = both + self.depthwise(both)
+        return self.fc(self.drop(torch.flatten(self.last(both), 1)))
+
+
+class Functions(nn.Module):
+    """The same operations as functions and methods; a module called twice; sums in place; a mean over the image."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3, 2, "valid")
+        self.twice = nn.Conv2d(4, 4, 3, padding=1)
+        self.fc1 = nn.Linear(4, 6)
+        self.fc2 = nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = F.relu(self.stem(x * 2 - 0.5), inplace=True)
+        y = self.twice(self.twice(x).relu())
+        y += x
+        y = F.max_pool2d(y, 2, ceil_mode=True)
+        z = F.avg_pool2d(y, 2, 1)
+        z = F.adaptive_avg_pool2d(z, 2).mean((2, 3))
+        z = torch.relu(self.fc1(z.view(z.size(0), -1)))
+        return self.fc2(z)
+
+
+def preact():
+    return models.build("resnet10-preact", shape=(3, 8, 8), classes=4, width=2)
+
+
+def convolutional():
+    return nn.Sequential(
+        nn.Conv2d(3, 5, 5, stride=3, padding=3),
+        nn.ReLU6(),
+        nn.AdaptiveMaxPool2d((3, 2)),
+        nn.Conv2d(5, 4, 1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(24, 4),
+    )
+
+
+def linear():
+    return nn.Sequential(nn.Flatten(), nn.Linear(48, 30), nn.BatchNorm1d(30), nn.ReLU(), nn.Linear(30, 4))
+
+
+def single():
+    """Terms of which there is only one."""
+    return nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), nn.AvgPool2d(1), nn.Flatten(), nn.Linear(12, 3))
+
+
+NETWORKS = {
+    "branches": (Branches, (2, 9, 8)),
+    "functions": (Functions, (1, 11, 11)),
+    "preact": (preact, (3, 8, 8)),
+    "convolutional": (convolutional, (3, 10, 9)),
+    "linear": (linear, (3, 4, 4)),
+    "single": (single, (1, 2, 2)),
+}
+
+
+def build(name, seed=0, whole=False):
+    """A network with random weights and batch statistics, and images.
+
+    Args:
+        whole: weights in -1, 0, 1 and images in 0, 1/2, 1: many equal terms and sums of zero.
+    """
+    make, shape = NETWORKS[name]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = make().eval()
+        images = torch.rand(12, *shape)
+        for module in model.modules():
+            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 2)
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, 0, 0.3)
+        if whole:
+            images = (images * 2).round() / 2
+            with torch.no_grad():
+                for module in model.modules():
+                    if isinstance(module, (nn.Conv2d, nn.Linear)):
+                        module.weight.copy_(torch.randint(-1, 2, module.weight.shape))
+                        if module.bias is not None:
+                            module.bias.zero_()
+        elif isinstance(last := list(model.modules())[-1], nn.Linear):  # so that several classes are predicted
+            with torch.no_grad():
+                last.bias -= model(images).mean(0)
+    return model, images

@@ -1,0 +1,254 @@
+"""The rules of NNSlicer and EffectivePath, one output neuron at a time in plain Python: what the fast ones must equal.
+
+Written from the rule alone: it shares no code with lib.slicing but the recorded float64 values, which both read.
+"""
+
+import math
+import operator
+from collections import defaultdict
+
+import numpy as np
+import torch.nn.functional as F
+from torch import nn
+
+
+def select(v, theta, bar):
+    """NNSlicer: positions of v that are kept."""
+    if all(x == 0 for x in v):
+        return []
+    if 1 / len(v) >= 1 - theta:
+        return [v.index(max(v))]
+    total = math.fsum(v)
+    order = sorted(range(len(v)), key=lambda i: -abs(v[i]))
+    if abs(total) < abs(v[order[-1]]) or abs(total) < 1e-3 * abs(v[order[0]]):
+        return []
+    running = 0.0
+    last = abs(v[order[-1]])
+    for i in order:
+        running += v[i]
+        if abs(running - total) < theta * abs(total):
+            last = abs(v[i])
+            break
+    return [i for i in range(len(v)) if abs(v[i]) > last * (1 - bar)]
+
+
+def select_share(v, share):
+    """EffectivePath: positions of v that are kept."""
+    if all(x == 0 for x in v):
+        return []
+    total = math.fsum(v)
+    if total <= 0:
+        return [v.index(max(v))]
+    running, kept = 0.0, []
+    for i in sorted(range(len(v)), key=lambda i: -v[i]):
+        kept.append(i)
+        running += v[i]
+        if running >= share * total:
+            break
+    return kept
+
+
+def sign(x):
+    return (x > 0) - (x < 0)
+
+
+class Reference:
+    """Slices of one input.
+
+    Args:
+        graph: lib.slicing.graph.Graph of the network: its operations in order, and the modules.
+        values: operation -> float64 array of one input (with the batch dimension).
+        means: operation -> float64 array to centre by; None: EffectivePath.
+    """
+
+    def __init__(self, graph, values, means=None, theta=0.2, bar=0.01):
+        self.graph, self.theta, self.bar, self.means = graph, theta, bar, means
+        self.values = {name: np.asarray(value)[0] for name, value in values.items()}
+        self.contributions = defaultdict(lambda: defaultdict(int))  # operation -> position -> CONTRIB
+        self.synapses = defaultdict(lambda: defaultdict(int))  # layer -> position in the weight -> contribution
+        self.neurons = {}
+        self.visits = 0
+
+    def centred(self, name):
+        return self.values[name] if self.means is None else self.values[name] - np.asarray(self.means[name])
+
+    def local(self, v, dy, contribution):
+        """Kept position -> local contribution."""
+        self.visits += len(v)
+        if self.means is None:
+            return dict.fromkeys(select_share([-x for x in v] if dy < 0 else v, self.theta), 1)
+        kept = select(v, self.theta, self.bar)
+        return {i: sign(v[i]) * sign(dy) * sign(contribution) for i in kept}
+
+    def add(self, table, position, value):
+        table[position] = 1 if self.means is None else table[position] + value
+
+    def run(self, start):
+        """start: (operation, position) of the criterion's neurons."""
+        for name, position in start:
+            self.contributions[name][position] = 1
+        for op in reversed(self.graph.operations.values()):
+            found = {k: c for k, c in self.contributions[op.name].items() if c != 0}
+            self.neurons[op.name] = found
+            if op.kind not in ("input", "output", "value") and found:
+                getattr(self, {"add": "add_", "pass": "pass_"}.get(op.kind, op.kind))(op, found)
+        return self
+
+    def give(self, name, position, value):
+        if value:
+            self.add(self.contributions[name], position, value)
+
+    def weighted(self, op, taps_of):
+        x, dy = self.centred(op.inputs[0]), self.centred(op.name)
+        weight = op.module.weight.detach().numpy()
+        for out, contribution in sorted(self.contributions[op.name].items()):
+            if contribution == 0:
+                continue
+            taps = taps_of(out)  # (position in the weight, position in the input)
+            v = [float(weight[w]) * float(x[i]) for w, i in taps]
+            if not v:
+                continue
+            for k, value in self.local(v, float(dy[out]), contribution).items():
+                if value:
+                    self.add(self.synapses[op.layer], taps[k][0], value)
+                    self.give(op.inputs[0], taps[k][1], value)
+
+    def linear(self, op, found):
+        self.weighted(op, lambda out: [((out[-1], i), (*out[:-1], i)) for i in range(op.module.in_features)])
+
+    def convolution(self, op, found):
+        layer = op.module
+        _, height, width = self.values[op.inputs[0]].shape
+        kh, kw = layer.kernel_size
+        pad = layer.padding
+        if pad == "valid":
+            pad = (0, 0)
+        elif pad == "same":
+            pad = [d * (k - 1) // 2 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        group_in, group_out = layer.in_channels // layer.groups, layer.out_channels // layer.groups
+
+        def taps(out):
+            o, r, c = out
+            found = []
+            for i in range(group_in):
+                for a in range(kh):
+                    for b in range(kw):
+                        h = r * layer.stride[0] - pad[0] + a * layer.dilation[0]
+                        w = c * layer.stride[1] - pad[1] + b * layer.dilation[1]
+                        if 0 <= h < height and 0 <= w < width:
+                            found.append(((o, i, a, b), (o // group_out * group_in + i, h, w)))
+            return found
+
+        self.weighted(op, taps)
+
+    def windows(self, op):
+        """Output position -> input positions of its window."""
+        shape, out = self.values[op.inputs[0]].shape, self.values[op.name].shape
+        layer = op.module
+        by_size = layer is None and op.node.target in (F.adaptive_avg_pool2d, "mean")
+        if by_size or isinstance(layer, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)):
+            sides = out[1:] if len(out) == 3 else (1, 1)
+            ranges = [
+                [range(i * n // k, -(-(i + 1) * n // k)) for i in range(k)]
+                for n, k in zip(shape[1:], sides, strict=True)
+            ]
+        else:
+            two = lambda x: x if isinstance(x, tuple) else (x, x)  # noqa: E731
+            if layer is None:
+                kernel = two(op.node.args[1])
+                stride = two(op.node.args[2]) if len(op.node.args) > 2 else kernel
+                pad, dilation = (0, 0), (1, 1)
+            else:
+                kernel, stride, pad = (two(x) for x in (layer.kernel_size, layer.stride, layer.padding))
+                dilation = two(getattr(layer, "dilation", 1))
+            ranges = []
+            for axis in (0, 1):
+                starts = [i * stride[axis] - pad[axis] for i in range(out[axis + 1])]
+                ranges.append(
+                    [
+                        [
+                            s + t * dilation[axis]
+                            for t in range(kernel[axis])
+                            if 0 <= s + t * dilation[axis] < shape[axis + 1]
+                        ]
+                        for s in starts
+                    ]
+                )
+        return lambda c, r, q: [(c, h, w) for h in ranges[0][r] for w in ranges[1][q]]
+
+    def average(self, op, found):
+        x, dy, windows = self.centred(op.inputs[0]), self.centred(op.name), self.windows(op)
+        for out, contribution in found.items():
+            place = windows(*out) if len(out) == 3 else windows(out[0], 0, 0)
+            for k, value in self.local([float(x[i]) for i in place], float(dy[out]), contribution).items():
+                self.give(op.inputs[0], place[k], value)
+
+    def maximum(self, op, found):
+        x, windows = self.values[op.inputs[0]], self.windows(op)
+        for out, contribution in found.items():
+            place = windows(*out)
+            top = max(x[i] for i in place)
+            for i in place:
+                if x[i] == top:
+                    self.give(op.inputs[0], i, contribution)
+
+    def add_(self, op, found):
+        branches, dy = [self.centred(name) for name in op.inputs], self.centred(op.name)
+        for out, contribution in found.items():
+            v = [float(branch[out]) for branch in branches]
+            for k, value in self.local(v, float(dy[out]), contribution).items():
+                self.give(op.inputs[k], out, value)
+
+    def concatenate(self, op, found):
+        edges = np.cumsum([0, *(self.values[name].shape[0] for name in op.inputs)])
+        for out, contribution in found.items():
+            part = int(np.searchsorted(edges, out[0], side="right")) - 1
+            self.give(op.inputs[part], (out[0] - int(edges[part]), *out[1:]), contribution)
+
+    def rearrange(self, op, found):
+        shape, out = self.values[op.inputs[0]].shape, self.values[op.name].shape
+        for position, contribution in found.items():
+            if op.node.target is F.pad:
+                pad = op.node.args[1]
+                back = tuple(i - pad[2 * k] for k, i in zip(range(len(out) - 1, -1, -1), position, strict=True))
+                if not all(0 <= i < n for i, n in zip(back, shape, strict=True)):
+                    continue
+            elif op.node.target is operator.getitem:
+                back = tuple(i * (part.step or 1) for i, part in zip(position, op.node.args[1][1:], strict=True))
+            else:
+                assert math.prod(shape) == math.prod(out), "a reshape"
+                flat = np.ravel_multi_index(position, out)
+                back = tuple(int(i) for i in np.unravel_index(flat, shape))
+            self.give(op.inputs[0], back, contribution)
+
+    def pass_(self, op, found):
+        for position, contribution in found.items():
+            self.give(op.inputs[0], position, contribution)
+
+
+def slice_of(graph, images, index, profile=None, reference="predicted", theta=None, bar=0.01, start=None):
+    """The reference's slice of one of several images: (synapses by layer, neurons by operation), dense int arrays."""
+    names = [op.name for op in graph.operations.values() if op.kind not in ("value", "output")]
+    values, shapes = graph.record(images[index : index + 1], names)
+    predicted = values[graph.output].argmax(1)
+    means = None
+    if profile is not None:
+        means = {name: profile.mean(name, reference, predicted)[0].numpy() for name in graph.means_needed()}
+    theta = theta if theta is not None else (0.5 if profile is None else 0.2)
+    run = Reference(graph, {k: v.numpy() for k, v in values.items()}, means, theta, bar)
+    start = [(graph.output, (int(predicted),))] if start is None else start
+    run.run(start)
+    synapses = {}
+    for layer, module in graph.weighted().items():
+        dense = np.zeros(module.weight.shape, np.int32)
+        for position, value in run.synapses[layer].items():
+            dense[position] = value
+        synapses[layer] = dense
+    neurons = {}
+    for name, found in run.neurons.items():
+        if name in shapes:
+            dense = np.zeros(shapes[name][1:], np.int32)
+            for position, value in found.items():
+                dense[position] = value
+            neurons[name] = dense
+    return synapses, neurons, run
