@@ -13,6 +13,7 @@ PRESET = settings.load(SCALE)
 THREADS = PRESET.compute.threads
 RETRAIN = "--retrain" if int(config.get("retrain", 0)) else ""
 NODES = engine.nodes(PRESET)
+STEPS = engine.steps(PRESET)
 NOTEBOOKS = engine.notebooks()
 ITEMS = settings.items()
 os.environ.update(jobs.environment(SCALE, THREADS))
@@ -33,6 +34,20 @@ JOB += '--gpus "${{CUDA_VISIBLE_DEVICES-all}}" '
 
 def done(kind, node):
     return f"{CACHE}/engine/done/{kind}/{node.family}-seed{node.seed}.txt"
+
+
+def attacked(network, seed, attack):
+    return f"{CACHE}/engine/done/attack/{network}-seed{seed}-{attack}.txt"
+
+
+def stepped(study, name, seed):
+    return f"{CACHE}/engine/done/step/{study}-{name}-seed{seed}.txt"
+
+
+def trained(families, seed):
+    """What says that families are trained at a seed, or at the first one where they are not trained at it."""
+    found = [[node for node in NODES if node.family == family] for family in families]
+    return [done("train", next((node for node in nodes if node.seed == seed), nodes[0])) for nodes in found]
 
 
 def record_of(item):
@@ -62,7 +77,10 @@ def inputs_of(notebook):
     families = engine.families(PRESET, notebook)
     used = {item.split("_")[0] for item in NOTEBOOKS[notebook]}
     shown = [node for node in NODES if node.family in families]
-    return [done(study if evaluated(study) else "train", node) for node in shown for study in used]
+    ahead = {name for item in NOTEBOOKS[notebook] for name in ITEMS[item].steps}
+    return [done(study if evaluated(study) else "train", node) for node in shown for study in used] + [
+        stepped(step.study, step.name, step.seed) for step in STEPS if step.study in used and step.name in ahead
+    ]
 
 
 rule all:
@@ -126,6 +144,61 @@ for node, study in [(node, study) for node in NODES for study in engine.studies(
         shell:
             JOB + "--output {output:q} -- {PYTHON:q} -m {params.module} --scale {SCALE} "
             "--family {params.family:q} --seed {params.seed}"
+
+
+for network, seed, attack in engine.attacks(STEPS):
+
+    rule:
+        name:
+            f"attack_{network}_seed{seed}_{attack}"
+        input:
+            networks=trained([PRESET.networks[network].family], seed),
+            code=engine.sources("lib.attacks.__main__"),
+        output:
+            attacked(network, seed, attack),
+        params:
+            name=f"attack {network} seed {seed} {attack}",
+            network=network,
+            seed=seed,
+            attack=attack,
+            settings=store.fingerprint([settings.thaw(PRESET.attacks.get(key)) for key in ("images", attack)]),
+        benchmark:
+            f"{RESULTS}/benchmarks/attack-{network}-seed{seed}-{attack}.tsv"
+        priority: 10**8
+        threads: THREADS
+        resources:
+            gpu=1,
+        shell:
+            JOB + "--output {output:q} -- {PYTHON:q} -m lib.attacks --scale {SCALE} "
+            "--network {params.network:q} --seed {params.seed} --attack {params.attack:q}"
+
+
+for step in STEPS:
+
+    rule:
+        name:
+            f"step_{step.study}_{step.name}_seed{step.seed}"
+        input:
+            networks=trained(step.families, step.seed),
+            before=[stepped(step.study, name, step.seed) for name in step.after],
+            adversarials=[attacked(network, step.seed, attack) for network, attack in step.attacks],
+            code=engine.sources("lib.evaluations", step.run.partition(":")[0]),
+        output:
+            stepped(step.study, step.name, step.seed),
+        params:
+            name=f"step {step.study} {step.name} seed {step.seed}",
+            run=step.run,
+            seed=step.seed,
+            settings=store.fingerprint(settings.thaw(PRESET.study[step.study])),
+        benchmark:
+            f"{RESULTS}/benchmarks/step-{step.study}-{step.name}-seed{step.seed}.tsv"
+        priority: 10**8
+        threads: THREADS
+        resources:
+            gpu=1,
+        shell:
+            JOB + "--output {output:q} -- {PYTHON:q} -m lib.evaluations --scale {SCALE} "
+            "--seed {params.seed} --run {params.run:q}"
 
 
 for notebook, made in NOTEBOOKS.items():

@@ -176,6 +176,22 @@ class Item:
     notebook: str
     claims: tuple[str, ...] = ()
     families: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is computed between trained networks and a notebook; config/steps.yaml explains the keys.
+
+    Attributes:
+        seeds: how many of the study's seeds it is for; None: all.
+    """
+
+    run: str
+    families: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    attacks: str = ""
+    seeds: int | None = None
 
 
 def load(scale: str = "smoke", path: str | os.PathLike | None = None) -> Scale:
@@ -228,6 +244,22 @@ def items() -> dict[str, Item]:
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
     return found
+
+
+def steps() -> dict[str, dict[str, Step]]:
+    """The steps of each study, by name, from config/steps.yaml; none where there is no such file."""
+    source = config_dir() / "steps.yaml"
+    if not source.exists():
+        return {}
+    try:
+        return {
+            study: {
+                name: _build(Step, freeze(_mapping(entry, name)), f"{study}.{name}") for name, entry in known.items()
+            }
+            for study, known in read_yaml(source).items()
+        }
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
 
 
 def claims() -> dict[str, Any]:

@@ -3,15 +3,22 @@
 What was computed on named networks is kept with the results, in results/<scale>/evaluations/, addressed by the
 network's weights and everything else it depends on, so that no change of any of them is missed, and a reader can open
 the notebooks without having the networks.
+
+    python -m lib.evaluations --run lib.slicing.evaluation:make_scores --scale smoke --seed 0
+
+runs a step of config/steps.yaml, ahead of the notebooks that show it.
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import pandas as pd
+import torch
 
 from lib import compute, config, data, record, reduced, store, zoo
 
@@ -165,3 +172,22 @@ def write(
     smaller = reduced.phrases(scale, networks, {"seeds": list(seeds), **used}, full)
     path = record.write(item, scale, numbers, smaller, figure, table, known, seconds)
     print(f"{item}: {path.relative_to(config.results_dir(scale).parent)}")
+
+
+def main() -> None:
+    """python -m lib.evaluations --run MODULE:FUNCTION --scale S --seed K"""
+    parser = argparse.ArgumentParser(prog="python -m lib.evaluations", description=main.__doc__)
+    known = sorted({step.run for steps in config.steps().values() for step in steps.values()})
+    parser.add_argument("--run", required=True, choices=known, metavar="MODULE:FUNCTION")
+    parser.add_argument("--scale", default="smoke", choices=config.SCALES)
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args()
+    compute.set_threads(config.load(chosen.scale).compute.threads)
+    torch.manual_seed(chosen.seed)
+    module, _, function = chosen.run.partition(":")
+    getattr(importlib.import_module(module), function)(chosen.scale, chosen.seed)
+    print(f"{chosen.run}, seed {chosen.seed}: done")
+
+
+if __name__ == "__main__":
+    main()

@@ -78,6 +78,7 @@ def panels(
 
     size = (width or (SINGLE if count == 1 else DOUBLE), height)
     figure, axes = plt.subplots(1, count, figsize=size, squeeze=False, **kwargs)
+    plt.close(figure)  # a notebook shows it where it says display(figure), and not once more at the cell's end
     return figure, axes[0]
 
 

@@ -101,3 +101,13 @@ def test_forest_keeps_a_colour_for_each_outcome():
         colours.append(axes[0].containers[-1].lines[0].get_color())
         assert [text.get_text() for text in axes[0].get_yticklabels()] == ["a", "b"]
     assert colours[0] == colours[1] == plots.PALETTE[1]
+
+
+def test_a_figure_is_shown_where_the_notebook_says_so_and_nowhere_else():
+    import matplotlib.pyplot as plt
+
+    before = plt.get_fignums()
+    figure, axes = plots.panels(2)
+    axes[0].plot([0, 1], [0, 1])
+    assert plt.get_fignums() == before  # what a notebook would show at the end of a cell
+    assert plots.render(figure, "png").startswith(b"\x89PNG")

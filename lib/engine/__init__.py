@@ -6,10 +6,13 @@ Snakemake decides what is out of date and schedules it (see Snakefile); this pac
 from lib.engine.cost import chain, estimate
 from lib.engine.graph import Node, ancestry, families, nodes, notebooks, recipes_hash, seeds, select, studies
 from lib.engine.sources import sources
+from lib.engine.stages import StepNode, attacks, steps
 
 __all__ = [
     "Node",
+    "StepNode",
     "ancestry",
+    "attacks",
     "chain",
     "estimate",
     "families",
@@ -19,5 +22,6 @@ __all__ = [
     "seeds",
     "select",
     "sources",
+    "steps",
     "studies",
 ]

@@ -49,11 +49,16 @@ def select(only: str | None = None) -> list[str]:
     raise ConfigError(f"no item {only!r}: one of {', '.join(every)}; or a notebook: {', '.join(known)}")
 
 
+def is_of(item: config.Item, notebook: str) -> bool:
+    """Whether a notebook makes an item."""
+    return Path(item.notebook).stem == notebook
+
+
 def families(scale: Scale, notebook: str) -> list[str]:
     """Families whose networks a notebook reads, by its items. Raises: ConfigError for one the scale does not have."""
     wanted: dict[str, None] = {}
     for item in config.items().values():
-        if Path(item.notebook).stem == notebook:
+        if is_of(item, notebook):
             wanted.update(dict.fromkeys(item.families))
     for family in wanted:
         if family not in scale.families:
@@ -74,7 +79,7 @@ def seeds(scale: Scale, family: str) -> list[int]:
     """Seeds that the studies read a family at; [0] where none says."""
     found: set[int] = set()
     for study in studies(scale, family):
-        found.update(scale.study[study].get("seeds", (0,)))
+        found.update(scale.study[study].get("family_seeds", {}).get(family) or scale.study[study].get("seeds", (0,)))
     return sorted(found) or [0]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import IO
 
 from lib import config
-from lib.engine import cost, graph, jobs, summary
+from lib.engine import cost, graph, jobs, stages, summary
 from lib.engine.jobs import say
 
 
@@ -83,6 +83,9 @@ def plan(scale: str, cores: int, only: str | None = None) -> str:
             f"{node.epochs} epochs, {cost.in_words(cost.node_seconds(preset, node))} a seed{after}"
         )
         lines += [f"  evaluate  {family}, seed {seeds}: {study}" for study in graph.studies(preset, family)]
+    ahead = stages.steps(preset, chosen)
+    lines += [f"  attack    {network}, seed {seed}: {attack}" for network, seed, attack in stages.attacks(ahead)]
+    lines += [f"  step      {step.study} {step.name}, seed {step.seed}" for step in ahead]
     for notebook in chosen:
         lines.append(f"  notebook  {notebook}: {', '.join(made[notebook]) or 'reads every record'}")
     known = cost.estimate(scale, cores, only)

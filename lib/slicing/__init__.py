@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lib.slicing.backward import effective_path, slice, slices_by_chunk
-    from lib.slicing.feature_map import feature_map
+    from lib.slicing.features import feature_map
     from lib.slicing.graph import SlicingError
     from lib.slicing.profiling import NeuronProfile, profile
     from lib.slicing.rules import EffectivePath, NNSlicer
@@ -31,7 +31,7 @@ __all__ = [
 
 _HOMES = {
     "backward": ("effective_path", "slice", "slices_by_chunk"),
-    "feature_map": ("feature_map",),
+    "features": ("feature_map",),
     "graph": ("SlicingError",),
     "profiling": ("NeuronProfile", "profile"),
     "rules": ("EffectivePath", "NNSlicer"),

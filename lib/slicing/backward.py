@@ -167,7 +167,9 @@ class _Backward:
         self.kept_neurons = chosen
         self.needed = self._needed({op.name for layer in chosen for op in known[layer]})
         self.engine = self._engine(engine, threads)
-        self.weights = {layer: self.engine.array(self._matrix(module).detach()) for layer, module in weighted.items()}
+        self.weights = {
+            layer: self.engine.array(module.weight.detach().flatten(1)) for layer, module in weighted.items()
+        }
 
     def _engine(self, name: str, threads: int | None) -> Engine:
         if name == "auto":
@@ -188,19 +190,13 @@ class _Backward:
                 found.add(op.name)
         return found
 
-    @staticmethod
-    def _matrix(module: nn.Module) -> Tensor:
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        return weight.flatten(1)
-
     def bytes_each(self, image: Tensor) -> int:
         """Bytes that one input takes: values and deviations in float64, contributions, the result."""
         _, shapes = self.graph.record(image, ())
         sizes = {name: prod(shape) for name, shape in shapes.items()}
         values = sum(sizes[name] for name in self.graph.values_needed() if name in sizes)
-        result = sum(module.weight.numel() for module in self.graph.weighted().values())  # type: ignore[union-attr, operator]
-        return 16 * values + 4 * sum(sizes.values()) + 8 * result + self.engine.scratch(sizes)
+        result = sum(module.weight.numel() for module in self.graph.weighted().values())
+        return 16 * values + 4 * sum(sizes.values()) + 8 * result
 
     def run(self, images: Tensor, criterion: Criterion) -> Slices:
         """Slices of one chunk of inputs."""
@@ -339,7 +335,7 @@ class _Backward:
     def _result(self, kept: _Kept, predicted: Tensor, shapes: dict[str, torch.Size], count: int) -> Slices:
         weighted = self.graph.weighted()
         synapses = {
-            layer: self.engine.result(found).view(count, *weighted[layer].weight.shape)  # type: ignore[union-attr, misc]
+            layer: self.engine.result(found).view(count, *weighted[layer].weight.shape)
             for layer, found in kept.synapses.items()
         }
         neurons = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
@@ -16,6 +16,8 @@ from lib.slicing.kernels import PRESENCE
 from lib.slicing.rules import Rule
 from lib.slicing.windows import Convolution, Windows
 
+_kernels: Any = kernels  # numba types its dispatchers as taking nothing
+
 
 class Engine:
     """Operations of the backward phase on numpy arrays.
@@ -28,10 +30,6 @@ class Engine:
     def __init__(self, rule: Rule, threads: int) -> None:
         self.rule = rule
         self.threads = threads
-
-    def scratch(self, sizes: Mapping[str, int]) -> int:
-        """Bytes an input takes beside values, contributions and result."""
-        return 0
 
     def array(self, value: Tensor) -> np.ndarray:
         """A tensor as float64 array."""
@@ -89,7 +87,7 @@ class Engine:
             target = into
         kept = np.zeros((0, 1, 1), np.int32) if synapses is None else synapses
         self._each(
-            lambda first, last: kernels.convolution(
+            lambda first, last: _kernels.convolution(
                 *(x, weight, marks, kept, target, geometry.stride, geometry.padding, geometry.dilation),
                 *(geometry.groups, geometry.kernel, *self._rule(), first, last),
             ),
@@ -108,19 +106,21 @@ class Engine:
             np.clip(windows.left + windows.columns, 0, width),
         ]
         marks = marks.reshape(len(x), x.shape[1], len(windows.top), len(windows.left))
-        self._each(lambda first, last: kernels.average_pool(x, marks, into, *edges, *self._rule(), first, last), len(x))
+        self._each(
+            lambda first, last: _kernels.average_pool(x, marks, into, *edges, *self._rule(), first, last), len(x)
+        )
 
     def addition(self, terms: Sequence[np.ndarray], marks: np.ndarray, into: Sequence[np.ndarray]) -> None:
         """A sum of two branches."""
         flat = [np.ascontiguousarray(a).reshape(len(a), -1) for a in (*terms, marks)]
         targets = [a.reshape(len(a), -1) for a in into]
-        self._each(lambda first, last: kernels.addition(*flat, *targets, *self._rule(), first, last), len(marks))
+        self._each(lambda first, last: _kernels.addition(*flat, *targets, *self._rule(), first, last), len(marks))
 
     def maximum(self, x: np.ndarray, contributions: np.ndarray, into: np.ndarray, windows: Windows) -> None:
         """A max pool."""
         found = np.ascontiguousarray(contributions)
         self._each(
-            lambda first, last: kernels.max_pool(
+            lambda first, last: _kernels.max_pool(
                 *(x, found, into, windows.top, windows.left, windows.rows, windows.columns),
                 *(windows.dilation, self.rule.code, first, last),
             ),

@@ -1,14 +1,7 @@
-"""The study's networks, their profiles and their classes' scores at a scale: made once, kept in the cache.
-
-    python -m lib.slicing.evaluation --scale smoke --family nnslicer-resnet10 --seed 0 --part scores
-
-Each part of the study is a node of the graph: it computes what a notebook shows, and the notebook reads it.
-"""
+"""The study's networks, their profiles and their classes' scores at a scale: made once, kept in the cache."""
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -37,16 +30,6 @@ DEFAULTS: dict[str, Any] = {
     "scores_per_class": 1000,
 }
 """Settings that a scale may leave out: the networks, training images a class behind profiles and scores."""
-
-PARTS: dict[str, str] = {
-    "scores": "lib.slicing.evaluation:make_scores",
-    "overhead": "lib.slicing.evaluate_overhead:make",
-    "anatomy": "lib.slicing.evaluate_anatomy:make",
-    "detection": "lib.slicing.evaluate_detection:make",
-    "pruning": "lib.slicing.evaluate_pruning:make",
-    "protection": "lib.slicing.evaluate_protection:make",
-}
-"""Part of the study -> the function (scale, seed) that computes it, or finds it kept."""
 
 
 def settings(scale: str) -> dict[str, Any]:
@@ -136,7 +119,7 @@ def _make_scores(scale: str, seed: int, method: str, label: int, path: Path) -> 
     train = training_images(chosen["data"])
     model = network_of(scale, seed)
     mine = (train.labels == label).nonzero()[:, 0]
-    chosen_images = _first_correct(model, train, mine, chosen["scores_per_class"])
+    chosen_images = first_correct(model, train, mine, chosen["scores_per_class"])
     if len(chosen_images) == 0:
         raise SlicingError(f"the network classifies no training image of class {label} correctly: train it longer")
     found = scoring.class_scores(
@@ -153,7 +136,7 @@ def _make_scores(scale: str, seed: int, method: str, label: int, path: Path) -> 
 
 
 @torch.no_grad()
-def _first_correct(model: nn.Module, images: data.ImageSet, positions: Tensor, count: int) -> Tensor:
+def first_correct(model: nn.Module, images: data.ImageSet, positions: Tensor, count: int) -> Tensor:
     """The first positions at which the network is right, up to a count."""
     on = next(model.parameters()).device
     found: list[Tensor] = []
@@ -189,22 +172,3 @@ def _kept(path: Path, load: Callable[[Path], Any], make: Callable[[], Any]) -> A
                 warnings.warn(f"{error}; it is made anew", stacklevel=3)
                 os.unlink(path)
         return make()
-
-
-def main() -> None:
-    """python -m lib.slicing.evaluation --scale S --family F --seed K --part P"""
-    parser = argparse.ArgumentParser(prog="python -m lib.slicing.evaluation", description=main.__doc__)
-    parser.add_argument("--scale", default="smoke", choices=config.SCALES)
-    parser.add_argument("--family", default=None, help="of the study's networks; the default is the scale's")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--part", choices=sorted(PARTS), required=True)
-    chosen = parser.parse_args()
-    compute.set_threads(config.load(chosen.scale).compute.threads)
-    torch.manual_seed(chosen.seed)
-    module, _, name = PARTS[chosen.part].partition(":")
-    getattr(importlib.import_module(module), name)(chosen.scale, chosen.seed)
-    print(f"{chosen.part} of seed {chosen.seed}: done")
-
-
-if __name__ == "__main__":
-    main()

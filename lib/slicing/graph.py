@@ -117,11 +117,11 @@ class Graph:
                 found.setdefault(op.layer, []).append(op)
         return found
 
-    def weighted(self) -> dict[str, nn.Module]:
+    def weighted(self) -> dict[str, nn.Conv2d | nn.Linear]:
         """Layer name -> module, of the convolutions and linear layers that the network calls, in order."""
-        found: dict[str, nn.Module] = {}
+        found: dict[str, nn.Conv2d | nn.Linear] = {}
         for op in self.operations.values():
-            if op.kind in ("convolution", "linear") and op.module is not None:
+            if isinstance(op.module, (nn.Conv2d, nn.Linear)):
                 found[op.layer] = op.module
         return found
 
@@ -189,7 +189,7 @@ class Graph:
 
     @staticmethod
     def _arguments(node: fx.Node, values: dict[str, Any]) -> tuple[tuple, dict]:
-        return fx.map_arg((node.args, dict(node.kwargs)), lambda n: values[n.name])  # type: ignore[return-value]
+        return fx.map_arg((node.args, dict(node.kwargs)), lambda n: values[n.name])
 
     @staticmethod
     def _call(op: Operation, arguments: tuple, keywords: dict) -> Any:

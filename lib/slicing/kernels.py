@@ -15,7 +15,7 @@ SIGNED, PRESENCE = 0, 1  # NNSlicer's rule, EffectivePath's
 
 
 @njit(nogil=True, cache=True)
-def _keep(v, m, mark, rule, theta, bar, values, size, buckets, local):
+def _keep(v, m, mark, rule, theta, bar, values, size, keys, buckets, local):
     """Local contributions of the terms v[:m] into local[:m]; whether there is any.
 
     mark: +1 or -1 times them (NNSlicer: sign(dy) sign(CONTRIB); EffectivePath: the sign that the terms are read with).
@@ -29,7 +29,7 @@ def _keep(v, m, mark, rule, theta, bar, values, size, buckets, local):
                 return False
             local[best] = mark if v[best] > 0.0 else -mark
             return True
-        limit = threshold(v, m, theta, bar, values, size, buckets)
+        limit = threshold(v, m, theta, bar, values, size, keys, buckets)
         if limit == np.inf:
             return False
         for j in range(m):
@@ -38,7 +38,7 @@ def _keep(v, m, mark, rule, theta, bar, values, size, buckets, local):
     if mark < 0:
         for j in range(m):
             v[j] = -v[j]
-    limit, ties = smallest_share(v, m, theta, values, size, buckets)
+    limit, ties = smallest_share(v, m, theta, values, size, keys, buckets)
     if limit == np.inf:
         return False
     for j in range(m):
@@ -76,8 +76,9 @@ def convolution(
     place = np.empty(size_all, np.int64)  # place in the input
     gathered = np.empty(size_all, np.int32)
     local = np.empty(size_all, np.int32)
-    values = np.empty(2 * size_all + 1)
+    values = np.empty(size_all + 1)
     size = np.empty(size_all)
+    keys = np.empty(size_all, np.uint8)
     buckets = np.empty((2, BUCKETS))
     wanted = synapses.shape[0] > 0
     for n in range(n0, n1):
@@ -123,7 +124,7 @@ def convolution(
                         else:
                             for j in range(m):
                                 terms[j] = kernel_row[tap[j]] * patch[j]
-                        if not _keep(terms, m, mark, rule, theta, bar, values, size, buckets, local):
+                        if not _keep(terms, m, mark, rule, theta, bar, values, size, keys, buckets, local):
                             continue
                         if rule == SIGNED:
                             for j in range(m):
@@ -167,8 +168,9 @@ def average_pool(x, marks, neurons, top, bottom, left, right, rule, theta, bar, 
     terms = np.empty(most)
     place = np.empty(most, np.int64)
     local = np.empty(most, np.int32)
-    values = np.empty(2 * most + 1)
+    values = np.empty(most + 1)
     size = np.empty(most)
+    keys = np.empty(most, np.uint8)
     buckets = np.empty((2, BUCKETS))
     for n in range(n0, n1):
         for c in range(channels):
@@ -184,7 +186,7 @@ def average_pool(x, marks, neurons, top, bottom, left, right, rule, theta, bar, 
                             terms[m] = x[n, c, h, w]
                             place[m] = h * width + w
                             m += 1
-                    if m > 0 and _keep(terms, m, mark, rule, theta, bar, values, size, buckets, local):
+                    if m > 0 and _keep(terms, m, mark, rule, theta, bar, values, size, keys, buckets, local):
                         for j in range(m):
                             if rule == SIGNED:
                                 flat_in[place[j]] += local[j]
@@ -197,8 +199,9 @@ def addition(a, b, marks, into_a, into_b, rule, theta, bar, n0, n1):
     """An element-wise sum of two branches: the rule on the two terms; arrays (N, neurons)."""
     terms = np.empty(2)
     local = np.empty(2, np.int32)
-    values = np.empty(5)
+    values = np.empty(3)
     size = np.empty(2)
+    keys = np.empty(2, np.uint8)
     buckets = np.empty((2, BUCKETS))
     for n in range(n0, n1):
         for i in range(marks.shape[1]):
@@ -207,7 +210,7 @@ def addition(a, b, marks, into_a, into_b, rule, theta, bar, n0, n1):
                 continue
             terms[0] = a[n, i]
             terms[1] = b[n, i]
-            if _keep(terms, 2, mark, rule, theta, bar, values, size, buckets, local):
+            if _keep(terms, 2, mark, rule, theta, bar, values, size, keys, buckets, local):
                 if rule == SIGNED:
                     into_a[n, i] += local[0]
                     into_b[n, i] += local[1]

@@ -17,6 +17,7 @@ from numba import njit
 SMALL = 12  # so few terms are sorted at once
 BUCKETS = 192  # sixteen an octave, so 12 octaves below the largest term; the last bucket takes the rest
 _SHIFT = 48  # of a float64's bits: leaves sign, exponent and the four upper bits of the fraction
+_SIGNLESS = np.int64(2**63 - 1)
 _EPSILON = 2.0**-52
 
 
@@ -118,7 +119,7 @@ def exact_threshold(v: np.ndarray, m: int, theta: float, bar: float, values: np.
     return size[m - 1] * (1.0 - bar)
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"})
+@njit(nogil=True, cache=True, fastmath={"reassoc", "nsz", "nnan"})
 def _sums(v: np.ndarray, m: int) -> tuple[float, float, float, float]:
     """Sum, sum of magnitudes, largest and smallest magnitude of v[:m]."""
     total, weight, largest, smallest = 0.0, 0.0, 0.0, np.inf
@@ -133,7 +134,14 @@ def _sums(v: np.ndarray, m: int) -> tuple[float, float, float, float]:
 
 @njit(nogil=True, cache=True)
 def threshold(
-    v: np.ndarray, m: int, theta: float, bar: float, values: np.ndarray, size: np.ndarray, buckets: np.ndarray
+    v: np.ndarray,
+    m: int,
+    theta: float,
+    bar: float,
+    values: np.ndarray,
+    size: np.ndarray,
+    keys: np.ndarray,
+    buckets: np.ndarray,
 ) -> float:
     """NNSlicer's select: the magnitude above which the terms v[:m] are kept; infinite where none is.
 
@@ -142,7 +150,8 @@ def threshold(
     The case of a single arg-max, 1 / m >= 1 - theta, is the caller's.
 
     Args:
-        v: float64 terms; size: scratch as long, values: twice as long and one more; buckets: scratch, (2, BUCKETS).
+        v: float64 terms; size: scratch as long, values: one longer; keys: uint8 scratch as long; buckets: scratch,
+            (2, BUCKETS).
     """
     total, weight, largest, smallest = _sums(v, m)
     if largest == 0.0:
@@ -168,41 +177,36 @@ def threshold(
                 return size[k] * (1.0 - bar)
         return size[m - 1] * (1.0 - bar)
 
-    size[:m] = np.abs(v[:m])
-    bits = size.view(np.int64)
-    top = np.int64(0)
-    for j in range(m):
-        top = max(top, bits[j] >> _SHIFT)
+    bits = v.view(np.int64)
+    size[0] = largest
+    top = size.view(np.int64)[0] >> _SHIFT
     buckets[:] = 0.0
     for j in range(m):
-        b = min(top - (bits[j] >> _SHIFT), BUCKETS - 1)
+        b = min(top - ((bits[j] & _SIGNLESS) >> _SHIFT), BUCKETS - 1)
+        keys[j] = b
         buckets[0, b] += v[j]
-        buckets[1, b] += size[j]
+        buckets[1, b] += abs(v[j])
+    slack = window + error
     for b in range(BUCKETS):
-        if buckets[1, b] == 0.0:
-            continue
         up = 0.5 * (buckets[1, b] + buckets[0, b])
         down = 0.5 * (buckets[1, b] - buckets[0, b])
-        slack = window + error
         if running + up < total - slack or running - down > total + slack:
             running += buckets[0, b]
             continue
         count = 0
         for j in range(m):
-            if min(top - (bits[j] >> _SHIFT), BUCKETS - 1) == b:
+            if keys[j] == b:
                 values[count] = v[j]
+                size[count] = abs(v[j])
                 count += 1
-        inside = values[m : m + count]
-        for j in range(count):
-            inside[j] = abs(values[j])
-        _sort(values, inside, count)
+        _sort(values, size, count)
         for k in range(count):
             running += values[k]
             distance = abs(running - total)
             if abs(distance - window) <= error:
                 return exact_threshold(v, m, theta, bar, values, size)
             if distance < window:
-                return inside[k] * (1.0 - bar)
+                return size[k] * (1.0 - bar)
     return smallest * (1.0 - bar)
 
 
@@ -218,7 +222,13 @@ def argmax(v: np.ndarray, m: int) -> int:
 
 @njit(nogil=True, cache=True)
 def smallest_share(
-    v: np.ndarray, m: int, share: float, values: np.ndarray, size: np.ndarray, buckets: np.ndarray
+    v: np.ndarray,
+    m: int,
+    share: float,
+    values: np.ndarray,
+    size: np.ndarray,
+    keys: np.ndarray,
+    buckets: np.ndarray,
 ) -> tuple[float, int]:
     """EffectivePath's select: the smallest set of the largest terms of v[:m] that sums to `share` of their sum.
 
@@ -236,27 +246,25 @@ def smallest_share(
         return v[argmax(v, m)], 1
     goal = share * total
     running = 0.0
-    for j in range(m):
-        size[j] = max(v[j], 0.0)
-    bits = size.view(np.int64)
-    top = np.int64(0)
-    for j in range(m):
-        top = max(top, bits[j] >> _SHIFT)
+    bits = v.view(np.int64)
+    size[0] = largest
+    top = size.view(np.int64)[0] >> _SHIFT
     buckets[:] = 0.0
     for j in range(m):
-        buckets[0, min(top - (bits[j] >> _SHIFT), BUCKETS - 1)] += size[j]
+        b = min(top - ((bits[j] & _SIGNLESS) >> _SHIFT), BUCKETS - 1)
+        keys[j] = b if v[j] > 0.0 else 255
+        buckets[0, b] += max(v[j], 0.0)
     for b in range(BUCKETS):
         if running + buckets[0, b] < goal - error:
             running += buckets[0, b]
             continue
         count = 0
         for j in range(m):
-            if min(top - (bits[j] >> _SHIFT), BUCKETS - 1) == b:
-                values[count] = size[j]
+            if keys[j] == b:
+                values[count] = v[j]
+                size[count] = v[j]
                 count += 1
-        inside = values[m : m + count]
-        inside[:] = values[:count]
-        _sort(values, inside, count)
+        _sort(values, size, count)
         for k in range(count):
             running += values[k]
             if abs(running - goal) <= error:

@@ -6,7 +6,7 @@ a threshold, that neuron's rule is carried out again on the CPU on an exactly ro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -31,10 +31,6 @@ class Engine:
     def __init__(self, rule: Rule, device: torch.device) -> None:
         self.rule = rule
         self.device = device
-
-    def scratch(self, sizes: Mapping[str, int]) -> int:
-        """Bytes an input takes beside values, contributions and result."""
-        return 0
 
     def array(self, value: Tensor) -> Tensor:
         """A tensor in float64 on the device."""
@@ -190,12 +186,12 @@ class Engine:
     @staticmethod
     def _exact_limit(terms: np.ndarray, theta: float, bar: float) -> float:
         m = len(terms)
-        return float(select.exact_threshold(terms, m, theta, bar, np.empty(2 * m + 1), np.empty(m)))
+        return float(select.exact_threshold(terms, m, theta, bar, np.empty(m + 1), np.empty(m)))
 
     @staticmethod
     def _exact_count(terms: np.ndarray, share: float) -> int:
         m = len(terms)
-        limit, ties = select.exact_share(terms, m, share, np.empty(2 * m + 1), np.empty(m))
+        limit, ties = select.exact_share(terms, m, share, np.empty(m + 1), np.empty(m))
         return int((terms > limit).sum()) + int(ties)
 
     @staticmethod

@@ -107,9 +107,9 @@ def _settings(op: Operation, dimensions: int) -> tuple[bool, Any]:
         else ["kernel_size", "stride", "padding"]
     )
     given = {**dict(zip(names, arguments, strict=False)), **keywords}
-    stride = given.get("stride") or given["kernel_size"]
+    step = given.get("stride") or given["kernel_size"]
     return False, tuple(
-        pair(value) for value in (given["kernel_size"], stride, given.get("padding", 0), given.get("dilation", 1))
+        pair(value) for value in (given["kernel_size"], step, given.get("padding", 0), given.get("dilation", 1))
     )
 
 

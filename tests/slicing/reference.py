@@ -98,23 +98,31 @@ class Reference:
         if value:
             self.add(self.contributions[name], position, value)
 
-    def weighted(self, op, taps_of):
+    def weighted(self, op, place_of, taps_of):
+        """place_of(out): its filter and what it sees; taps_of(what it sees): each tap in the weight and the input."""
         x, dy = self.centred(op.inputs[0]), self.centred(op.name)
         weight = op.module.weight.detach().numpy()
-        for out, contribution in sorted(self.contributions[op.name].items()):
+        seen = {}  # what outputs of one place share
+        for out, contribution in self.contributions[op.name].items():
             if contribution == 0:
                 continue
-            taps = taps_of(out)  # (position in the weight, position in the input)
-            v = [float(weight[w]) * float(x[i]) for w, i in taps]
-            if not v:
+            filter_, where = place_of(out)
+            if where not in seen:
+                taps = taps_of(where)
+                seen[where] = [w for w, _ in taps], [i for _, i in taps], [float(x[i]) for _, i in taps]
+            in_weight, in_input, values = seen[where]
+            if not values:
                 continue
+            row = weight[filter_]
+            v = [float(row[w]) * value for w, value in zip(in_weight, values, strict=True)]
             for k, value in self.local(v, float(dy[out]), contribution).items():
                 if value:
-                    self.add(self.synapses[op.layer], taps[k][0], value)
-                    self.give(op.inputs[0], taps[k][1], value)
+                    self.add(self.synapses[op.layer], (filter_, *in_weight[k]), value)
+                    self.give(op.inputs[0], in_input[k], value)
 
     def linear(self, op, found):
-        self.weighted(op, lambda out: [((out[-1], i), (*out[:-1], i)) for i in range(op.module.in_features)])
+        inputs = range(op.module.in_features)
+        self.weighted(op, lambda out: (out[-1], out[:-1]), lambda rest: [((i,), (*rest, i)) for i in inputs])
 
     def convolution(self, op, found):
         layer = op.module
@@ -127,8 +135,8 @@ class Reference:
             pad = [d * (k - 1) // 2 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
         group_in, group_out = layer.in_channels // layer.groups, layer.out_channels // layer.groups
 
-        def taps(out):
-            o, r, c = out
+        def taps(where):
+            group, r, c = where
             found = []
             for i in range(group_in):
                 for a in range(kh):
@@ -136,10 +144,10 @@ class Reference:
                         h = r * layer.stride[0] - pad[0] + a * layer.dilation[0]
                         w = c * layer.stride[1] - pad[1] + b * layer.dilation[1]
                         if 0 <= h < height and 0 <= w < width:
-                            found.append(((o, i, a, b), (o // group_out * group_in + i, h, w)))
+                            found.append(((i, a, b), (group * group_in + i, h, w)))
             return found
 
-        self.weighted(op, taps)
+        self.weighted(op, lambda out: (out[0], (out[0] // group_out, out[1], out[2])), taps)
 
     def windows(self, op):
         """Output position -> input positions of its window."""

@@ -1,0 +1,136 @@
+"""NNSlicer's slices of whole networks: ours against the rule in plain Python, one output neuron at a time.
+
+    python -m benchmarks.slicing [--inputs 32] [--plain 2] [--threads 2] [--network resnet10] [--engine auto]
+
+Both slice the same inputs of the same network from the same profile, and must agree on every contribution. Ours works
+on a batch, on all threads; the plain rule, kept with the tests, takes one input at a time, as does the original. Work:
+ResNet10 has 16 million products an input, of which a slice visits about ten. Also printed: seconds of one forward and
+backward pass of the same batch in float32, seconds of stopping at the last convolution, and peak memory.
+"""
+
+import argparse
+import importlib.util
+import json
+import time
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from lib import compute, config, data, models, slicing, zoo
+from lib.slicing.graph import Graph, last_convolution
+
+ARCHITECTURES = {"resnet10": "resnet10-preact", "resnet18": "resnet18-preact"}
+
+
+def plain_rule() -> ModuleType:
+    """The rule in plain Python, from the tests."""
+    path = config.ROOT / "tests" / "slicing" / "reference.py"
+    spec = importlib.util.spec_from_file_location("reference", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def subject(name: str, inputs: int, profiled: int) -> tuple[nn.Module, Tensor, Tensor, Tensor, str]:
+    """A network, the inputs to slice, images and labels to profile it on, and a word on them.
+
+    The trained network of the `cpu` scale where it is kept and CIFAR-10 is there; else one with random weights whose
+    normalisation has seen a batch, on random images.
+    """
+    network = f"nnslicer-{name}"
+    try:
+        train, test = data.load("cifar10", "train"), data.load("cifar10", "test").stratified(inputs, seed=0)
+        if _kept(network):
+            some = train.stratified(profiled, seed=0)
+            model = zoo.get(network, "cpu").cpu()
+            return model, test.images, some.images, some.labels, f"{network} trained on CIFAR-10"
+    except data.DataError:
+        pass
+    torch.manual_seed(0)
+    model = models.build(ARCHITECTURES[name], shape=(3, 32, 32), classes=10, width=16)
+    images = torch.rand(profiled + inputs, 3, 32, 32)
+    with torch.no_grad():
+        model.train()(images)
+        labels = model.eval()(images).argmax(1)
+    return model, images[:inputs], images, labels, f"{name} of width 16, random weights and images"
+
+
+def _kept(network: str) -> bool:
+    """Whether the trained network is in the cache or ships with the results: it is not trained for a benchmark."""
+    in_cache = (config.cache_dir("cpu") / "networks").glob(f"{network}-seed0-*/weights.safetensors")
+    return any(in_cache) or (config.results_dir("cpu") / "networks" / f"{network}-seed0.safetensors").exists()
+
+
+def passes(model: nn.Module, images: Tensor, repeats: int = 5) -> float:
+    """Seconds of one forward and backward pass of the images, the best of some."""
+    best = float("inf")
+    x = images.float() / 255 if images.dtype == torch.uint8 else images
+    for _ in range(repeats):
+        began = time.perf_counter()
+        nn.functional.cross_entropy(model(x), torch.zeros(len(x), dtype=torch.int64)).backward()
+        best = min(best, time.perf_counter() - began)
+    return best
+
+
+def main() -> None:
+    """Measure, print, and fail where a contribution differs."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.slicing", description=__doc__)
+    parser.add_argument("--inputs", type=int, default=32, help="sliced by ours")
+    parser.add_argument("--plain", type=int, default=2, help="of them, sliced by the plain rule")
+    parser.add_argument("--profiled", type=int, default=500)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--network", choices=ARCHITECTURES, default="resnet10")
+    parser.add_argument("--engine", choices=("auto", "compiled", "tensor"), default="auto")
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    model, images, known, labels, what = subject(chosen.network, chosen.inputs, chosen.profiled)
+    profile = slicing.profile(model, known, labels, 10)
+    print(f"{what}; {len(images)} inputs, {chosen.plain} by the plain rule, {chosen.threads} thread(s)")
+
+    slicing.slice(model, images[:1], profile, engine=chosen.engine)  # compiles
+    began = time.perf_counter()
+    found = slicing.slice(model, images, profile, engine=chosen.engine)
+    ours = (time.perf_counter() - began) / len(images)
+    began = time.perf_counter()
+    slicing.slice(model, images, profile, layers=[last_convolution(model)], engine=chosen.engine)
+    stopped = (time.perf_counter() - began) / len(images)
+    both = passes(model, images) / len(images)
+
+    reference, graph = plain_rule(), Graph(model)
+    seconds, visits, equal = [], [], True
+    for index in range(chosen.plain):
+        began = time.perf_counter()
+        synapses, neurons, run = reference.slice_of(graph, images, index, profile)
+        seconds.append(time.perf_counter() - began)
+        visits.append(run.visits)
+        equal &= all(bool((found.synapses[k][index].numpy() == value).all()) for k, value in synapses.items())
+        equal &= bool((found.neurons["input"][index].numpy() == neurons[graph.input]).all())
+    peer = sum(seconds) / len(seconds)
+    report = {
+        "benchmark": "slicing",
+        "peer": "the same rule in plain Python, one output neuron at a time",
+        "ratio": peer / ours,
+        "seconds": ours,
+        "peer_seconds": peer,
+        "seconds_to_last_convolution": stopped,
+        "seconds_forward_backward": both,
+        "times_forward_backward": ours / both,
+        "products": round(sum(visits) / len(visits)),
+        "peak_mb": compute.peak_memory_mb(),
+        "sizes": {"inputs": len(images), "plain": chosen.plain, "profiled": chosen.profiled, "subject": what},
+        "threads": chosen.threads,
+        "equal": equal,
+    }
+    print(
+        f"ours {ours * 1e3:.1f} ms an input, plain rule {peer:.2f} s, ratio {peer / ours:.0f}; "
+        f"{ours / both:.1f} forward and backward passes; to the last convolution {stopped * 1e3:.2f} ms"
+    )
+    print(json.dumps(report))
+    if not equal:
+        raise SystemExit("the two sides differ in a contribution: the ratio does not count")
+
+
+if __name__ == "__main__":
+    main()
