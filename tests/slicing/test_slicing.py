@@ -158,8 +158,9 @@ def test_scores_are_sums_over_the_right_images_of_a_class(subject):
 def test_feature_map_is_the_last_residual_sum():
     model, images = networks.build("preact", 3)
     seen = {}
-    model.blocks[3].register_forward_hook(lambda *given: seen.update(value=given[2]))
+    hook = model.blocks[3].register_forward_hook(lambda *given: seen.update(value=given[2]))
     model(images)
+    hook.remove()
     torch.testing.assert_close(feature_map(model, images, batch_size=5), seen["value"].flatten(1))
     assert feature_map(model, images, "stem").shape == (12, 2 * 8 * 8)
     with pytest.raises(SlicingError, match="'x' 0 times"):
