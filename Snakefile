@@ -58,11 +58,6 @@ def ended(notebook):
     return f"{CACHE}/engine/done/notebook/{notebook}"
 
 
-def evaluated(study):
-    """Whether a study has a module that evaluates its networks before its notebooks show them."""
-    return (settings.ROOT / "lib" / study / "evaluation.py").exists()
-
-
 def plugs(node):
     """Modules that a family's recipes name as hooks and transforms."""
     families = engine.ancestry(PRESET, [node.family])
@@ -78,7 +73,7 @@ def inputs_of(notebook):
     used = {item.split("_")[0] for item in NOTEBOOKS[notebook]}
     shown = [node for node in NODES if node.family in families]
     ahead = {name for item in NOTEBOOKS[notebook] for name in ITEMS[item].steps}
-    return [done(study if evaluated(study) else "train", node) for node in shown for study in used] + [
+    return [done(study if engine.evaluated(study) else "train", node) for node in shown for study in used] + [
         stepped(step.study, step.name, step.seed) for step in STEPS if step.study in used and step.name in ahead
     ]
 
@@ -118,7 +113,7 @@ for node in NODES:
 
 
 for node, study in [(node, study) for node in NODES for study in engine.studies(PRESET, node.family)]:
-    if not evaluated(study):
+    if not engine.evaluated(study):
         continue
 
     rule:

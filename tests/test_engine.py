@@ -404,14 +404,27 @@ def test_the_graph_of_this_package_holds_every_family_and_notebook(scale, tmp_pa
     )
     assert done.returncode == 0, done.stdout + done.stderr
     plan, due = done.stdout.split("Out of date now: ")
-    nodes, notebooks = engine.nodes(config.load(scale)), engine.notebooks()
+    preset = config.load(scale)
+    nodes, notebooks, steps = engine.nodes(preset), engine.notebooks(), engine.steps(preset)
+    evaluated = [node for node in nodes if any(map(engine.evaluated, engine.studies(preset, node.family)))]
+    assert {node.family for node in evaluated} >= {"resnet18-b128", "fc5-b512"}
     for node in nodes:
         assert f"train     {node.family}, seed" in plan
+    for node in evaluated:
         assert f"evaluate  {node.family}, seed" in plan
+    for step in steps:
+        assert f"step      {step.study} {step.name}, seed {step.seed}" in plan
     for name in notebooks:
         assert f"notebook  {name}" in plan
-    for kind, count in {"train": len(nodes), "evaluate": len(nodes), "notebook": len(notebooks), "report": 1}.items():
-        assert f"{count} {kind}" in due
+    counts = {
+        "train": len(nodes),
+        "evaluate": len(evaluated),
+        "step": len(steps),
+        "notebook": len(notebooks),
+        "report": 1,
+    }
+    for kind, count in {**counts, "attack": len(engine.attacks(steps))}.items():
+        assert f"{count} {kind}" in due or count == 0
     assert not (tmp_path / "results").exists()
 
 

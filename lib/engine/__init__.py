@@ -4,7 +4,7 @@ Snakemake decides what is out of date and schedules it (see Snakefile); this pac
 """
 
 from lib.engine.cost import chain, estimate
-from lib.engine.graph import Node, ancestry, families, nodes, notebooks, recipes_hash, seeds, select, studies
+from lib.engine.graph import Node, ancestry, evaluated, families, nodes, notebooks, recipes_hash, seeds, select, studies
 from lib.engine.sources import sources
 from lib.engine.stages import StepNode, attacks, steps
 
@@ -15,6 +15,7 @@ __all__ = [
     "attacks",
     "chain",
     "estimate",
+    "evaluated",
     "families",
     "nodes",
     "notebooks",

@@ -75,6 +75,11 @@ def studies(scale: Scale, family: str) -> list[str]:
     return sorted(name for name in names if name in scale.study)
 
 
+def evaluated(study: str) -> bool:
+    """Whether a study has a module that evaluates its networks, family by family, before its notebooks show them."""
+    return (config.ROOT / "lib" / study / "evaluation.py").exists()
+
+
 def seeds(scale: Scale, family: str) -> list[int]:
     """Seeds that the studies read a family at; [0] where none says."""
     found: set[int] = set()

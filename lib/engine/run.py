@@ -82,7 +82,11 @@ def plan(scale: str, cores: int, only: str | None = None) -> str:
             f"  train     {family}, seed {seeds}: {len(node.networks)} x {recipe.arch} on {recipe.data}, "
             f"{node.epochs} epochs, {cost.in_words(cost.node_seconds(preset, node))} a seed{after}"
         )
-        lines += [f"  evaluate  {family}, seed {seeds}: {study}" for study in graph.studies(preset, family)]
+        lines += [
+            f"  evaluate  {family}, seed {seeds}: {study}"
+            for study in graph.studies(preset, family)
+            if graph.evaluated(study)
+        ]
     ahead = stages.steps(preset, chosen)
     lines += [f"  attack    {network}, seed {seed}: {attack}" for network, seed, attack in stages.attacks(ahead)]
     lines += [f"  step      {step.study} {step.name}, seed {step.seed}" for step in ahead]
