@@ -9,31 +9,20 @@ backward pass of the same batch in float32, seconds of stopping at the last conv
 """
 
 import argparse
-import importlib.util
 import json
 import time
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
 from lib import compute, config, data, models, slicing, zoo
+from lib.slicing.evaluate_overhead import plain_rule
 from lib.slicing.graph import Graph, last_convolution
 
 ARCHITECTURES = {"resnet10": "resnet10-preact", "resnet18": "resnet18-preact"}
 
 
-def plain_rule() -> ModuleType:
-    """The rule in plain Python, from the tests."""
-    path = config.ROOT / "tests" / "slicing" / "reference.py"
-    spec = importlib.util.spec_from_file_location("reference", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def subject(name: str, inputs: int, profiled: int) -> tuple[nn.Module, Tensor, Tensor, Tensor, str]:
+def subject(name: str, inputs: int, profiled: int, width: int = 16) -> tuple[nn.Module, Tensor, Tensor, Tensor, str]:
     """A network, the inputs to slice, images and labels to profile it on, and a word on them.
 
     The trained network of the `cpu` scale where it is kept and CIFAR-10 is there; else one with random weights whose
@@ -42,19 +31,19 @@ def subject(name: str, inputs: int, profiled: int) -> tuple[nn.Module, Tensor, T
     network = f"nnslicer-{name}"
     try:
         train, test = data.load("cifar10", "train"), data.load("cifar10", "test").stratified(inputs, seed=0)
-        if _kept(network):
+        if width == 16 and _kept(network):
             some = train.stratified(profiled, seed=0)
             model = zoo.get(network, "cpu").cpu()
             return model, test.images, some.images, some.labels, f"{network} trained on CIFAR-10"
     except data.DataError:
         pass
     torch.manual_seed(0)
-    model = models.build(ARCHITECTURES[name], shape=(3, 32, 32), classes=10, width=16)
+    model = models.build(ARCHITECTURES[name], shape=(3, 32, 32), classes=10, width=width)
     images = torch.rand(profiled + inputs, 3, 32, 32)
     with torch.no_grad():
         model.train()(images)
         labels = model.eval()(images).argmax(1)
-    return model, images[:inputs], images, labels, f"{name} of width 16, random weights and images"
+    return model, images[:inputs], images, labels, f"{name} of width {width}, random weights and images"
 
 
 def _kept(network: str) -> bool:
@@ -82,10 +71,11 @@ def main() -> None:
     parser.add_argument("--profiled", type=int, default=500)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--network", choices=ARCHITECTURES, default="resnet10")
+    parser.add_argument("--width", type=int, default=16, help="below 16 of random weights")
     parser.add_argument("--engine", choices=("auto", "compiled", "tensor"), default="auto")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    model, images, known, labels, what = subject(chosen.network, chosen.inputs, chosen.profiled)
+    model, images, known, labels, what = subject(chosen.network, chosen.inputs, chosen.profiled, chosen.width)
     profile = slicing.profile(model, known, labels, 10)
     print(f"{what}; {len(images)} inputs, {chosen.plain} by the plain rule, {chosen.threads} thread(s)")
 

@@ -16,6 +16,7 @@ TINY = {
     "fgsm_sweep": ["--images", "2", "--repeats", "1", "--batch", "2"],
     "training": ["--images", "64", "--test-images", "40", "--batch", "32"],
     "startup": ["--repeats", "1"],
+    "slicing": ["--inputs", "2", "--plain", "1", "--profiled", "20", "--threads", "1", "--width", "2"],
 }
 
 
