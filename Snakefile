@@ -36,8 +36,14 @@ def done(kind, node):
     return f"{CACHE}/engine/done/{kind}/{node.family}-seed{node.seed}.txt"
 
 
-def attacked(network, seed, attack):
-    return f"{CACHE}/engine/done/attack/{network}-seed{seed}-{attack}.txt"
+def several(attacks):
+    """fgsm_2 fgsm_4 fgsm_8 -> fgsm_2-and-2-more."""
+    first, *more = attacks.split()
+    return f"{first}-and-{len(more)}-more" if more else first
+
+
+def attacked(network, seed, attacks):
+    return f"{CACHE}/engine/done/attack/{network}-seed{seed}-{several(attacks)}.txt"
 
 
 def stepped(study, name, seed):
@@ -141,31 +147,31 @@ for node, study in [(node, study) for node in NODES for study in engine.studies(
             "--family {params.family:q} --seed {params.seed}"
 
 
-for network, seed, attack in engine.attacks(STEPS):
+for network, seed, attacks in engine.attacks(STEPS):
 
     rule:
         name:
-            f"attack_{network}_seed{seed}_{attack}"
+            f"attack_{network}_seed{seed}_{several(attacks)}"
         input:
             networks=trained([PRESET.networks[network].family], seed),
             code=engine.sources("lib.attacks.__main__"),
         output:
-            attacked(network, seed, attack),
+            attacked(network, seed, attacks),
         params:
-            name=f"attack {network} seed {seed} {attack}",
+            name=f"attack {network} seed {seed} {several(attacks)}",
             network=network,
             seed=seed,
-            attack=attack,
-            settings=store.fingerprint([settings.thaw(PRESET.attacks.get(key)) for key in ("images", attack)]),
+            attacks=attacks.split(),
+            settings=store.fingerprint([settings.thaw(PRESET.attacks.get(key)) for key in ("images", "chunk", *attacks.split())]),
         benchmark:
-            f"{RESULTS}/benchmarks/attack-{network}-seed{seed}-{attack}.tsv"
+            f"{RESULTS}/benchmarks/attack-{network}-seed{seed}-{several(attacks)}.tsv"
         priority: 10**8
         threads: THREADS
         resources:
             gpu=1,
         shell:
             JOB + "--output {output:q} -- {PYTHON:q} -m lib.attacks --scale {SCALE} "
-            "--network {params.network:q} --seed {params.seed} --attack {params.attack:q}"
+            "--network {params.network:q} --seed {params.seed} --attack {params.attacks:q}"
 
 
 for step in STEPS:
@@ -176,7 +182,7 @@ for step in STEPS:
         input:
             networks=trained(step.families, step.seed),
             before=[stepped(step.study, name, step.seed) for name in step.after],
-            adversarials=[attacked(network, step.seed, attack) for network, attack in step.attacks],
+            adversarials=[attacked(network, step.seed, attacks) for network, attacks in step.attacks],
             code=engine.sources("lib.evaluations", step.run.partition(":")[0]),
         output:
             stepped(step.study, step.name, step.seed),

@@ -19,11 +19,12 @@ NOTE = """
 import argparse
 from lib import config
 parser = argparse.ArgumentParser()
-for name in ("--scale", "--seed", "--run", "--network", "--attack"):
+for name in ("--scale", "--seed", "--run", "--network"):
     parser.add_argument(name)
+parser.add_argument("--attack", nargs="*")
 asked = parser.parse_args()
 with open(config.cache_dir(asked.scale) / "ahead.txt", "a") as lines:
-    what = asked.run.partition(":")[2] if asked.run else f"{asked.network}-{asked.attack}"
+    what = asked.run.partition(":")[2] if asked.run else f"{asked.network}-{'+'.join(asked.attack)}"
     lines.write(f"{what} {asked.seed}\\n")
 print("done")
 """
@@ -35,7 +36,7 @@ def put(shop: Workshop, **steps) -> None:
     items = yaml.safe_load((shop.root / "config/items.yaml").read_text())
     items["robustness_one"]["steps"], items["robustness_three"]["steps"] = ["sheet"], ["attacked"]
     shop.write("config/items.yaml", yaml.safe_dump(items))
-    shop.configure({**SMOKE, "attacks": {"suite": ["fgsm", "pgd"], "images": 10}})
+    shop.configure({**SMOKE, "attacks": {"suite": ["fgsm ifgsm", "pgd"], "images": 10}})
     shop.write("lib/evaluations.py", NOTE)
     shop.write("lib/attacks/__init__.py", "")
     shop.write("lib/attacks/__main__.py", NOTE)
@@ -61,7 +62,7 @@ def test_steps_are_those_that_the_notebooks_show_and_what_they_wait_for(shop):
         ("attacked", 0),
     ]
     assert every[2].after == ("scores",) and every[2].families == ("dense", "other")
-    assert engine.attacks(every) == [("dense", 0, "fgsm"), ("dense", 0, "pgd")]
+    assert engine.attacks(every) == [("dense", 0, "fgsm ifgsm"), ("dense", 0, "pgd")]
     assert [step.name for step in engine.steps(config.load("smoke"), ["02_two"])] == ["attacked"]
 
 
@@ -106,14 +107,14 @@ def test_a_run_does_steps_after_training_and_before_notebooks(shop):
     assert done.returncode == 0, done.stderr
     ahead = shop.lines("ahead")
     assert sorted(ahead) == sorted(
-        ["scores 0", "scores 1", "sheet 0", "sheet 1", "attacked 0", "dense-fgsm 0", "dense-pgd 0"]
+        ["scores 0", "scores 1", "sheet 0", "sheet 1", "attacked 0", "dense-fgsm+ifgsm 0", "dense-pgd 0"]
     )
     assert ahead.index("scores 0") < ahead.index("sheet 0")
-    assert ahead.index("attacked 0") > max(ahead.index("dense-fgsm 0"), ahead.index("dense-pgd 0"))
+    assert ahead.index("attacked 0") > max(ahead.index("dense-fgsm+ifgsm 0"), ahead.index("dense-pgd 0"))
     order = done.stderr
     assert order.index("done    train dense seed 0") < order.index("start   step robustness scores seed 0")
     assert order.index("done    step robustness sheet seed 1") < order.index("start   notebook 01_one")
     (shop.root / "cache/smoke/ahead.txt").unlink()
     shop.write("lib/attacks/__init__.py", "# changed\n")
     assert shop.call("--only", "02_two").returncode == 0
-    assert sorted(shop.lines("ahead")) == ["attacked 0", "dense-fgsm 0", "dense-pgd 0"]
+    assert sorted(shop.lines("ahead")) == ["attacked 0", "dense-fgsm+ifgsm 0", "dense-pgd 0"]

@@ -25,5 +25,39 @@ def write(folder: Path) -> Path:
         "cw_images": 3,
         "prunable_images": 40,
     }
+    for network in ("nnslicer-resnet10", "nnslicer-resnet18"):  # a class that it never predicts has no profile
+        raw["networks"][network] |= {"train_limit": 2000, "epochs": 5}
+    raw["attacks"] |= {"images": 12}
+    raw["study"]["nnslicer"] |= {
+        "profile_per_class": 15,
+        "scores_per_class": 6,
+        "overhead_inputs": 3,
+        "overhead_batches": [1, 3],
+        "overhead_widths": [2],
+        "overhead_blocks": [1],
+        "overhead_profiled": 40,
+        "anatomy_per_class": 2,
+        "detection_per_class": 20,
+        "forest_trees": 5,
+        "means_per_class": 5,
+        "fit_per_class": 5,
+        "signal_images": 12,
+        "signal_clean": 24,
+        "signal_trees": 5,
+        "adaptive_images": 8,
+        "adaptive_steps": 3,
+        "adaptive_weights": [0, 1],
+        "prune_subsets": 3,
+        "prune_ratios": [0.4, 0.8],
+        "prune_test_images": 100,
+        "tie_subsets": 1,
+        "finetune_subsets": 1,
+        "finetune_ratios": [0.8],
+        "finetune_images": 100,
+        "protect_images": [100, 200],
+        "protect_epochs": 1,
+        "protect_sweep": [0.5],
+        "protect_sweep_images": 100,
+    }
     smoke.write_text(yaml.safe_dump(raw, sort_keys=False))
     return folder

@@ -18,7 +18,7 @@ class StepNode:
         run: module:function, called with scale and seed.
         families: networks that must be trained before.
         after: steps of the same study and seed that must be done before.
-        attacks: (network, attack) whose adversarial sets must be made before.
+        attacks: (network, names of attacks) whose adversarial sets must be made before.
     """
 
     study: str
@@ -58,12 +58,12 @@ def steps(scale: Scale, chosen: Iterable[str] | None = None) -> list[StepNode]:
 
 
 def suite(scale: Scale) -> tuple[str, ...]:
-    """Names of the attacks that a scale carries out."""
+    """Names of the attacks that a scale carries out; those of one entry, with blanks between, in one node."""
     return tuple(scale.attacks.get("suite", ()))
 
 
 def attacks(nodes: Iterable[StepNode]) -> list[tuple[str, int, str]]:
-    """(network, seed, attack) of every adversarial set that steps need, each once."""
+    """(network, seed, names of attacks) of every node of adversarial sets that steps need, each once."""
     found = {(network, node.seed, attack): None for node in nodes for network, attack in node.attacks}
     return list(found)
 

@@ -88,9 +88,9 @@ def growth(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
         ax.set_xscale("log", base=2)
         ax.set_xticks(part["size"], [f"{size:g}" for size in part["size"]])
         ax.minorticks_off()
-        ax.set_yscale("log")
+        ax.set_ylim(bottom=0)
         ax.set_xlabel(words)
-        ax.set_ylabel("milliseconds an input")
+    axes[0].set_ylabel("milliseconds an input")
 
 
 def reading(numbers: Sequence[Any]) -> str:
