@@ -143,7 +143,7 @@ def test_gallery_is_rewritten_between_its_markers(tmp_path, results, capsys):
     readme.write_text(f"# Top\n\n{report.START}\nold\n{report.END}\n\nbottom\n")
     assert report.main(["--scale", "smoke", "--readme", str(readme)]) == 0
     text = readme.read_text()
-    assert text.startswith("# Top\n\n") and text.endswith("\n\nbottom\n") and "old" not in text
+    assert text.startswith("# Top\n\n") and text.endswith("\n\nbottom\n") and "\nold\n" not in text
     targets = re.findall(r"\]\(([^)]*)\)", text)
     assert "../results/smoke/figures/robustness_fig7.png" in targets
     assert all((readme.parent / target).is_file() for target in targets)

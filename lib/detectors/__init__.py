@@ -1,0 +1,58 @@
+"""Detectors of adversarial inputs that any study compares with: arrays of features, logits or labels in, scores out.
+
+A score is the higher, the more the input looks adversarial. Features are numpy arrays, torch tensors or scipy sparse
+matrices with one row an input. Detectors that need no adversarials are fitted on clean inputs alone. Submodules load
+on first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lib.detectors.kernel_density import KernelDensity, choose_bandwidth
+    from lib.detectors.layer_regression import LayerRegression
+    from lib.detectors.lid import LID, local_dimension
+    from lib.detectors.mahalanobis import Mahalanobis
+    from lib.detectors.max_softmax import MaxSoftmax
+    from lib.detectors.metrics import auroc, auroc_interval, rates, threshold_at
+    from lib.detectors.trees import BinaryForest, TreeRule
+
+__all__ = [
+    "LID",
+    "BinaryForest",
+    "KernelDensity",
+    "LayerRegression",
+    "Mahalanobis",
+    "MaxSoftmax",
+    "TreeRule",
+    "auroc",
+    "auroc_interval",
+    "choose_bandwidth",
+    "local_dimension",
+    "rates",
+    "threshold_at",
+]
+
+_HOMES = {
+    "arrays": (),
+    "kernel_density": ("KernelDensity", "choose_bandwidth"),
+    "layer_regression": ("LayerRegression",),
+    "lid": ("LID", "local_dimension"),
+    "mahalanobis": ("Mahalanobis",),
+    "max_softmax": ("MaxSoftmax",),
+    "metrics": ("auroc", "auroc_interval", "rates", "threshold_at"),
+    "trees": ("BinaryForest", "TreeRule"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return importlib.import_module(f"lib.detectors.{name}")
+    if name in _HOME:
+        return getattr(importlib.import_module(f"lib.detectors.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'lib.detectors' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES, *_HOME])
