@@ -292,7 +292,7 @@ def _used(scale: str) -> dict[str, Any]:
         label = SUITE[name].label
         used[f"images under {label}"] = plan.images if plan.images != usual else "the usual"
         for key, value in plan.parameters.items():
-            shown = f"{255 * value:g}/255" if key == "epsilon" else value
+            shown = f"{255 * value:.4g}/255" if key == "epsilon" else value
             used[f"{key.replace('_', ' ')} of {label}"] = shown
     return used
 

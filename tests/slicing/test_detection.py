@@ -1,6 +1,7 @@
 """The detection study's own pieces on slices and networks whose answers are known."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -291,3 +292,11 @@ def test_forward_gives_logits_or_what_enters_a_layer(network, images):
     np.testing.assert_allclose(detection_inputs.forward(network, found, layer="5"), entering, rtol=1e-5)
     exact = detection_inputs.forward(network, found, double=True)
     assert exact.dtype == np.float64 and next(network.parameters()).dtype == torch.float32
+
+
+def test_the_suite_is_the_scales_in_the_papers_order(monkeypatch):
+    scale = SimpleNamespace(attacks={"images": 5, "suite": ["rpgd_8", "fgsm_2"]})
+    monkeypatch.setattr(detection_inputs.config, "load", lambda name: scale)
+    assert detection_inputs.attack_names("smoke") == ["fgsm_2", "rpgd_8"]
+    scale.attacks = {}
+    assert len(detection_inputs.attack_names("smoke")) == 17
