@@ -37,7 +37,7 @@ DEFAULTS: dict[str, Any] = {
     "fit_per_class": 50,  # others, for the detectors that see clean inputs only
     "signal_images": 300,  # adversarials an attack whose whole slices are taken
     "signal_clean": 1000,  # clean test images whose whole slices are taken
-    "signal_reference": "predicted",  # mean that whole slices are taken with, also "dataset"
+    "signal_reference": "dataset",  # mean that whole slices are taken with, also "predicted"
     "signal_fpr": 0.05,  # clean images that may be flagged in validation
     "signal_trees": 300,
     "noise": [4, 8],  # random signs, in 255ths: perturbed, not adversarial
