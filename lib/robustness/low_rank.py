@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib.robustness.layers import weight_layers
+from lib.models.layers import weight_layers
 from lib.training import Hook
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from lib.robustness.layers import weight_layers
+from lib.models.layers import weight_layers
 from lib.training import Hook
 
 

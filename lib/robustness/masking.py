@@ -11,8 +11,7 @@ Madry et al. 2018, https://arxiv.org/abs/1706.06083.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from lib.attacks.goal import attackable
 from lib.robustness.fgsm import batches, check, cross_entropy_gradient, evaluation, fgsm_correct, image_gradient, known
 from lib.robustness.temperature import ScaledLogits
 
@@ -109,22 +109,6 @@ class _Pgd(foolbox.attacks.LinfPGD):
         return lambda inputs: eagerpy.astensor(self.loss(model(inputs).raw, labels.raw).sum())
 
 
-@contextmanager
-def _attackable(model: nn.Module, seed: int) -> Iterator[foolbox.PyTorchModel]:
-    # Foolbox calls backward(): parameters are frozen meanwhile, so that it neither computes nor leaves their gradients.
-    free = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    device = next(model.parameters(), torch.empty(0)).device
-    with evaluation(model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        for parameter in free:
-            parameter.requires_grad_(False)
-        try:
-            yield foolbox.PyTorchModel(model, bounds=(0, 1), device=device)
-        finally:
-            for parameter in free:
-                parameter.requires_grad_(True)
-
-
 def pgd_correct(
     model: nn.Module,
     images: Tensor,
@@ -152,7 +136,7 @@ def pgd_correct(
     """
     check(images, labels, epsilons, batch_size=batch_size)
     attack = _Pgd(loss, steps, rel_stepsize)
-    with _attackable(model, seed) as target:
+    with attackable(model, seed) as target:
         parts = [
             ~attack(target, x, y, epsilons=[float(e) for e in epsilons])[2].cpu()
             for _, x, y in batches(model, images, labels, batch_size)
@@ -190,7 +174,7 @@ def cw_distances(
         binary_search_steps=binary_search_steps, steps=steps, stepsize=stepsize, initial_const=initial_const
     )
     found = []
-    with _attackable(model, seed=0) as target:
+    with attackable(model, seed=0) as target:
         for _, x, y in batches(model, images, labels, batch_size):
             with torch.no_grad():
                 wrong = model(x).argmax(dim=1) != y

@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from lib.models.layers import weight_layers
 from lib.robustness.fgsm import batches, check, evaluation
-from lib.robustness.layers import weight_layers
 from lib.robustness.low_rank import effective_weights, matrix_of
 
 

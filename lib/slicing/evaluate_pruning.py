@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from lib import compute, config, data, evaluations
 from lib.config import Recipe
+from lib.models.layers import weight_layers
 from lib.progress import bar
 from lib.slicing import evaluation
 from lib.slicing.masks import (
@@ -35,7 +36,6 @@ from lib.slicing.masks import (
     ranking,
     subset_scores,
     subsets,
-    weight_layers,
     weight_scores,
 )
 from lib.slicing.pruning import (

@@ -16,19 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lib.models.layers import weight_layers
+
 Masks = dict[str, Tensor]
 """Dotted layer name -> bool of the weight's shape, True where a weight is kept."""
-
-
-def weight_layers(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
-    """Every Conv2d and Linear layer, by dotted name, in the order of definition.
-
-    Raises: ValueError where there is none.
-    """
-    found = {name: layer for name, layer in model.named_modules() if isinstance(layer, (nn.Conv2d, nn.Linear))}
-    if not found:
-        raise ValueError(f"{type(model).__name__} has neither a Conv2d nor a Linear layer: nothing to prune")
-    return found
 
 
 def subsets(classes: int = 10, size: int = 4, count: int | None = None, seed: int = 0) -> list[tuple[int, ...]]:

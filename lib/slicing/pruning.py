@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from lib import compute, training
 from lib.config import Recipe
 from lib.data import ImageSet
-from lib.slicing.masks import apply, weight_layers
+from lib.models.layers import weight_layers
+from lib.slicing.masks import apply
 
 METHODS = ("nnslicer", "effective-path", "weight", "channel")
 OF_CLASSES = ("nnslicer", "effective-path")  # the others prune alike whatever the target classes
