@@ -68,7 +68,7 @@ def plugs(node):
     """Modules that a family's recipes name as hooks and transforms."""
     families = engine.ancestry(PRESET, [node.family])
     recipes = [PRESET.networks[name] for family in families for name in PRESET.families[family]]
-    return [plug["use"] for recipe in recipes for plug in (*recipe.hooks, *recipe.transforms)]
+    return [plug["use"] for recipe in recipes for plug in (*recipe.hooks, *recipe.transforms, *recipe.prepare)]
 
 
 def inputs_of(notebook):

@@ -82,7 +82,7 @@ def key(name: str, scale: str = "smoke", seed: int = 0) -> str:
 
 def _key(preset: Scale, name: str, seed: int) -> dict[str, Any]:
     recipe = preset.recipe(name)
-    plugs = [_plug(plug)[0] for plug in (*recipe.transforms, *recipe.hooks)]
+    plugs = [_plug(plug)[0] for plug in (*recipe.transforms, *recipe.hooks, *recipe.prepare)]
     return {
         "recipe": {**recipe.plain(), "start": None},
         "start": recipe.start and {**recipe.start, "network": _key(preset, recipe.start["network"], seed)},
@@ -194,7 +194,7 @@ def _train(preset: Scale, name: str, seed: int, place: _Place, address: str) -> 
     recipe = preset.recipe(name)
     began = time.perf_counter()
     compute.deterministic()
-    images = _training_images(recipe)
+    images = _training_images(preset, recipe, seed)
     model, history = _mended(lambda: _fit(preset, name, seed, images, place))
     tensors = _stored(model, recipe)
     broken = [key for key, value in tensors.items() if not torch.isfinite(value).all()]
@@ -205,13 +205,14 @@ def _train(preset: Scale, name: str, seed: int, place: _Place, address: str) -> 
         )
     model.load_state_dict(tensors)
     test = data.load(recipe.data, "test")
+    trained_on = f"{recipe.data}/{recipe.fit_split}{', prepared' if recipe.prepare else ''}"
     about = {
         "name": name,
         "scale": preset.name,
         "seed": seed,
         "key": address,
         "recipe": recipe.plain(),
-        "data": {f"{recipe.data}/{recipe.fit_split}": images.fingerprint, f"{recipe.data}/test": test.fingerprint},
+        "data": {trained_on: images.fingerprint, f"{recipe.data}/test": test.fingerprint},
         "test_accuracy": training.accuracy(model, test),
         "test_images": len(test),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -260,9 +261,14 @@ def _mended(train: Callable[[], Trained]) -> Trained:
     return train()
 
 
-def _training_images(recipe: Recipe) -> data.ImageSet:
+def _training_images(preset: Scale, recipe: Recipe, seed: int) -> data.ImageSet:
     images = data.load(recipe.data, recipe.fit_split)
-    return images if recipe.train_limit is None else images.stratified(recipe.train_limit, seed=0)
+    images = images if recipe.train_limit is None else images.stratified(recipe.train_limit, seed=0)
+    start = _obtain(preset, recipe.start["network"], seed, retrain=False)[0] if recipe.start and recipe.prepare else None
+    for plug in recipe.prepare:
+        function, arguments = _plug(plug)
+        images = function(images, start=start, seed=seed, **arguments)
+    return images
 
 
 def _beginning(preset: Scale, recipe: Recipe, seed: int) -> nn.Module:
@@ -306,7 +312,7 @@ def _trunk(preset: Scale, name: str, seed: int, epoch: int) -> Path:
         if not path.exists():
             training.fit(
                 _beginning(preset, recipe, seed),
-                _training_images(recipe),
+                _training_images(preset, recipe, seed),
                 recipe,
                 seed=seed,
                 checkpoint=checkpoint,

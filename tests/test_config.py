@@ -22,7 +22,7 @@ def scale(monkeypatch, tmp_path):
 
     def load(content):
         write_config(tmp_path / "config", smoke=content)
-        config._load.cache_clear()  # a file system may give two writes one time
+        config.scale._load.cache_clear()  # a file system may give two writes one time
         return config.load("smoke")
 
     return load
@@ -141,9 +141,9 @@ def trunk_and(**branch) -> dict:
         (networks(a={**TINY, "fit_split": "test"}), "fit_split is 'test': train or fit"),
         (networks(a={**TINY, "storage": "int8"}), "storage is 'int8': float32 or float16"),
         (networks(a={**TINY, "precision": "half"}), "precision is 'half': bfloat16 or float32"),
-        (networks(a={**TINY, "hooks": [{"use": "os.system"}]}), "os.system.*`use` names a hook or transform"),
-        (networks(a={**TINY, "hooks": ["lib.x"]}), "lib.x: `use` names a hook or transform"),
-        (networks(a={**TINY, "transforms": [{"rank_ratio": 1}]}), "rank_ratio.*`use` names a hook or transform"),
+        (networks(a={**TINY, "hooks": [{"use": "os.system"}]}), "os.system.*`use` names a function or hook"),
+        (networks(a={**TINY, "hooks": ["lib.x"]}), "lib.x: `use` names a function or hook"),
+        (networks(a={**TINY, "transforms": [{"rank_ratio": 1}]}), "rank_ratio.*`use` names a function or hook"),
         (networks(a={**TINY, "like": "b"}), r"networks\.a: like: 'b' is neither a recipe nor an earlier network"),
         (networks(a={"like": "b"}, b=TINY), r"networks\.a: like: 'b' is neither a recipe nor an earlier network"),
         (

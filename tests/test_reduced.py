@@ -19,7 +19,7 @@ def two_scales(monkeypatch, tmp_path):
         smoke={"networks": {"a": small, "b": small, "fc": digits, "same": FULL, "only-here": small}},
         paper={"networks": {"a": FULL, "b": {**FULL, "epochs": 200}, "fc": FC, "same": FULL}},
     )
-    config._load.cache_clear()
+    config.scale._load.cache_clear()
 
 
 def test_each_difference_is_said_once():

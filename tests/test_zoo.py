@@ -190,6 +190,24 @@ def test_transforms_are_applied_to_the_parents_weights_and_again_on_loading(trai
     assert torch.equal(hot.fc2.weight, 20 * cold.fc2.weight) and torch.equal(hot.fc1.weight, cold.fc1.weight)
 
 
+def test_training_images_are_prepared_with_the_parents_network(house, trainings, monkeypatch):
+    seen = {}
+
+    def darken(images, *, start, seed, by):
+        seen.update(start=start, seed=seed)
+        return replace(images, images=images.images // by)
+
+    monkeypatch.setattr("lib.training.darken", darken, raising=False)
+    prepare = [{"use": "lib.training.darken", "by": 2}]
+    reconfigure(house, dark={"like": "tuned", "prepare": prepare, "family": "tuned"})
+    dark, tuned, dense = (zoo.get(name, seed=3) for name in ("dark", "tuned", "dense"))
+    assert seen["seed"] == 3 and same(seen["start"].state_dict(), dense.state_dict())
+    assert unlike_any(dark.state_dict(), tuned.state_dict())
+    cards = [zoo.card(name, seed=3) for name in ("dark", "tuned")]
+    assert cards[0]["key"] != cards[1]["key"] and "prepare" not in cards[1]["recipe"]
+    assert [next(iter(card["data"])).endswith(", prepared") for card in cards] == [True, False]
+
+
 def test_branches_share_a_trunk_and_equal_training_from_scratch(trainings):
     zoo.train_family("smoke", "pruned", 0)
     assert trainings == [(1, 0), (3, 0), (3, 1), (3, 1)]  # the trunk, then three that go on from it

@@ -17,7 +17,7 @@ def shipped(house):
     """plain and half trained with two seeds, shipped with the results, and gone from the cache."""
     content = {**SMOKE, "ship": ["plain"], "study": {"robustness": {"seeds": [0, 1]}}}
     write_config(house / "config", smoke=content)
-    config._load.cache_clear()
+    config.scale._load.cache_clear()
     for name in ("plain", "half"):
         for seed in (0, 1):
             zoo.get(name, seed=seed)

@@ -37,7 +37,7 @@ SMOKE: dict[str, Any] = {
 def reconfigure(house: Path, **networks: Any) -> None:
     """Change networks in the configuration."""
     write_config(house / "config", smoke={**SMOKE, "networks": {**SMOKE["networks"], **networks}})
-    config._load.cache_clear()
+    config.scale._load.cache_clear()
 
 
 def folder(name: str, seed: int = 0) -> Path:

@@ -21,7 +21,7 @@ ATTACKS = {"images": 12, "chunk": 5, NAME: {"epsilon": 0.3, "steps": 3}, "fgsm_8
 def configure(house, **attacks):
     networks = {"plain": SMOKE["networks"]["plain"]}
     write_config(house / "config", smoke={**SMOKE, "networks": networks, "attacks": {**ATTACKS, **attacks}})
-    config._load.cache_clear()
+    config.scale._load.cache_clear()
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_plans(home, house):
     assert plan("fgsm_8").images == 7
     assert plan("jsma").parameters["steps"] == 100
     write_config(house / "config", smoke={**SMOKE, "networks": {}})
-    config._load.cache_clear()
+    config.scale._load.cache_clear()
     assert (plan("jsma").images, plan("jsma").chunk) == (1000, 50)
 
 

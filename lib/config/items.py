@@ -1,0 +1,67 @@
+"""What is made of the networks: tables and figures, the steps before them, the claims they bear on."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from lib.config.places import config_dir
+from lib.config.values import ConfigError, build, freeze, mapping, read_yaml
+
+
+@dataclass(frozen=True)
+class Item:
+    """One table or figure: what it is, and which notebook makes it."""
+
+    item: str
+    title: str
+    paper: str
+    source: str
+    notebook: str
+    claims: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is computed between trained networks and a notebook; config/steps.yaml explains the keys.
+
+    Attributes:
+        seeds: how many of the study's seeds it is for; None: all.
+    """
+
+    run: str
+    families: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    attacks: str = ""
+    seeds: int | None = None
+
+
+def items() -> dict[str, Item]:
+    """Every table and figure item, by name, from config/items.yaml."""
+    source = config_dir() / "items.yaml"
+    found = {}
+    for name, entry in read_yaml(source).items():
+        try:
+            found[name] = build(Item, {"item": name, **freeze(mapping(entry, name))}, name)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from error
+    return found
+
+
+def steps() -> dict[str, dict[str, Step]]:
+    """The steps of each study, by name, from config/steps.yaml; none where there is no such file."""
+    source = config_dir() / "steps.yaml"
+    if not source.exists():
+        return {}
+    try:
+        return {
+            study: {name: build(Step, freeze(mapping(entry, name)), f"{study}.{name}") for name, entry in known.items()}
+            for study, known in read_yaml(source).items()
+        }
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def claims() -> dict[str, Any]:
+    """The papers' claims with their rules, from config/claims.yaml."""
+    return read_yaml(config_dir() / "claims.yaml")

@@ -1,0 +1,68 @@
+"""Plain values read from YAML: checked, frozen, thawed, and the error that names what does not fit."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A configuration file or name that cannot be used; the message names the file, the key and what fits."""
+
+
+def read_yaml(source: Path) -> dict[str, Any]:
+    """A YAML mapping. Raises: ConfigError naming the file where it is missing or not a mapping."""
+    import yaml
+
+    try:
+        raw = yaml.safe_load(source.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{source}: no such file") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{source}: expected a mapping at the top, found {type(raw).__name__}")
+    return raw
+
+
+def freeze(value: Any) -> Any:
+    """Plain values made read-only: mappings and tuples all the way down."""
+    if isinstance(value, Mapping):
+        return MappingProxyType({key: freeze(entry) for key, entry in value.items()})
+    return tuple(freeze(entry) for entry in value) if isinstance(value, (list, tuple)) else value
+
+
+def thaw(value: Any) -> Any:
+    """The inverse of `freeze`: dicts and lists all the way down."""
+    if isinstance(value, Mapping):
+        return {key: thaw(entry) for key, entry in value.items()}
+    return [thaw(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+def build(kind: type, values: Mapping[str, Any], where: str) -> Any:
+    known = {f.name for f in fields(kind)}
+    only_keys(values, known, where)
+    try:
+        return kind(**values)
+    except (TypeError, ConfigError) as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def mapping(value: Any, where: str) -> Mapping[str, Any]:
+    """A mapping, or an empty one for nothing at all."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: expected a mapping, found {value!r}")
+    return value
+
+
+def counts(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def only_keys(values: Mapping[str, Any], known: set[str], where: str) -> None:
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key {key!r}; one of {', '.join(sorted(known))}")
