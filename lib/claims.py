@@ -32,7 +32,7 @@ REPRODUCED, PARTLY, NOT_REPRODUCED = "reproduced", "partly", "not reproduced"
 NOT_TESTABLE = "not testable at this scale"
 VERDICTS = (REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTABLE)
 _LEFT_OUT = {
-    FEW_SEEDS: "with too few seeds",
+    FEW_SEEDS: "with too few repetitions",
     FEW_IMAGES: "with too few images",
     NEAR_CHANCE: "with both networks near chance",
     UNEQUAL: "at unequal clean accuracy",
@@ -50,7 +50,7 @@ class Rule:
         reproduced: {supporting: share at least, contradicting: share at most}.
         partly: {supporting: share at least}; below it and as many contradicting: not reproduced.
         comparisons, premises: what is counted, and what must hold for the claim to be testable.
-        min_seeds, min_n, min_comparisons: seeds, images and comparisons that a verdict needs.
+        min_seeds, min_n, min_comparisons: seeds (or what stands for them), images, comparisons that a verdict needs.
     """
 
     text: str
@@ -211,7 +211,7 @@ def _decide(claim: Claim, premises: Sequence[Finding], findings: Sequence[Findin
     supporting, contradicting = tally[SUPPORTS] / len(counted), tally[CONTRADICTS] / len(counted)
     why = [
         f"{tally[SUPPORTS]} of {len(counted)} comparisons support the claim, {tally[CONTRADICTS]} contradict it, "
-        f"{tally[UNRESOLVED]} unresolved ({_span(counted, 'seeds')} seeds, {_span(counted, 'n')} images).",
+        f"{tally[UNRESOLVED]} unresolved ({_span(counted, 'seeds')} {_sample(rule)}, {_span(counted, 'n')} images).",
         left_out,
     ]
     silent = [item for item in claim.items if item not in {finding.item for finding in counted}]
@@ -240,9 +240,14 @@ def _left_out(findings: Sequence[Finding], rule: Rule) -> str:
         return ""
     short = [finding for finding in findings if finding.outcome == FEW_SEEDS]
     small = [finding for finding in findings if finding.outcome == FEW_IMAGES]
-    notes = [f"seeds: {_span(short, 'seeds')}, the rule asks for {rule.min_seeds}"] if short else []
+    notes = [f"{_sample(rule)}: {_span(short, 'seeds')}, the rule asks for {rule.min_seeds}"] if short else []
     notes += [f"images: {_span(small, 'n')}, the rule asks for {rule.min_n}"] if small else []
     return f"Left out: {', '.join(told)}" + (f" ({'; '.join(notes)})." if notes else ".")
+
+
+def _sample(rule: Rule) -> str:
+    """What intervals are over, in words: seeds, or what the comparisons name in their place."""
+    return " or ".join(sorted({f"{comparison.replicates}s" for comparison in rule.comparisons}))
 
 
 def _span(findings: Sequence[Finding], key: str) -> str:

@@ -47,6 +47,8 @@ class Comparison:
         drop_when_both_below: points where both accuracies are below this are left out.
         clean_within: only counted where the accuracies at epsilon 0 differ by no more than this.
         min_n: images it needs; None: the rule's.
+        replicates: the setting whose values are the sample, paired between the sides, in place of the seeds (a value's
+            seeds are averaged); "seed": the seeds.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Comparison:
     drop_when_both_below: float | None = None
     clean_within: float | None = None
     min_n: int | None = None
+    replicates: str = "seed"
 
     def __post_init__(self) -> None:
         for fits, key, wanted in (
@@ -168,6 +171,26 @@ def cells(record: Mapping[str, Any]) -> list[Cell]:
     return found + derived
 
 
+def pooled(numbers: Iterable[Cell], setting: str) -> list[Cell]:
+    """One cell for all that differ in one setting only: its values, in order of their names, stand for the seeds."""
+    numbers = list(numbers)
+    values = sorted({cell.where[setting] for cell in numbers if setting in cell.where}, key=str)
+    groups: dict[tuple, list[Cell]] = defaultdict(list)
+    for cell in numbers:
+        if setting in cell.where:
+            rest = {key: value for key, value in cell.where.items() if key != setting}
+            groups[(cell.name, _key(rest))].append(cell)
+    return [
+        Cell(
+            cells[0].name,
+            {key: value for key, value in cells[0].where.items() if key != setting},
+            {values.index(cell.where[setting]): cell.mean for cell in cells},
+            min(cell.n for cell in cells),
+        )
+        for cells in groups.values()
+    ]
+
+
 def compare(item: str, numbers: Sequence[Cell], rule: Comparison, min_seeds: int, min_n: int) -> list[Finding]:
     """Every finding of a comparison on an item's numbers, one a setting.
 
@@ -179,6 +202,7 @@ def compare(item: str, numbers: Sequence[Cell], rule: Comparison, min_seeds: int
         min_n: images behind every value.
     Raises: ClaimError where a left number has several counterparts.
     """
+    numbers = numbers if rule.replicates == "seed" else pooled(numbers, rule.replicates)
     known = _index(numbers)
     groups: dict[tuple, dict[str, list[tuple[Cell, Cell]]]] = defaultdict(lambda: defaultdict(list))
     names: dict[tuple, Mapping[str, Any]] = {}

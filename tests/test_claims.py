@@ -70,6 +70,43 @@ def shifted(*shifts, clean=0.8):
     return value
 
 
+def test_networks_may_stand_for_the_seeds(results, rules):
+    """Twelve networks of one seed each: paired, a small gain is seen although the networks differ far more."""
+    rules(
+        rule={"min_comparisons": 1, "min_seeds": 10},
+        comparison={
+            "where": {},
+            "left": {"method": "ours"},
+            "right": {"method": "before"},
+            "average": [],
+            "expect": "higher",
+            "margin": 0.005,
+            "drop_when_both_below": None,
+            "replicates": "network",
+        },
+    )
+    numbers = [
+        record.number(
+            "accuracy",
+            {"network": f"n{k}", "method": method},
+            {0: 0.5 + 0.04 * k + gain + wobble * (k % 3)},
+            "share",
+            2000,
+        )
+        for k in range(12)
+        for method, gain, wobble in (("before", 0, 0), ("ours", 0.01, 0.001))
+    ]
+    write("one", numbers)
+    verdict = claims.judge("c", "smoke")
+    assert verdict.verdict == "reproduced"
+    assert "1 of 1 comparisons support the claim" in verdict.why and "(12 networks, 2,000 images)" in verdict.why
+    assert verdict.evidence["difference"].tolist() == pytest.approx([0.011])
+    rules(
+        rule={"min_comparisons": 1}, comparison={"where": {}, "left": {"method": "ours"}, "right": {"method": "before"}}
+    )
+    assert claims.judge("c", "smoke").verdict == "not testable at this scale"  # one seed each
+
+
 @pytest.mark.parametrize(
     ("shifts", "verdict", "says"),
     [
