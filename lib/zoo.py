@@ -264,7 +264,9 @@ def _mended(train: Callable[[], Trained]) -> Trained:
 def _training_images(preset: Scale, recipe: Recipe, seed: int) -> data.ImageSet:
     images = data.load(recipe.data, recipe.fit_split)
     images = images if recipe.train_limit is None else images.stratified(recipe.train_limit, seed=0)
-    start = _obtain(preset, recipe.start["network"], seed, retrain=False)[0] if recipe.start and recipe.prepare else None
+    start = (
+        _obtain(preset, recipe.start["network"], seed, retrain=False)[0] if recipe.start and recipe.prepare else None
+    )
     for plug in recipe.prepare:
         function, arguments = _plug(plug)
         images = function(images, start=start, seed=seed, **arguments)

@@ -163,7 +163,7 @@ def noisy():
 @pytest.mark.parametrize(
     ("seeds", "n", "says"),
     [
-        ((0,), 2000, "4 with too few seeds (seeds: 1, the rule asks for 3)"),
+        ((0,), 2000, "4 with too few repetitions (seeds: 1, the rule asks for 3)"),
         ((0, 1), 2000, "seeds: 2, the rule asks for 3"),
         ((0, 1, 2), 300, "4 with too few images (images: 300, the rule asks for 2000)"),
     ],
