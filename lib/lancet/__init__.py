@@ -1,0 +1,1 @@
+"""AI-Lancet: locating the weights that cause an error, and repairing them."""

@@ -1,0 +1,238 @@
+"""Progressive ablation: the smallest part of a layer's weights whose removal makes the error go away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from lib.lancet.locating.features import columns
+from lib.lancet.locating.kernels import remove
+from lib.lancet.locating.tail import Network, Point
+
+DIGITS, EXPONENTS = range(1, 10), range(6, 0, -1)
+ROWS = 64  # images that the rest of the network is run on at once
+VALUES = 2**25  # floats of the layer's changed outputs that are held at once
+MARGIN = 1e-4  # logits nearer to a decision than this, relative to the largest, are computed again from the start
+
+
+def fractions() -> list[float]:
+    """The parts of a layer that are tried: j 10^-u for u = 6..1, j = 1..9."""
+    return [j * 10.0**-u for u in EXPONENTS for j in DIGITS]
+
+
+def counts_of(parts: list[float], weights: int, usable: int) -> list[int]:
+    """Numbers of weights of those parts: max(1, ceil(r N)), at most the usable ones, each once."""
+    return sorted({min(max(1, ceil(part * weights - 1e-9)), usable) for part in parts}) if usable else []
+
+
+def refined(part: float) -> list[float]:
+    """The ten steps of a tenth that lead up to a part of `fractions`."""
+    exponent = next((u for u in EXPONENTS if part < 10.0 ** (1 - u) * (1 - 1e-9)), 1)
+    digit = round(part * 10**exponent)
+    return [(digit - 1 + step / 10) * 10.0**-exponent for step in range(1, 11)]
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What progressive ablation found in one layer.
+
+    Attributes:
+        order: int64 (K, N): a pair's weights by importance, the largest first, ties by index.
+        counts: int64 (K,): how many of them are the pair's error-inducing set; 0 where no part repairs it.
+    """
+
+    order: Tensor
+    counts: Tensor
+
+
+def search(
+    network: Network,
+    point: Point,
+    values: Mapping[fx.Node, Tensor],
+    important: Tensor,
+    right: Callable[[Tensor, Tensor], Tensor],
+    tensors: bool = False,
+) -> Ablation:
+    """The smallest of the tried parts of a layer whose removal makes the predictions of each image right.
+
+    Weights go in order of importance, only those whose importance is above 0. Every part is tried on all pairs that
+    are still wrong at once, and only the calls behind the layer are run again; each part's output is the last one's
+    less what the weights added to it contribute. A decision by a hair is made again on the whole network.
+
+    Args:
+        network: in float32.
+        values: what `network.record` gives for the K wrong images.
+        important: float (K, *weight.shape), never negative.
+        right: from logits (R, classes) and the pair of each row (R,), whether the prediction is as wanted.
+        tensors: work as on a GPU, by tensor operations only, on the CPU too.
+    Source: Zhao et al. 2021, section on progressive ablation, with its modified search.
+    """
+    order = descending(important.float().flatten(1))
+    usable = (important.float().flatten(1) > 0).sum(1).tolist()
+    size = order.shape[1]
+    ladder = [counts_of(fractions(), size, most) for most in usable]
+    trial = _Trial(network, point, values, order, right, tensors)
+    coarse = trial.first(ladder)
+    finer: list[list[int]] = []
+    for pair, count in enumerate(coarse.tolist()):
+        if not count:
+            finer.append([])
+            continue
+        part = next(p for p in fractions() if min(max(1, ceil(p * size - 1e-9)), usable[pair]) == count)
+        tried = set(ladder[pair])
+        finer.append([n for n in counts_of(refined(part), size, usable[pair]) if n not in tried and n < count])
+    fine = trial.first(finer)
+    return Ablation(order, torch.where(fine > 0, fine, coarse))
+
+
+def descending(values: Tensor) -> Tensor:
+    """Indices (K, N) of non-negative float32 values (K, N) from the largest down, equal ones by index.
+
+    Bits of such floats sort as integers; with the index below them every key is another, and no stable sort is needed.
+    """
+    bits = values.contiguous().view(torch.int32).to(torch.int64)
+    keys = (bits << 32) | (2**32 - 1 - torch.arange(values.shape[1], device=values.device))
+    if keys.device.type == "cpu":
+        keys.numpy().sort(axis=1)
+    else:
+        keys = keys.sort(dim=1).values
+    return 2**32 - 1 - (keys.flip(1) & (2**32 - 1))
+
+
+class _Trial:
+    def __init__(
+        self,
+        network: Network,
+        point: Point,
+        values: Mapping[fx.Node, Tensor],
+        order: Tensor,
+        right: Callable[[Tensor, Tensor], Tensor],
+        tensors: bool,
+    ) -> None:
+        self.network, self.point, self.values, self.order, self.right = network, point, values, order, right
+        self.tensors = tensors
+        self.weight = point.module.weight.detach().flatten().contiguous()
+        self.outputs = _as_columns(point.module, values[point.node])
+        groups = point.module.groups if isinstance(point.module, nn.Conv2d) else 1
+        self.read = columns(point.module, values[point.source]).contiguous()
+        self.fan_in, self.places = self.read.shape[2], self.read.shape[3]
+        self.per_group = self.outputs.shape[1] // groups
+
+    def first(self, ladders: list[list[int]]) -> Tensor:
+        """For each pair the first of its counts, ascending, whose removal makes it right; 0 where none does."""
+        found = torch.zeros(len(ladders), dtype=torch.int64)
+        position = [0] * len(ladders)
+        done = [0] * len(ladders)  # weights whose contributions are already out of `current`
+        current = self.outputs.clone()
+        active = [pair for pair, ladder in enumerate(ladders) if ladder]
+        while active:
+            block = max(4, ceil(ROWS / len(active)))
+            block = max(1, min(block, VALUES // (len(active) * self.outputs[0].numel())))
+            share = max(1, VALUES // (block * self.outputs[0].numel()))
+            for part in [active[i : i + share] for i in range(0, len(active), share)]:
+                steps = [ladders[pair][position[pair] : position[pair] + block] for pair in part]
+                changed = self._without(
+                    part, current, [[done[pair], *step] for pair, step in zip(part, steps, strict=True)]
+                )
+                good = self._judged(part, steps, changed)
+                for row, (pair, step) in enumerate(zip(part, steps, strict=True)):
+                    hits = [count for count, hit in zip(step, good[row], strict=True) if hit]
+                    found[pair] = hits[0] if hits else 0
+                    position[pair] += len(step)
+                    done[pair] = step[-1]
+                    current[pair] = changed[row, len(step) - 1]
+            active = [pair for pair in active if not found[pair] and position[pair] < len(ladders[pair])]
+        return found
+
+    def _without(self, pairs: list[int], current: Tensor, edges: list[list[int]]) -> Tensor:
+        """The layer's outputs (pairs, steps, O, L) without the first edges[k][i] weights of each pair's order.
+
+        What follows the last step of a pair that has fewer of them is undefined.
+        """
+        if current.device.type == "cpu" and not self.tensors:
+            return self._compiled(pairs, current, edges)
+        steps = max(len(edge) for edge in edges) - 1
+        which, moves = [], []  # weights that go, and the pair and step at which
+        for row, (pair, edge) in enumerate(zip(pairs, edges, strict=True)):
+            which.append(self.order[pair, edge[0] : edge[-1]])
+            sizes = torch.tensor([high - low for low, high in pairwise(edge)])
+            moves.append(row * steps + torch.arange(len(sizes)).repeat_interleave(sizes))
+        weights, place = torch.cat(which), torch.cat(moves).to(self.order.device)
+        delta = self._summed(pairs, steps, weights, place).view(len(pairs), steps, -1, self.places)
+        return current[pairs][:, None] - delta.cumsum(1)
+
+    def _compiled(self, pairs: list[int], current: Tensor, edges: list[list[int]]) -> Tensor:
+        steps = max(len(edge) for edge in edges) - 1
+        bounds = np.array([edge + [edge[-1]] * (steps + 1 - len(edge)) for edge in edges], np.int64)
+        changed = current.new_empty(len(pairs), steps, *current.shape[1:])
+        remove(
+            *(np.array(pairs, np.int64), bounds, self.order.numpy(), self.weight.numpy()),
+            *(self.read.numpy(), current.numpy(), self.per_group, changed.numpy()),
+        )
+        return changed
+
+    def _summed(self, pairs: list[int], steps: int, weights: Tensor, place: Tensor) -> Tensor:
+        """What single weights contribute, added up by pair, step and output channel."""
+        channels = self.outputs.shape[1]
+        delta = self.weight.new_zeros(len(pairs) * steps * channels, self.places)
+        out, into = weights // self.fan_in, weights % self.fan_in
+        pair = torch.tensor(pairs, device=place.device)[place // steps]
+        target, group = place * channels + out, out // self.per_group
+        for part in torch.arange(len(weights), device=place.device).split(max(1, VALUES // self.places)):
+            read = self.read[pair[part], group[part], into[part]]
+            delta.index_add_(0, target[part], read * self.weight[weights[part], None])
+        return delta
+
+    def _judged(self, pairs: list[int], steps: list[list[int]], changed: Tensor) -> list[list[bool]]:
+        """Whether each pair is right after each of its steps."""
+        width = changed.shape[1]
+        rows = [(row, step) for row, counts in enumerate(steps) for step in range(len(counts))]
+        index = torch.tensor(rows, device=changed.device)
+        good = torch.zeros(len(pairs), width, dtype=torch.bool)
+        for part in index.split(ROWS):
+            outputs = changed[part[:, 0], part[:, 1]]
+            pair = torch.tensor(pairs, device=changed.device)[part[:, 0]]
+            logits = self.network.rest(self.point, _as_outputs(self.point, self.values, outputs), self.values, pair)
+            verdict = self.right(logits, pair)
+            top = logits.topk(2, dim=1).values
+            near = (top[:, 0] - top[:, 1] < MARGIN * logits.abs().amax(1)).nonzero()[:, 0].tolist()
+            for hair in near:
+                row, step = part[hair].tolist()
+                verdict[hair] = self._whole(pairs[row], steps[row][step])
+            good[part[:, 0].cpu(), part[:, 1].cpu()] = verdict.cpu()
+        return [good[row, : len(counts)].tolist() for row, counts in enumerate(steps)]
+
+    def _whole(self, pair: int, count: int) -> bool:
+        """Whether a pair is right without its first weights, on the whole network."""
+        module = self.point.module
+        kept = module.weight.detach().clone()
+        try:
+            less = kept.flatten().clone()
+            less[self.order[pair, :count]] = 0
+            module.weight.copy_(less.view(kept.shape))
+            logits = self.network.logits_of(self.values[self.network.input][pair : pair + 1])
+        finally:
+            module.weight.copy_(kept)
+        return bool(self.right(logits, torch.tensor([pair], device=logits.device))[0])
+
+
+def _as_columns(module: nn.Conv2d | nn.Linear, outputs: Tensor) -> Tensor:
+    """A layer's outputs as (K, O, L)."""
+    if isinstance(module, nn.Linear):
+        return outputs.reshape(len(outputs), -1, outputs.shape[-1]).transpose(1, 2).contiguous()
+    return outputs.flatten(2)
+
+
+def _as_outputs(point: Point, values: Mapping[fx.Node, Tensor], outputs: Tensor) -> Tensor:
+    """The inverse of `_as_columns`, of R rows."""
+    shape = values[point.node].shape[1:]
+    if isinstance(point.module, nn.Linear):
+        outputs = outputs.transpose(1, 2)
+    outputs = outputs.reshape(len(outputs), *shape)
+    return outputs.contiguous(memory_format=torch.channels_last) if outputs.ndim == 4 else outputs
