@@ -4,7 +4,7 @@ What was computed on named networks is kept with the results, in results/<scale>
 network's weights and everything else it depends on, so that no change of any of them is missed, and a reader can open
 the notebooks without having the networks.
 
-    python -m lib.evaluations --run lib.slicing.evaluation:make_scores --scale smoke --seed 0
+    python -m lib.evaluations --run lib.slicing.study.evaluation:make_scores --scale smoke --seed 0
 
 runs a step of config/steps.yaml, ahead of the notebooks that show it.
 """

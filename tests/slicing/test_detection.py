@@ -10,8 +10,9 @@ from scipy import sparse
 from torch import nn
 
 from lib import detectors
-from lib.slicing import adaptive, detection, detection_inputs
+from lib.slicing import adaptive, detection
 from lib.slicing.detection import ClassMeans, Inputs
+from lib.slicing.study import detection_inputs
 
 CLASSES, WIDTH = 3, 30
 

@@ -6,8 +6,8 @@ import pytest
 
 from lib import plots, record
 from lib.attacks import SUITE
-from lib.slicing import detection_records as records
-from lib.slicing import draw_detection as draw
+from lib.slicing.study import detection_records as records
+from lib.slicing.study import draw_detection as draw
 
 ATTACKS = ["fgsm_8", "rpgd_8", "deepfool_l2"]
 METHODS = [("nnslicer", "predicted"), ("nnslicer", "dataset"), ("effective-path", "none"), ("feature-map", "none")]

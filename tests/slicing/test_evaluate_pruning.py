@@ -7,17 +7,10 @@ import pytest
 import torch
 
 from lib import config, data, evaluations
-from lib.slicing import (
-    draw_pruning,
-    evaluate_protection,
-    evaluate_pruning,
-    evaluation,
-    masks,
-    protection,
-    protection_records,
-    pruning,
-    pruning_records,
-)
+from lib.slicing import masks, protection, pruning
+from lib.slicing.study import draw_pruning, evaluation, protection_records, pruning_records
+from lib.slicing.study import protection as evaluate_protection
+from lib.slicing.study import pruning as evaluate_pruning
 from slicing.pruning_nets import mean_inputs, random_scores
 
 CONFIG = """

@@ -9,8 +9,9 @@ import pandas as pd
 
 from lib import evaluations, tables
 from lib.evaluations import SHARE, frame
-from lib.slicing import evaluate_pruning, evaluation
 from lib.slicing.pruning import METHODS, OF_CLASSES
+from lib.slicing.study import evaluation
+from lib.slicing.study import pruning as evaluate_pruning
 
 NAMES = {
     "nnslicer": "NNSlicer",

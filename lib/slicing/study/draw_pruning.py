@@ -13,7 +13,7 @@ from lib import plots
 from lib.evaluations import frame
 from lib.slicing.protection import METHODS as HIDING
 from lib.slicing.pruning import METHODS, OF_CLASSES
-from lib.slicing.pruning_records import NAMES, VIEWS, accuracies, viewed
+from lib.slicing.study.pruning_records import NAMES, VIEWS, accuracies, viewed
 
 Look = dict[str, Any]
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lib import data, evaluations
-from lib.slicing import evaluation
 from lib.slicing.backward import effective_path, slice
 from lib.slicing.slices import Slices
+from lib.slicing.study import evaluation
 
 VERSION = 1  # raise it when the numbers change
 

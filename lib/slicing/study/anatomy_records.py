@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 
 from lib import evaluations, plots
 from lib.evaluations import frame
-from lib.slicing import evaluate_anatomy
-from lib.slicing.evaluate_anatomy import METHODS
+from lib.slicing.study import anatomy as evaluate_anatomy
+from lib.slicing.study.anatomy import METHODS
 
 MEASURES = {
     "synapses": "share of synapses in a slice",

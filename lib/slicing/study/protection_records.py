@@ -10,9 +10,10 @@ import pandas as pd
 
 from lib import evaluations
 from lib.evaluations import SHARE, frame
-from lib.slicing import evaluate_protection, pruning_records
 from lib.slicing.protection import METHODS, OF_CLASSES
-from lib.slicing.pruning_records import NAMES, distinct
+from lib.slicing.study import protection as evaluate_protection
+from lib.slicing.study import pruning_records
+from lib.slicing.study.pruning_records import NAMES, distinct
 
 
 def numbers_of(

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from lib import plots
 from lib.attacks import SUITE
 from lib.evaluations import frame
-from lib.slicing.detection_records import AVERAGE, NAMES, SAME, STATED, attack_label, of_rule
+from lib.slicing.study.detection_records import AVERAGE, NAMES, SAME, STATED, attack_label, of_rule
 
 Look = dict[str, Any]
 MEASURES = {"recall": "adversarials flagged (recall)", "fpr": "clean images flagged", "precision": "precision"}

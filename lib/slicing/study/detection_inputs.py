@@ -22,9 +22,9 @@ from lib.attacks import sets
 from lib.data import splits
 from lib.detectors import MaxSoftmax, TreeRule
 from lib.progress import bar
-from lib.slicing import evaluation
 from lib.slicing.adaptive import watching
 from lib.slicing.features import feature_map
+from lib.slicing.study import evaluation
 
 VERSION = 1  # raise it when a change in the detection study's code changes its numbers
 MEMORY = 2**28  # bytes that a chunk of slices may take before it is made sparse, or a few numbers

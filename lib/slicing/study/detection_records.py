@@ -12,8 +12,9 @@ import pandas as pd
 from lib import attacks, data, evaluations, tables
 from lib.attacks import SUITE
 from lib.evaluations import SHARE, frame
-from lib.slicing import detection, evaluation
-from lib.slicing.detection_inputs import attack_names, settings
+from lib.slicing import detection
+from lib.slicing.study import evaluation
+from lib.slicing.study.detection_inputs import attack_names, settings
 
 ITEM = "nnslicer_detection"
 AVERAGE = "average"

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from lib import evaluations, plots, tables
 from lib.evaluations import frame
-from lib.slicing import evaluate_overhead
+from lib.slicing.study import overhead as evaluate_overhead
 
 PAPER = {
     ("resnet10", "single"): 40.0,

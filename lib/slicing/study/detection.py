@@ -1,6 +1,6 @@
 """The detection study on named networks: the paper's rule, the signal beyond it, and an attack that knows the detector.
 
-    python -m lib.slicing.evaluation --scale smoke --seed 0 --part detection
+    python -m lib.evaluations --run lib.slicing.study.detection:make --scale smoke --seed 0
 
 Each table is kept with the results, addressed by the network's weights and all that it depends on, in pieces, so that a
 run that was cut off goes on where it was.
@@ -15,7 +15,8 @@ import pandas as pd
 from lib import evaluations
 from lib.progress import bar
 from lib.slicing import detection
-from lib.slicing.detection_inputs import (
+from lib.slicing.study.adaptive import adaptive
+from lib.slicing.study.detection_inputs import (
     METHODS,
     VERSION,
     attack_names,
@@ -26,8 +27,7 @@ from lib.slicing.detection_inputs import (
     test_inputs,
     vectors_of,
 )
-from lib.slicing.evaluate_adaptive import adaptive
-from lib.slicing.evaluate_signals import signals
+from lib.slicing.study.signals import signals
 
 __all__ = ["adaptive", "clean_accuracy", "detection_table", "make", "signals"]
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from lib import config, data, evaluations, slicing, store, zoo
 from lib.detectors import LID, BinaryForest, KernelDensity, Mahalanobis, choose_bandwidth
 from lib.progress import bar
-from lib.slicing import detection, evaluation
-from lib.slicing.detection_inputs import (
+from lib.slicing import detection
+from lib.slicing.study import evaluation
+from lib.slicing.study.detection_inputs import (
     MEMORY,
     VERSION,
     Given,

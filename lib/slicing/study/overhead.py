@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from lib import compute, config, data, evaluations, zoo
-from lib.slicing import evaluation
 from lib.slicing.backward import slice
 from lib.slicing.graph import Graph, SlicingError, last_convolution
 from lib.slicing.profiling import NeuronProfile, profile
+from lib.slicing.study import evaluation
 
 VERSION = 1  # raise it when what is measured changes
 

@@ -15,7 +15,7 @@ from lib.detectors import auroc
 from lib.progress import bar
 from lib.slicing import adaptive as attack
 from lib.slicing import detection
-from lib.slicing.detection_inputs import (
+from lib.slicing.study.detection_inputs import (
     VERSION,
     Given,
     fitted,
@@ -26,7 +26,7 @@ from lib.slicing.detection_inputs import (
     training_inputs,
     vectors,
 )
-from lib.slicing.evaluate_signals import SIGNAL_KEYS, Detectors, describe, detectors_of, forest_features
+from lib.slicing.study.signals import SIGNAL_KEYS, Detectors, describe, detectors_of, forest_features
 
 ADAPTIVE_KEYS = ("adaptive_images", "adaptive_epsilon", "adaptive_steps", "adaptive_weights", "adaptive_attack")
 RULE = "tree, the paper's rule"

@@ -1,6 +1,6 @@
 """Named networks pruned for each subset of their classes, computed once: what the notebook and the graph read.
 
-    python -m lib.slicing.evaluation --scale smoke --seed 0 --part pruning
+    python -m lib.evaluations --run lib.slicing.study.pruning:make --scale smoke --seed 0
 
 How 210 subsets, 7 ratios, 4 methods, with and without compensation, take minutes: Weight and Channel prune alike
 whatever the target, so that each of their networks runs once over the test images of all classes, and the right
@@ -26,7 +26,6 @@ from lib import compute, config, data, evaluations
 from lib.config import Recipe
 from lib.models.layers import weight_layers
 from lib.progress import bar
-from lib.slicing import evaluation
 from lib.slicing.masks import (
     Masks,
     by_position,
@@ -50,6 +49,7 @@ from lib.slicing.pruning import (
     decisions,
     fine_tune,
 )
+from lib.slicing.study import evaluation
 
 VERSION = 1  # raise it when a change in this study's code changes its numbers
 

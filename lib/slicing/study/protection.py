@@ -1,6 +1,6 @@
 """Named networks with weights hidden, and what an attacker makes of them: computed once, one attack at a time.
 
-    python -m lib.slicing.evaluation --scale smoke --seed 0 --part protection
+    python -m lib.evaluations --run lib.slicing.study.protection:make --scale smoke --seed 0
 
 Weight and Random hide alike whatever the target classes, so that one attack stands for every subset; its right
 decisions are counted class by class. An attack that was done is kept, so that a run that was stopped goes on.
@@ -20,10 +20,11 @@ from torch import Tensor
 from lib import compute, config, data, evaluations
 from lib.config import Recipe
 from lib.progress import bar
-from lib.slicing import evaluation, protection
-from lib.slicing.evaluate_pruning import bench, name_of, scores_of, train_images
+from lib.slicing import protection
 from lib.slicing.masks import by_position, ranking, subset_scores, subsets, weight_scores
 from lib.slicing.protection import ATTACK, METHODS, OF_CLASSES, convolutions
+from lib.slicing.study import evaluation
+from lib.slicing.study.pruning import bench, name_of, scores_of, train_images
 
 VERSION = 1  # raise it when a change in this study's code changes its numbers
 

@@ -1,0 +1,1 @@
+"""The study of slices: what is computed at a scale, its records, texts and plots."""
