@@ -66,6 +66,18 @@ def test_steps_are_those_that_the_notebooks_show_and_what_they_wait_for(shop):
     assert [step.name for step in engine.steps(config.load("smoke"), ["02_two"])] == ["attacked"]
 
 
+def test_a_pattern_stands_for_all_families_of_the_scale_that_fit(shop):
+    put(shop, scores={"run": "lib.robustness.parts:scores", "families": ["o*", "den?e", "*e*"]})
+    scale = config.load("smoke")
+    assert set(engine.steps(scale)[0].families) == {name for name in scale.families if "e" in name}
+    assert engine.steps(scale)[0].families[:2] == ("other", "dense")
+    put(shop, scores={"run": "lib.robustness.parts:scores", "families": ["z*"]})
+    with pytest.raises(
+        config.ConfigError, match=r"step robustness.scores reads family 'z\*', which scale 'smoke' does"
+    ):
+        engine.steps(scale)
+
+
 def test_steps_that_cannot_be_are_named(shop):
     put(shop, scores={"run": "a:b", "after": ["sheet"]})
     with pytest.raises(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from lib import config, store
@@ -60,18 +61,35 @@ def families(scale: Scale, notebook: str) -> list[str]:
     for item in config.items().values():
         if is_of(item, notebook):
             wanted.update(dict.fromkeys(item.families))
-    for family in wanted:
-        if family not in scale.families:
+    return matching(scale, wanted, f"notebook {notebook}")
+
+
+def matching(scale: Scale, patterns: Iterable[str], reader: str) -> list[str]:
+    """The scale's families that are named, or fit a pattern as "lancet-*".
+
+    Args:
+        reader: who names them, for the error.
+    Raises: ConfigError for a name or pattern that fits none.
+    """
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        fitting = [family for family in scale.families if fnmatchcase(family, pattern)]
+        if not fitting:
             raise ConfigError(
-                f"notebook {notebook} reads family {family!r}, which scale {scale.name!r} does not have: "
+                f"{reader} reads family {pattern!r}, which scale {scale.name!r} does not have: "
                 f"one of {', '.join(scale.families)}"
             )
-    return list(wanted)
+        found.update(dict.fromkeys(fitting))
+    return list(found)
 
 
 def studies(scale: Scale, family: str) -> list[str]:
     """Studies that read a family: the first words of its items' names (robustness_fig3 -> robustness)."""
-    names = {item.item.split("_")[0] for item in config.items().values() if family in item.families}
+    names = {
+        item.item.split("_")[0]
+        for item in config.items().values()
+        if any(fnmatchcase(family, pattern) for pattern in item.families)
+    }
     return sorted(name for name in names if name in scale.study)
 
 

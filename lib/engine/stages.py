@@ -48,7 +48,7 @@ def steps(scale: Scale, chosen: Iterable[str] | None = None) -> list[StepNode]:
             name,
             seed,
             known[study][name].run,
-            known[study][name].families,
+            tuple(graph.matching(scale, known[study][name].families, f"step {study}.{name}")),
             known[study][name].after,
             tuple((known[study][name].attacks, attack) for attack in suite(scale) if known[study][name].attacks),
         )
