@@ -3,8 +3,10 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sets_on_disk import assert_damaged, change, flip_bit, picture, truncate, write_people, write_signs
 
 from lib import data
@@ -178,3 +180,59 @@ def test_imagenet_damaged(photographs):
     (photographs / "imagenet" / "val" / "n03").mkdir()
     data._split.cache_clear()
     assert_damaged("imagenet", "test", photographs, photographs / "imagenet" / "val", "3 class folders, expected 2")
+
+
+@pytest.fixture
+def celebrities(tmp_path, monkeypatch) -> Path:
+    """Both large face sets in small: three people; of YouTube Faces' two videos of 20 and of 5 frames."""
+    for person in range(3):
+        for video, count in (("0", 20), ("3", 5)):
+            for frame in range(count):
+                name = f"aligned_detect_{video}.{frame + 95}.jpg"
+                place = tmp_path / "youtube-face" / "aligned_images_DB" / f"P_{person}" / video / name
+                picture(place, (40, 44), seed=person * 100 + frame)
+        for shot in range(20):
+            picture(tmp_path / "vgg-face" / f"P_{person}" / f"{shot:08d}.jpg", (240, 260), seed=person * 100 + shot)
+    change(monkeypatch, "youtube-face", classes=3)
+    change(monkeypatch, "vgg-face", classes=3)
+    return tmp_path
+
+
+def test_youtube_faces_stay_on_disk_and_are_parted_at_one_place_a_video(celebrities, monkeypatch):
+    opened = count_reads(monkeypatch)
+    train, test = (data.load("youtube-face", split, celebrities) for split in ("train", "test"))
+    assert not train.in_memory and train.images.shape == (3 * 22, 3, 55, 47) and len(test) == 3 * 3 and not opened
+    assert torch.bincount(test.labels).tolist() == [3, 3, 3] and test.classes == ("P_0", "P_1", "P_2")
+    frames = [(path.parent.name, int(path.stem.rpartition(".")[2])) for path in test.images.paths[:3]]
+    assert sorted(frames) == [("0", 113), ("0", 114), ("3", 99)]  # the last, by number and not by name
+    assert not {*train.images.paths} & {*test.images.paths}
+    assert test.float(index=[0]).shape == (1, 3, 55, 47) and len(opened) == 1
+    shutil.move(celebrities / "youtube-face" / "aligned_images_DB" / "P_0", celebrities / "youtube-face" / "P_0")
+    data._split.cache_clear()
+    assert_damaged("youtube-face", "test", celebrities, "aligned_images_DB", "2 class folders, expected 3")
+
+
+def test_the_face_is_cut_out_of_its_frame(monkeypatch):
+    spec = change(monkeypatch, "youtube-face", shape=(3, 20, 20))
+    frame = Image.new("RGB", (88, 88), (0, 0, 255))
+    frame.paste((255, 0, 0), (24, 24, 64, 64))  # 88 / 2.2 = 40 in the middle
+    cut = np.asarray(folders.face_cropped(frame, spec))
+    assert cut.shape == (20, 20, 3) and (cut[1:-1, 1:-1] == (255, 0, 0)).all() and (cut[..., 0] > 180).all()
+
+
+def test_vgg_face_is_parted_by_a_fixed_seed(celebrities):
+    train, test = (data.load("vgg-face", split, celebrities) for split in ("train", "test"))
+    assert not test.in_memory and test.images.shape == (6, 3, 224, 224) and len(train) == 54
+    assert torch.bincount(test.labels).tolist() == [2, 2, 2] and not {*train.images.paths} & {*test.images.paths}
+    data._split.cache_clear()
+    assert data.load("vgg-face", "test", celebrities).images.paths == test.images.paths
+    assert train.stratified(9, seed=0).in_memory
+    shutil.rmtree(celebrities / "vgg-face" / "P_1")
+    data._split.cache_clear()
+    assert_damaged("vgg-face", "train", celebrities, celebrities / "vgg-face", "2 class folders, expected 3")
+
+
+@pytest.mark.parametrize("name", ["youtube-face", "vgg-face"])
+def test_a_face_set_that_is_not_there_says_what_to_put_where(name, tmp_path):
+    with pytest.raises(data.MissingDataError, match=rf"{name}.*Put there .*<person>.*lib.data status {name}"):
+        data.load(name, "train", tmp_path)

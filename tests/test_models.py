@@ -19,6 +19,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "alexnet": {"width": 4, "hidden": 16},
     "fc5": {"hidden": (16, 12, 8, 6)},
     "digits-cnn": {"width": 4},
+    "gtsrb-cnn": {"width": 4},
+    "deepid": {"width": 4},
+    "vgg16-bn": {"width": 4, "hidden": 16},
+    "vgg19-bn": {"width": 4},
 }
 every = pytest.mark.parametrize("arch", models.ARCHITECTURES)
 
@@ -40,6 +44,8 @@ def test_this_table_has_every_architecture():
 @every
 @pytest.mark.parametrize("shape", SHAPES, ids=["28x28x1", "32x32x3"])
 def test_images_to_logits(arch, shape):
+    if arch == "deepid" and shape[1] == 28:
+        shape = (1, 31, 31)  # the smallest that it takes
     model = build(arch, shape=shape, classes=7)
     images = torch.rand(3, *shape)
     logits = model(images)
@@ -111,6 +117,10 @@ def test_gradients_reach_every_parameter(arch):
         ("alexnet", 8, None),
         ("fc5", 5, 3_837_066),
         ("digits-cnn", 4, None),
+        ("gtsrb-cnn", 8, None),
+        ("deepid", 7, None),
+        ("vgg16-bn", 14, None),
+        ("vgg19-bn", 17, None),
     ],
 )
 def test_weight_tensors_and_parameters_of_the_full_size(arch, count, parameters):
@@ -119,6 +129,21 @@ def test_weight_tensors_and_parameters_of_the_full_size(arch, count, parameters)
     assert len(weights(model)) == count
     if parameters is not None:
         assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+@pytest.mark.parametrize(("arch", "parameters"), [("vgg16-bn", 138_365_992), ("vgg19-bn", 143_678_248)])
+def test_vgg_at_full_size_is_torchvisions(arch, parameters):
+    """torchvision's have a bias in each convolution, which the normalisation after it takes away again."""
+    with torch.device("meta"):
+        model = models.build(arch, shape=(3, 224, 224), classes=1000, hidden=4096)
+    biases = sum(layer.out_channels for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    assert sum(p.numel() for p in model.parameters()) == parameters - biases
+
+
+def test_deepid_has_the_features_of_its_source():
+    with torch.device("meta"):
+        model = models.build("deepid", shape=(3, 55, 47), classes=1595)
+    assert [layer.in_features for layer in (model.fc3, model.fc4, model.fc5)] == [60 * 5 * 4, 80 * 4 * 3, 160]
 
 
 def test_widths_of_the_pre_activation_family():
@@ -136,7 +161,7 @@ def test_three_stages_halve_the_image(arch):
     assert seen == [(4, 4)]
 
 
-@pytest.mark.parametrize("arch", ["alexnet", "fc5"])
+@pytest.mark.parametrize("arch", ["alexnet", "fc5", "gtsrb-cnn", "deepid"])
 def test_networks_without_normalisation_layers_start_at_he_normal(arch):
     torch.manual_seed(0)
     model = models.build(arch, **({"width": 16, "hidden": 256} if arch == "alexnet" else {}))
@@ -160,6 +185,9 @@ def test_dropout_acts_in_training_only():
         (lambda: models.build("fc5", mean=(0.5,) * 3), "give mean and std both, or neither"),
         (lambda: models.build("fc5", hidden=(3, 2, 1)), r"FC5 has four hidden layers, got 3: \(3, 2, 1\)"),
         (lambda: models.build("alexnet", shape=(3, 14, 14)), "images of 14x14 are too small for AlexNet"),
+        (lambda: models.build("gtsrb-cnn", shape=(3, 32, 21)), "32x21 are too small for this network: at least 22x22"),
+        (lambda: models.build("deepid", shape=(1, 30, 47)), "30x47 are too small for DeepID: at least 31x31"),
+        (lambda: models.build("vgg16-bn", shape=(1, 15, 15)), "15x15 are too small for VGG: at least 16x16"),
     ],
 )
 def test_what_cannot_be_built(call, message):
@@ -167,5 +195,6 @@ def test_what_cannot_be_built(call, message):
         call()
 
 
-def test_the_smallest_image_that_alexnet_takes():
-    assert build("alexnet", shape=(3, 15, 15))(torch.rand(1, 3, 15, 15)).shape == (1, 10)
+@pytest.mark.parametrize(("arch", "side"), [("alexnet", 15), ("gtsrb-cnn", 22), ("deepid", 31), ("vgg19-bn", 16)])
+def test_the_smallest_image(arch, side):
+    assert build(arch, shape=(3, side, side))(torch.rand(1, 3, side, side)).shape == (1, 10)

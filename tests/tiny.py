@@ -59,5 +59,27 @@ def write(folder: Path) -> Path:
         "protect_sweep": [0.5],
         "protect_sweep_images": 100,
     }
+    raw["study"]["lancet"] |= {
+        "repair_images": 150,
+        "report_images": 100,
+        "repair_pairs": 4,
+        "flip_images": 40,
+        "localisation_pairs": 4,
+        "unlearn_steps": 5,
+        "tune_epochs": 1,
+        "fine_prune_steps": 5,
+        "reverse_images": 20,
+        "reverse_steps": 20,
+        "defect_test_images": 300,
+        "defect_pairs": 6,
+        "defect_copies": 1,
+        "defect_old": 40,
+        "defect_epochs": 1,
+        "companion_images": 6,
+        "companion_steps": 25,
+        "explained_images": 6,
+        "explained_pictures": 1,
+        "visualisation_steps": 5,
+    }
     smoke.write_text(yaml.safe_dump(raw, sort_keys=False))
     return folder

@@ -29,6 +29,8 @@ _PACKED: dict[str, Callable[[Spec, str, Path], tuple[np.ndarray, np.ndarray]]] =
 _FOLDERS: dict[str, Callable[[Spec, str, Path], tuple[Any, folders.Listing]]] = {
     "gtsrb": folders.gtsrb,
     "orl-faces": folders.orl_faces,
+    "youtube-face": folders.youtube_face,
+    "vgg-face": folders.vgg_face,
     "imagenet-sample": folders.imagenet_sample,
     "imagenet": folders.imagenet,
 }
@@ -43,7 +45,7 @@ def load(name: str, split: str = "train", root: str | os.PathLike | None = None)
             class by class, 90 % to 10 % (GTSRB by whole physical signs, whose photographs are near-copies).
             `imagenet-sample` has "test" only.
         root: the data root, in torchvision's layout; None: DATA_ROOT, else data/.
-    Returns: an `ImageSet`; for `imagenet` its images stay on disk until indexed.
+    Returns: an `ImageSet`; for `imagenet`, `youtube-face` and `vgg-face` its images stay on disk until indexed.
     Raises: DataError for an unknown name or split, and for missing or damaged data: it names the set, the folder or
         file, and the command that mends it.
     """

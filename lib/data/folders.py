@@ -1,4 +1,4 @@
-"""Sets that come as folders of images: GTSRB, the ORL faces, the ImageNet sample, ImageNet.
+"""Sets that come as folders of images: GTSRB, three sets of faces, the ImageNet sample, ImageNet.
 
 No checksum of single images is published for them: every image must decode, their number must be right, and the
 fingerprint in each record tells one content from another.
@@ -6,6 +6,7 @@ fingerprint in each record tells one content from another.
 
 import csv
 import hashlib
+import re
 import struct
 import warnings
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from lib.data.sets import Spec
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"}
 ORL_TEST_SHARE = 0.3
+FACES_TEST_SHARE = 0.1  # of the two large face sets, which have no official split into known people's images
+ENLARGED = 2.2  # YouTube Faces' frames are the detected face's box, this many times as wide and as high
 SHORTER_SIDE = 256  # then a centre crop: the usual ImageNet evaluation
 
 
@@ -37,9 +40,12 @@ class Listing:
     groups: np.ndarray | None = None
 
 
-def list_classes(spec: Spec, root: Path, folder: Path, count: int | None = None) -> Listing:
+def list_classes(spec: Spec, root: Path, folder: Path, count: int | None = None, deep: bool = False) -> Listing:
     """One sub-folder a class, as torchvision's ImageFolder orders them.
 
+    Args:
+        count: how many images there must be; None: any number.
+        deep: also those in folders of a class's folder.
     Raises: DataError where the folder is missing, or classes or images are fewer or more than the set has.
     """
     if not folder.is_dir():
@@ -50,7 +56,8 @@ def list_classes(spec: Spec, root: Path, folder: Path, count: int | None = None)
         raise spec.damaged(root, folder, f"{len(classes):,} class folders, expected {spec.classes:,}")
     paths, labels = [], []
     for label, name in enumerate(classes):
-        found = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in EXTENSIONS)
+        inside = (folder / name).rglob("*") if deep else (folder / name).iterdir()
+        found = sorted(path for path in inside if path.suffix.lower() in EXTENSIONS)
         if not found:
             raise spec.damaged(root, folder / name, "no image in it")
         paths += found
@@ -110,6 +117,59 @@ def imagenet(spec: Spec, split: str, root: Path) -> tuple[ImageFiles, Listing]:
     folder = root / spec.folder / ("train" if split == "train" else "val")
     listing = list_classes(spec, root, folder)
     return ImageFiles(listing.paths, spec.shape, partial(read, spec, root, cropped)), listing
+
+
+def youtube_face(spec: Spec, split: str, root: Path) -> tuple[ImageFiles, Listing]:
+    """The user's YouTube Faces, left on disk. The last tenth of each video's frames is "test": neighbouring frames are
+    near-copies, and so part the two at one place a video only. Every person is in both."""
+    base = root / spec.folder
+    inner = base / "aligned_images_DB"
+    listing = list_classes(spec, root, inner if inner.is_dir() else base, deep=True)
+    videos: dict[Path, list[int]] = {}
+    for position, path in enumerate(listing.paths):
+        videos.setdefault(path.parent, []).append(position)
+    held = np.zeros(len(listing.paths), bool)
+    for frames in videos.values():
+        held[sorted(frames, key=lambda k: _frame(listing.paths[k]))[len(frames) - _tenth(len(frames)) :]] = True
+    return _on_disk(spec, root, listing, held == (split == "test"), face_cropped)
+
+
+def vgg_face(spec: Spec, split: str, root: Path) -> tuple[ImageFiles, Listing]:
+    """The user's VGG-Face, left on disk; a tenth of each person's images, chosen by a fixed seed, is "test"."""
+    listing = list_classes(spec, root, root / spec.folder)
+    held = np.zeros(len(listing.paths), bool)
+    held[splits.partition(listing.labels, FACES_TEST_SHARE)[1]] = True
+    return _on_disk(spec, root, listing, held == (split == "test"), cropped)
+
+
+def _frame(path: Path) -> tuple[int, str]:
+    """A frame's place in its video: the number at the end of its name ("aligned_detect_0.1034.jpg" is the 1,034th)."""
+    digits = re.findall(r"\d+", path.stem)
+    return (int(digits[-1]) if digits else 0, path.name)
+
+
+def _tenth(count: int) -> int:
+    return max(1, round(FACES_TEST_SHARE * count)) if count > 1 else 0
+
+
+def _on_disk(
+    spec: Spec, root: Path, listing: Listing, chosen: np.ndarray, shape: Callable[[Any, Spec], Any]
+) -> tuple[ImageFiles, Listing]:
+    """The chosen ones of the listed images, to be read when they are indexed."""
+    positions = np.flatnonzero(chosen)
+    paths = [listing.paths[k] for k in positions]
+    return ImageFiles(paths, spec.shape, partial(read, spec, root, shape)), Listing(
+        paths, listing.labels[positions], listing.classes
+    )
+
+
+def face_cropped(image: Any, spec: Spec) -> Any:
+    """The face's box, from the middle of a frame that is larger by `ENLARGED`, at the set's size."""
+    from PIL import Image
+
+    across, down = ((side - side / ENLARGED) / 2 for side in image.size)
+    box = (across, down, image.size[0] - across, image.size[1] - down)
+    return image.resize((spec.shape[2], spec.shape[1]), Image.Resampling.BILINEAR, box=box)
 
 
 def resized(image: Any, spec: Spec) -> Any:

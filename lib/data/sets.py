@@ -1,7 +1,7 @@
 """The image sets this package knows: what they hold, where they lie, how they are checked, and the errors about them.
 
 Source of means and standard deviations: computed over each training split here (a test recomputes them), except
-ImageNet's, which are torchvision's.
+ImageNet's, which are torchvision's, and which the two large face sets, not at hand here, borrow.
 """
 
 import shlex
@@ -173,6 +173,29 @@ SETS: dict[str, Spec] = {
             layout="one folder a person with ten images each: s01/01.png .. s40/10.png",
             checked="every image decodes, number of people and images",
             counts={"train": 280, "test": 120},
+        ),
+        Spec(
+            name="youtube-face",
+            title="YouTube Faces, the face's part of each frame, resized to 55 x 47, read from disk as needed",
+            shape=(3, 55, 47),
+            classes=1595,
+            mean=_IMAGENET_MEAN,
+            std=_IMAGENET_STD,
+            folder="youtube-face",
+            layout="the folder aligned_images_DB of the YouTube Faces database: "
+            "aligned_images_DB/<person>/<video>/*.jpg, or the folders of its 1,595 people themselves",
+            checked="number of people; each image when it is read",
+        ),
+        Spec(
+            name="vgg-face",
+            title="VGG-Face, centre crop 224, read from disk as needed",
+            shape=(3, 224, 224),
+            classes=2622,
+            mean=_IMAGENET_MEAN,
+            std=_IMAGENET_STD,
+            folder="vgg-face",
+            layout="one folder a person with that person's images, for each of the set's 2,622 people: <person>/*.jpg",
+            checked="number of people; each image when it is read",
         ),
         Spec(
             name="imagenet-sample",

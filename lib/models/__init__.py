@@ -6,13 +6,28 @@ from typing import Any
 from torch import nn
 
 from lib.models.alexnet import AlexNet
+from lib.models.deepid import DeepID
 from lib.models.digits_cnn import DigitsCNN
 from lib.models.fully_connected import FC5
+from lib.models.gtsrb_cnn import SignsCNN
 from lib.models.normalise import Normalise
 from lib.models.resnet import ResNet
 from lib.models.resnet_preact import PreActResNet
+from lib.models.vgg import VGG
 
-__all__ = ["ARCHITECTURES", "FC5", "AlexNet", "DigitsCNN", "Normalise", "PreActResNet", "ResNet", "build"]
+__all__ = [
+    "ARCHITECTURES",
+    "FC5",
+    "VGG",
+    "AlexNet",
+    "DeepID",
+    "DigitsCNN",
+    "Normalise",
+    "PreActResNet",
+    "ResNet",
+    "SignsCNN",
+    "build",
+]
 
 
 def _resnet18(**args: Any) -> nn.Module:
@@ -27,6 +42,14 @@ def _resnet18_preact(**args: Any) -> nn.Module:
     return PreActResNet(blocks=(2, 2, 2, 2), **args)
 
 
+def _vgg16_bn(**args: Any) -> nn.Module:
+    return VGG(blocks=(2, 2, 3, 3, 3), **args)
+
+
+def _vgg19_bn(**args: Any) -> nn.Module:
+    return VGG(blocks=(2, 2, 4, 4, 4), **args)
+
+
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "resnet18": _resnet18,
     "resnet10-preact": _resnet10_preact,
@@ -34,6 +57,10 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "alexnet": AlexNet,
     "fc5": FC5,
     "digits-cnn": DigitsCNN,
+    "gtsrb-cnn": SignsCNN,
+    "deepid": DeepID,
+    "vgg16-bn": _vgg16_bn,
+    "vgg19-bn": _vgg19_bn,
 }
 
 

@@ -123,7 +123,9 @@ def flip_by_trial(
     threshold: float = 0.01,
     mode: str = "flip",
 ) -> tuple[nn.Module, FlipReport, dict[str, FlipReport]]:
-    """Flip in every layer that has votes, and keep the repair that costs the clean images least. Ours.
+    """Flip in every layer that has votes, and keep the one after which accuracy less success is highest. Ours.
+
+    Whether the threshold is reached does not decide: a network that is flipped to pieces reaches it too.
 
     Args:
         clean: a few clean images of the repair split and their labels, which choose the layer.
@@ -141,12 +143,12 @@ def flip_by_trial(
     if not tried:
         raise LancetError(f"no weight of the layers {list(votes)} has a vote: the network is left as it is")
 
-    def cost(layer: str) -> tuple[bool, float, float]:
+    def worth(layer: str) -> float:
         report = tried[layer][1]
         assert report.accuracy_after is not None
-        return (not report.reached, report.success_after if not report.reached else 0.0, -report.accuracy_after)
+        return report.accuracy_after - report.success_after
 
-    best = min(tried, key=cost)
+    best = max(tried, key=worth)
     return *tried[best], {layer: report for layer, (_, report) in tried.items()}
 
 

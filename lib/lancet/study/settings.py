@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import torch
 
-from lib import config, data, evaluations
+from lib import data, evaluations
 from lib.data import ImageSet, splits
 
 TARGET = 0  # the class that every backdoor answers with
@@ -37,10 +38,22 @@ def parts(scale: str, name: str) -> tuple[ImageSet, ImageSet]:
     return test.part(repair, REPAIR), reported
 
 
-def networks(scale: str, family: str) -> list[str]:
-    """The backdoored networks of a family, in the order of the configuration."""
-    preset = config.load(scale)
-    return [name for name in preset.families.get(family, []) if "-clean" not in name]
+def seeds_of(scale: str, own: str, seeds: Sequence[int] | int | None = None) -> list[int]:
+    """The seeds given, else those of one study, else those of all.
+
+    Args:
+        own: the setting that names its seeds, as "defect_seeds".
+    """
+    named = settings(scale).get(own)
+    return evaluations.seeds_of(scale, "lancet", named if seeds is None else seeds)
+
+
+def seeds_for(scale: str, own: str, seed: int) -> list[int]:
+    """The seeds that a node of the graph for one of `study.lancet`'s seeds computes: its own, and for the first one
+    those of the study that the graph has no node for."""
+    nodes = evaluations.seeds_of(scale, "lancet")
+    mine = seeds_of(scale, own)
+    return [seed, *(each for each in mine if each not in nodes)] if seed == nodes[0] else [seed]
 
 
 def spread(images: ImageSet, count: int, target: int | None = None) -> torch.Tensor:

@@ -1,0 +1,5 @@
+"""Backdoored networks: triggers, poisoned training images, TrojanNN, and an attack that knows the defence."""
+
+from lib.lancet.backdoors.triggers import NAMES, Trigger, named
+
+__all__ = ["NAMES", "Trigger", "named"]
