@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from lib import config, data, zoo
+from lib import config, data, store, zoo
 from lib.data import ImageSet
+from lib.models.layers import weight_layers
 from lib.robustness import low_rank
 from lib.training import fit, set_learning_rate
 
@@ -39,7 +40,8 @@ def few_images(name: str, count: int = 4) -> ImageSet:
     spec = data.SETS[name]
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (count, *spec.shape), generator=generator, dtype=torch.uint8)
-    return ImageSet(pixels, torch.arange(count) % spec.classes, spec.names, name, "train")
+    names = spec.names or tuple(map(str, range(spec.classes)))
+    return ImageSet(pixels, torch.arange(count) % spec.classes, names, name, "train")
 
 
 def hooks_of(recipe: config.Recipe) -> list:
@@ -52,9 +54,21 @@ def hooks_of(recipe: config.Recipe) -> list:
     return made
 
 
-@pytest.mark.parametrize("name", PAPER.networks)
+def distinct() -> list[str]:
+    """Networks whose recipes differ in more than the trigger that is stamped on their images."""
+    found: dict[str, str] = {}
+    for name, recipe in PAPER.networks.items():
+        prepared = [plug["use"] for plug in recipe.prepare]
+        found.setdefault(store.fingerprint({**recipe.plain(), "prepare": prepared}), name)
+    return list(found.values())
+
+
+@pytest.mark.parametrize("name", distinct())
 def test_a_paper_recipe_takes_a_step(monkeypatch, name):
     recipe = PAPER.networks[name]
+    quick = [{**plug, **({"steps": 1} if recipe.start else {}), "share": 0.25} for plug in recipe.prepare]
+    recipe = replace(recipe, prepare=tuple(quick), train_limit=None)
+    monkeypatch.setattr(data, "load", lambda name, *_: few_images(name))
 
     def parent(preset, other, seed, retrain):
         """A parent of the right structure, as it would be loaded."""
@@ -63,14 +77,19 @@ def test_a_paper_recipe_takes_a_step(monkeypatch, name):
     monkeypatch.setattr(zoo, "_obtain", parent)
     model = zoo._beginning(PAPER, recipe, 0)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    total = recipe.epochs * data.SETS[recipe.data].counts["train"] // recipe.batch
+    total = recipe.epochs * data.SETS[recipe.data].counts.get("train", 100_000) // recipe.batch
     short = replace(recipe, batch=4, epochs=1, schedule="constant", learning_rate=first_rate(recipe, total))
-    (epoch,) = fit(model, few_images(recipe.data), short, hooks=hooks_of(recipe), device="cpu")
+    images = zoo._training_images(PAPER, recipe, 0)
+    assert bool(recipe.prepare) == (not torch.equal(images.images, few_images(recipe.data).images))
+    (epoch,) = fit(model, images, short, hooks=hooks_of(recipe), device="cpu")
     assert math.isfinite(epoch["loss"])
     after = zoo._stored(model, recipe)
     assert all(torch.isfinite(value).all() for value in after.values())
+    last = [plug["layers"] for plug in recipe.hooks if plug["use"].endswith("RetrainLast")]
+    trained = [f"{layer}.weight" for layer in list(weight_layers(model))[-last[0] :]] if last else before
     for key, value in before.items():
-        assert not torch.equal(after[key], value) or not key.endswith("weight"), f"{key} was not trained"
+        same = torch.equal(after[key], value)
+        assert same != (key in trained) or not key.endswith("weight"), f"{key} was {'not ' * same}trained"
     with torch.device("meta"):
         again = zoo._blank(recipe).state_dict()  # what its weights will be loaded into
     assert {key: value.shape for key, value in again.items()} == {key: value.shape for key, value in after.items()}
