@@ -1,1 +1,60 @@
-"""AI-Lancet: locating the weights that cause an error, and repairing them."""
+"""AI-Lancet: the weights that cause an error located and repaired; backdoors to repair, and what it is compared with.
+
+Submodules load on first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lib.lancet.backdoors.triggers import Trigger
+    from lib.lancet.errors import LancetError
+    from lib.lancet.locating import Votes, choose_layer, locate
+    from lib.lancet.measures import measure
+    from lib.lancet.own import repair_own
+    from lib.lancet.repair.fine_pruning import fine_prune
+    from lib.lancet.repair.fine_tune import fine_tune
+    from lib.lancet.repair.flip import FlipReport, flip, flip_by_trial
+    from lib.lancet.repair.unlearning import unlearn
+    from lib.lancet.reversal import reverse
+
+__all__ = [
+    "FlipReport",
+    "LancetError",
+    "Trigger",
+    "Votes",
+    "choose_layer",
+    "fine_prune",
+    "fine_tune",
+    "flip",
+    "flip_by_trial",
+    "locate",
+    "measure",
+    "repair_own",
+    "reverse",
+    "unlearn",
+]
+
+_HOMES = {
+    "backdoors.triggers": ("Trigger",),
+    "errors": ("LancetError",),
+    "locating": ("Votes", "choose_layer", "locate"),
+    "measures": ("measure",),
+    "own": ("repair_own",),
+    "repair.fine_pruning": ("fine_prune",),
+    "repair.fine_tune": ("fine_tune",),
+    "repair.flip": ("FlipReport", "flip", "flip_by_trial"),
+    "repair.unlearning": ("unlearn",),
+    "reversal": ("reverse",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"lib.lancet.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'lib.lancet' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])
