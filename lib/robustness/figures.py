@@ -110,6 +110,36 @@ def reading(numbers: Sequence[Any], key: str, base: Any) -> str:
     return f"Accuracy, and in brackets the difference to {key} {base}:\n\n" + tables.markdown(pd.DataFrame(lines))
 
 
+def collapsed(numbers: Sequence[Any], variant: str = "adversarial", rise: float = 0.1) -> str:
+    """Which robust twins are robust to the one step they were trained against only, as Markdown.
+
+    A network that a stronger FGSM attack fools less often, by more than `rise`, masks its gradients: catastrophic
+    overfitting. Source: Wong, Rice and Kolter 2020, section 5.
+
+    Args:
+        numbers: of `sweep_numbers`; only accuracies of `variant` are read.
+    """
+    lines = []
+    networks = {
+        n["where"]["network"] for n in numbers if n["where"].get("variant") == variant and n["name"] == "accuracy"
+    }
+    for network in sorted(networks):
+        rows = frame(numbers, network=network, variant=variant).sort_values("epsilon")
+        for place, seed in enumerate(rows["seeds"].iloc[0]):
+            values = [each[place] for each in rows["per_seed"]]
+            low = min(range(len(values)), key=values.__getitem__)
+            high = max(range(low, len(values)), key=values.__getitem__)
+            if values[high] - values[low] > rise:
+                eps = [round(255 * float(rows["epsilon"].iloc[k]), 1) for k in (high, low)]
+                lines.append(
+                    f"- **Collapsed:** the robust twin of {network} at seed {seed} is right under FGSM at {eps[0]:g}/255 "
+                    f"on {100 * values[high]:.0f} % of the images, at {eps[1]:g}/255 on {100 * values[low]:.0f} %. It "
+                    "has learnt to fool the one step that it was trained against (catastrophic overfitting), and is "
+                    "not robust. It stays in the figures and in the verdicts."
+                )
+    return "\n".join(lines) or "No robust twin has collapsed: stronger attacks fool each of them more often."
+
+
 def setting_text(scale: str, seeds: Sequence[int]) -> str:
     """What this run rests on, in one paragraph of Markdown: data, images, seeds, device."""
     chosen = evaluation.settings(scale)

@@ -104,3 +104,23 @@ def test_every_case_is_a_network_of_the_scale(scale):
 def test_nothing_is_infinite_in_a_frame():
     frame = figures.frame(sweep("temperature", [1]), temperature=1)
     assert len(frame) == 4 and all(math.isfinite(value) for value in frame["value"])
+
+
+def test_a_twin_that_a_stronger_attack_fools_less_often_is_named():
+    def sweep(network, variant, *values):
+        return [
+            {"name": "accuracy", "value": value, "unit": figures.SHARE, "n": 100, "seed": seed}
+            | {"network": network, "variant": variant, "epsilon": step / 255}
+            for step, pair in zip((0, 2, 8), values, strict=True)
+            for seed, value in enumerate(pair)
+        ]
+
+    sound = [
+        *sweep("a", "adversarial", (0.7, 0.7), (0.6, 0.6), (0.4, 0.45)),
+        *sweep("a", "dense", (0.8, 0.8), (0.1, 0.1), (0.5, 0.5)),
+    ]
+    assert figures.collapsed(figures.numbers(sound)).startswith("No robust twin has collapsed")
+    broken = [*sound, *sweep("b", "adversarial", (0.7, 0.7), (0.6, 0.1), (0.5, 0.8))]
+    told = figures.collapsed(figures.numbers(broken))
+    assert told.count("Collapsed") == 1 and "twin of b at seed 1" in told
+    assert "at 8/255 on 80 %" in told and "at 2/255 on 10 %" in told
