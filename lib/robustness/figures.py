@@ -120,23 +120,22 @@ def collapsed(numbers: Sequence[Any], variant: str = "adversarial", rise: float 
         numbers: of `sweep_numbers`; only accuracies of `variant` are read.
     """
     lines = []
-    networks = {
-        n["where"]["network"] for n in numbers if n["where"].get("variant") == variant and n["name"] == "accuracy"
-    }
-    for network in sorted(networks):
-        rows = frame(numbers, network=network, variant=variant).sort_values("epsilon")
-        for place, seed in enumerate(rows["seeds"].iloc[0]):
-            values = [each[place] for each in rows["per_seed"]]
-            low = min(range(len(values)), key=values.__getitem__)
-            high = max(range(low, len(values)), key=values.__getitem__)
-            if values[high] - values[low] > rise:
-                eps = [round(255 * float(rows["epsilon"].iloc[k]), 1) for k in (high, low)]
-                lines.append(
-                    f"- **Collapsed:** the robust twin of {network} at seed {seed} is right under FGSM at {eps[0]:g}/255 "
-                    f"on {100 * values[high]:.0f} % of the images, at {eps[1]:g}/255 on {100 * values[low]:.0f} %. It "
-                    "has learnt to fool the one step that it was trained against (catastrophic overfitting), and is "
-                    "not robust. It stays in the figures and in the verdicts."
-                )
+    curves: dict[tuple[str, int], dict[float, float]] = {}
+    for number in numbers:
+        where = number["where"]
+        if number["name"] == "accuracy" and where.get("variant") == variant:
+            for seed, value in zip(number["seeds"], number["per_seed"], strict=True):
+                curves.setdefault((where["network"], seed), {})[255 * where["epsilon"]] = value
+    for (network, seed), curve in sorted(curves.items()):
+        low = min(curve, key=curve.__getitem__)
+        high = max((step for step in curve if step >= low), key=curve.__getitem__)
+        if curve[high] - curve[low] > rise:
+            lines.append(
+                f"- **Collapsed:** the robust twin of {network} at seed {seed} is right under FGSM at {high:.3g}/255 on "
+                f"{100 * curve[high]:.0f} % of the images, at {low:.3g}/255 on {100 * curve[low]:.0f} %. It has learnt "
+                "to fool the one step that it was trained against (catastrophic overfitting), and is not robust. It "
+                "stays in the figures and in the verdicts."
+            )
     return "\n".join(lines) or "No robust twin has collapsed: stronger attacks fool each of them more often."
 
 
