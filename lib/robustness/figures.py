@@ -132,9 +132,9 @@ def collapsed(numbers: Sequence[Any], variant: str = "adversarial", rise: float 
         if curve[high] - curve[low] > rise:
             lines.append(
                 f"- **Collapsed:** the robust twin of {network} at seed {seed} is right under FGSM at {high:.3g}/255 "
-                f"on {100 * curve[high]:.0f} % of the images, at {low:.3g}/255 on {100 * curve[low]:.0f} %. It has learnt "
-                "to fool the one step that it was trained against (catastrophic overfitting), and is not robust. It "
-                "stays in the figures and in the verdicts."
+                f"on {100 * curve[high]:.0f} % of the images, at {low:.3g}/255 on {100 * curve[low]:.0f} %. It "
+                "has learnt to fool the one step that it was trained against (catastrophic overfitting), and is not "
+                "robust. It stays in the figures and in the verdicts."
             )
     return "\n".join(lines) or "No robust twin has collapsed: stronger attacks fool each of them more often."
 
