@@ -3,7 +3,8 @@
 import platform
 import resource
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 
 import torch
@@ -27,6 +28,20 @@ def device(prefer: str = "auto") -> torch.device:
 def autocast(on: torch.device, precision: str) -> AbstractContextManager:
     """Autocast to bfloat16 on a device, or nothing for float32."""
     return torch.autocast(on.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+@contextmanager
+def evaluation(model: torch.nn.Module) -> Iterator[None]:
+    """Inside, the network is in evaluation mode and autocast is off; each module's own mode is given back after."""
+    training = [module for module in model.modules() if module.training]
+    device = next(model.parameters(), torch.empty(0)).device
+    model.eval()
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def deterministic() -> None:

@@ -18,14 +18,13 @@ Courville 2013, https://arxiv.org/abs/1308.3432.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lib.compute import evaluation
 from lib.lancet.errors import LancetError
 from lib.progress import bar
 
@@ -157,20 +156,6 @@ def blur(images: Tensor, sigma: float) -> Tensor:
 def default_blur(images: Tensor) -> float:
     """Sigma of the image blur that `companions` takes for images of this size, in pixels."""
     return IMAGE_BLUR * min(images.shape[-2:]) / SIDE
-
-
-@contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
-    """Inside, the network is in evaluation mode and out of autocast; each module's own mode is given back after."""
-    training = [module for module in model.modules() if module.training]
-    device = next(model.parameters(), torch.empty(0)).device
-    model.eval()
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 class _Adam:

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lib.lancet.companions import apply, blur, evaluation
+from lib.compute import evaluation
+from lib.lancet.companions import apply, blur
 from lib.lancet.errors import LancetError
 from lib.lancet.locating import Votes
 from lib.models.layers import weight_layers

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lib.lancet.companions import evaluation
+from lib.compute import evaluation
 from lib.lancet.errors import LancetError
 
 

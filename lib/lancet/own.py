@@ -121,8 +121,8 @@ def repair_own(
         target: the class that a backdoor answers; None: a general defect.
         method: "fine-tune" (for general defects) or "flip" (for backdoors; needs no clean images).
         rule: of the layer: "smallest-fraction" (ours), "most-pairs" (the paper's), or for flipping "trial" (ours:
-            every layer is tried on the first half, the one that costs the clean images least is kept). None: "trial"
-            where there are clean images to flip by, else "smallest-fraction".
+            every layer is tried on the first half, and that kept after which accuracy less success is highest).
+            None: "trial" where there are clean images to flip by, else "smallest-fraction".
         layer: dotted name; None: chosen by the rule.
         threshold: what success flipping goes down to, on its own half.
         share: most of a layer's weights that fine-tuning changes, those with the most votes.

@@ -7,11 +7,12 @@ https://arxiv.org/abs/1412.6572, section 4; Maestrati 2020, equation 8.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
+
+from lib.compute import evaluation
 
 Gradient = Callable[[nn.Module, Tensor, Tensor, float], Tensor]
 """(model, images (B, C, H, W), labels (B,), temperature) -> gradient (B, C, H, W) of the loss to ascend."""
@@ -120,20 +121,6 @@ def image_gradient(loss: Callable[[Tensor], Tensor], model: nn.Module, images: T
     with torch.enable_grad():
         x = images.detach().requires_grad_()
         return torch.autograd.grad(loss(model(x)), x)[0]
-
-
-@contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
-    """Inside, the network is in evaluation mode and autocast is off; each module's own mode is given back after."""
-    training = [module for module in model.modules() if module.training]
-    device = next(model.parameters(), torch.empty(0)).device
-    model.eval()
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def batches(

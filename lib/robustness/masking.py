@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from lib.attacks.goal import attackable
-from lib.robustness.fgsm import batches, check, cross_entropy_gradient, evaluation, fgsm_correct, image_gradient, known
+from lib.compute import evaluation
+from lib.robustness.fgsm import batches, check, cross_entropy_gradient, fgsm_correct, image_gradient, known
 from lib.robustness.temperature import ScaledLogits
 
 Loss = Callable[[Tensor, Tensor], Tensor]

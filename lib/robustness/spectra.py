@@ -13,8 +13,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from lib.compute import evaluation
 from lib.models.layers import weight_layers
-from lib.robustness.fgsm import batches, check, evaluation
+from lib.robustness.fgsm import batches, check
 from lib.robustness.low_rank import effective_weights, matrix_of
 
 

@@ -14,6 +14,7 @@ from lib.lancet.errors import LancetError
 from lib.lancet.locating.ablation import counts_of, fractions, refined
 from lib.lancet.locating.tail import Network, Point
 from lib.lancet.locating.votes import Votes, choose_layer
+from lib.lancet.measures import predictions
 from lib.models.layers import weight_layers
 
 MODES = ("flip", "zero", "random")
@@ -226,11 +227,5 @@ class _Trial:
         return repaired
 
 
-@torch.no_grad()
-def _accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch: int = 256) -> float:
-    training = model.training
-    model.eval()
-    on = next(model.parameters()).device
-    predicted = torch.cat([model(part.to(on)).argmax(1).cpu() for part in images.split(batch)])
-    model.train(training)
-    return float((predicted == labels.cpu()).float().mean())
+def _accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    return float((predictions(model, images).cpu() == labels.cpu()).float().mean())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from lib import config, data, evaluations, tables
@@ -236,10 +235,7 @@ def size_table(numbers: Sequence[Any], methods: Sequence[str] = ("none", *SHOWN)
 
 def markdown(table: pd.DataFrame) -> str:
     """A table for display, shares to three places."""
-    shown = table.copy()
-    for column in shown.select_dtypes("float"):
-        shown[column] = shown[column].map(lambda value: "" if np.isnan(value) else f"{value:.3f}")
-    return tables.markdown(shown.astype(str))
+    return tables.rounded(table)
 
 
 def described(scale: str, chosen: Mapping[str, Any], kinds: Sequence[str] = ("backdoor", "trojannn")) -> dict[str, Any]:

@@ -127,7 +127,4 @@ def write(scale: str, seeds: Sequence[int], numbers: Sequence[Any], figure: Any)
 
 def markdown(table: pd.DataFrame) -> str:
     """A table for display, numbers to three places."""
-    shown = table.copy()
-    for column in shown.select_dtypes("float"):
-        shown[column] = shown[column].map(lambda value: "" if pd.isna(value) else f"{value:.3f}")
-    return tables.markdown(shown.astype(str))
+    return tables.rounded(table)

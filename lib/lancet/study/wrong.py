@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from lib import config, data, zoo
+from lib.compute import evaluation
 from lib.data import ImageSet, splits
-from lib.lancet.companions import evaluation
 from lib.lancet.errors import LancetError
 from lib.lancet.measures import predictions
 from lib.lancet.study import settings as shared
