@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -23,6 +24,7 @@ import torch
 from lib import compute, config, data, record, reduced, store, zoo
 
 SHARE = "fraction of test images"
+_made_on: set[str] = set()  # machines of the kept tables that this process has read
 
 
 def settings(scale: str, study: str, defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -74,17 +76,39 @@ def kept(
         make: computes it; only plain cells (missing ones become None).
         version: raise it when a change in the code changes the numbers.
     """
+    weights = zoo.card(network, scale, seed)["weights"]
+    return kept_by(kind, scale, {"weights": weights, "seed": seed, **key}, make, version)
 
-    def plain() -> dict[str, Any]:
+
+def kept_by(
+    kind: str, scale: str, key: Mapping[str, Any], make: Callable[[], pd.DataFrame], version: int = 1
+) -> pd.DataFrame:
+    """A table of any networks: read where it is kept, else made once and kept.
+
+    Args:
+        kind, make, version: as `kept` takes them.
+        key: all that the table depends on; plain.
+    """
+
+    def plain() -> tuple[dict[str, Any], dict[str, Any]]:
+        began = time.perf_counter()
         frame = make()
         rows = [
             [None if pd.isna(value) else value for value in row] for row in frame.astype(object).to_numpy().tolist()
         ]
-        return {"columns": frame.columns.tolist(), "rows": rows}
+        seconds = round(time.perf_counter() - began, 1)
+        made = {
+            "device": compute.describe(),
+            "torch": torch.__version__,
+            "seconds": seconds,
+            "git": record.git_state()[0],
+        }
+        return {"columns": frame.columns.tolist(), "rows": rows}, made
 
-    weights = zoo.card(network, scale, seed)["weights"]
-    whole = {"version": version, "weights": weights, "seed": seed, **key}
-    found = store.cached_json(config.results_dir(scale) / "evaluations", kind, whole, plain)
+    folder = config.results_dir(scale) / "evaluations"
+    found, made = store.cached(folder, kind, {"version": version, **key}, plain)
+    if made:
+        _made_on.add(f"{made['device']}, torch {made['torch']}")
     return pd.DataFrame(found["rows"], columns=found["columns"])
 
 
@@ -170,7 +194,8 @@ def write(
         known |= card["data"]
     seconds = sum(card["seconds"] for card in cards) + record.since_last_write()
     smaller = reduced.phrases(scale, networks, {"seeds": list(seeds), **used}, full)
-    path = record.write(item, scale, numbers, smaller, figure, table, known, seconds)
+    machines = {f"{card['device']}, torch {card['torch']}" for card in cards} | _made_on
+    path = record.write(item, scale, numbers, smaller, figure, table, known, seconds, sorted(machines))
     print(f"{item}: {path.relative_to(config.results_dir(scale).parent)}")
 
 

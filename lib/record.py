@@ -101,6 +101,7 @@ def write(
     table: pd.DataFrame | None,
     data: Mapping[str, str],
     seconds: float | None = None,
+    machines: Sequence[str] = (),
 ) -> Path:
     """Write an item's record with its tables and figure; the JSON last, each file whole or not at all.
 
@@ -114,6 +115,8 @@ def write(
             (rounding to two places or more is allowed). None: all numbers, one a row.
         data: data set and split -> fingerprint, as {"cifar10/test": images.fingerprint}.
         seconds: what it took; None: since this process wrote its last record, or first used this module.
+        machines: device and torch of whatever was computed before, as networks; those that are not this process's own
+            are told in the record's device.
     Returns: the path of the JSON file.
     Raises: RecordError naming the item, before anything is written.
     """
@@ -136,6 +139,9 @@ def write(
     }
     if table is not None:
         record["table"] = _plain_table(table, item)
+    elsewhere = [machine for machine in machines if machine != _machine()]
+    if elsewhere:
+        record["provenance"]["device"] += "; computed before on " + "; ".join(elsewhere)
     record["provenance"] = {key: record["provenance"][key] for key in PROVENANCE_KEYS}
     validate(record, f"record {item!r}")
     files = {f"tables/{item}.{kind}": text.encode() for kind, text in render(record).items()}
@@ -215,6 +221,14 @@ def provenance(scale: str) -> dict[str, Any]:
         "peak_mb": compute.peak_memory_mb(),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
+
+
+def _machine() -> str:
+    import torch
+
+    from lib import compute
+
+    return f"{compute.describe()}, torch {torch.__version__}"
 
 
 def git_state(root: Path | None = None) -> tuple[str, bool | None]:

@@ -75,39 +75,48 @@ def write_atomic(path: str | os.PathLike, content: bytes | str | Callable[[Path]
 
 
 def cached_json(folder: str | os.PathLike, kind: str, key: Mapping[str, Any], make: Callable[[], Any]) -> Any:
+    """The plain value that `key` stands for, as `cached` has it, without what is kept beside it."""
+    return cached(folder, kind, key, lambda: (make(), {}))[0]
+
+
+def cached(
+    folder: str | os.PathLike, kind: str, key: Mapping[str, Any], make: Callable[[], tuple[Any, Mapping[str, Any]]]
+) -> tuple[Any, dict[str, Any]]:
     """The plain value that `key` stands for: read from folder/kind/<hash of key>.json, else made once and kept.
 
     Args:
         folder: the cache's folder, as `config.cache_dir(scale)`.
         kind: what the values are; a sub-folder.
         key: everything that the value depends on, plain.
-        make: computes the value, plain JSON; called under a lock, so that two runs do not both compute it.
-    Returns: the value as JSON gives it back (tuples are lists, keys strings).
+        make: computes the value, plain JSON, and what is kept beside it, as where and when it was made; called under a
+            lock, so that two runs do not both compute it.
+    Returns: the value as JSON gives it back (tuples are lists, keys strings), and what is kept beside it.
     """
     digest = fingerprint(key).removeprefix("sha256:")[:24]
     path = Path(folder) / kind / f"{digest}.json"
-    value, found = _read(path)
-    if found:
-        return value
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        value, found = _read(path)
-        if not found:
-            value = json.loads(canonical_json(make()))  # as it is read back, so that the checksum is the same
-            body = {"key": key, "value": value, "checksum": fingerprint(value)}
-            write_atomic(path, canonical_json(body))
-    return value
+    body = _read(path)
+    if body is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            body = _read(path)
+            if body is None:
+                value, about = json.loads(
+                    canonical_json(make())
+                )  # as it is read back, so that the checksum is the same
+                body = {"key": key, "value": value, "checksum": fingerprint(value), "made": about}
+                write_atomic(path, canonical_json(body))
+    return body["value"], body.get("made", {})
 
 
-def _read(path: Path) -> tuple[Any, bool]:
+def _read(path: Path) -> dict[str, Any] | None:
     try:
         body = json.loads(path.read_text())
         if body["checksum"] == fingerprint(body["value"]):
-            return body["value"], True
+            return body
         reason = "its checksum does not match"
     except FileNotFoundError:
-        return None, False
+        return None
     except (ValueError, KeyError, TypeError) as error:
         reason = f"it cannot be read ({error})"
     warnings.warn(f"cache entry {path} is damaged: {reason}; it is computed anew", stacklevel=3)
-    return None, False
+    return None

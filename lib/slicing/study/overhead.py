@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import time
 from collections.abc import Callable
@@ -115,21 +116,22 @@ def _of_network(name: str, scale: str, seed: int) -> pd.DataFrame:
         }
         rows += [_row(name, kind, phase, value, count) for phase, value in found.items()]
     if name == chosen["network"]:
-        rows.append(_plain(name, graph, model, images[: chosen["overhead_plain"]], known))
+        rows.append(_plain(name, model, images[: chosen["overhead_plain"]], known))
     rows.append(_row(name, "batched", "peak-memory", float(compute.peak_memory_mb()), len(images)))
     return pd.DataFrame(rows)
 
 
-def _plain(name: str, graph: Graph, model: nn.Module, images: Tensor, known: NeuronProfile) -> dict[str, Any]:
-    """Seconds of the plain rule, whose slices must be ours."""
+def _plain(name: str, model: nn.Module, images: Tensor, known: NeuronProfile) -> dict[str, Any]:
+    """Seconds of the plain rule, on the CPU, whose slices must be ours."""
     reference, found = plain_rule(), slice(model, images, known)
+    graph, images, known = Graph(copy.deepcopy(model).cpu()), images.cpu(), known.to("cpu")
     seconds = []
     for index in range(len(images)):
         began = time.perf_counter()
         synapses, _, _ = reference.slice_of(graph, images, index, known)
         seconds.append(time.perf_counter() - began)
         for layer, wanted in synapses.items():
-            if (found.synapses[layer][index].numpy() != wanted).any():
+            if (found.synapses[layer][index].cpu().numpy() != wanted).any():
                 raise SlicingError(f"layer {layer!r}: the fast slice differs from the plain rule's")
     return _row(name, "single", "plain-rule", sum(seconds) / len(seconds), len(images))
 
