@@ -25,7 +25,7 @@ from lib.slicing.study.detection_inputs import (
     images_key,
     settings,
     test_inputs,
-    vectors_of,
+    tested_vectors,
 )
 from lib.slicing.study.signals import signals
 
@@ -58,7 +58,7 @@ def _rule_table(name: str, kind: str, tree_seed: int, scale: str, seed: int) -> 
 
     def make() -> pd.DataFrame:
         rule, inputs = fitted(name, kind, tree_seed, scale, seed), test_inputs(scale, seed)
-        tested = vectors_of(name, scale, seed).tested
+        tested = tested_vectors(name, scale, seed)
         clean = inputs["clean"]
         flags = rule.flags(tested["clean"], clean.predicted)
         rows: list[dict[str, Any]] = [{"attack": "clean", **about, "fpr": float(flags.mean()), "n": len(clean)}]

@@ -227,21 +227,18 @@ def vectors(name: str, scale: str, seed: int) -> Callable[[Tensor], Any]:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Vectors:
-    """A method's features of the study's inputs: those the tree is trained on, clean test images, each attack's."""
-
-    train: Any
-    tested: Mapping[str, Any]
+@lru_cache(maxsize=1)
+def training_vectors(name: str, scale: str, seed: int) -> Any:
+    """The features of one method of `METHODS` for the images that its trees are trained on."""
+    train = vectors(name, scale, seed)(training_inputs(scale, seed).images)
+    return train.tocsc() if sparse.issparse(train) else train
 
 
 @lru_cache(maxsize=1)
-def vectors_of(name: str, scale: str, seed: int) -> Vectors:
-    """The features of one method of `METHODS` for all inputs, kept for the trees that follow one another."""
+def tested_vectors(name: str, scale: str, seed: int) -> Mapping[str, Any]:
+    """The features of one method of `METHODS` for clean test images, under "clean", and each attack's adversarials."""
     make = vectors(name, scale, seed)
-    train = make(training_inputs(scale, seed).images)
-    tested = {key: make(part.images) for key, part in bar(test_inputs(scale, seed).items(), desc=name) if len(part)}
-    return Vectors(train.tocsc() if sparse.issparse(train) else train, tested)
+    return {key: make(part.images) for key, part in bar(test_inputs(scale, seed).items(), desc=name) if len(part)}
 
 
 @lru_cache(maxsize=64)
@@ -249,7 +246,7 @@ def fitted(name: str, kind: str, tree_seed: int, scale: str, seed: int) -> TreeR
     """The tree or forest of a method of `METHODS`, trained on the clean training images."""
     more = {"n_estimators": settings(scale)["forest_trees"]} if kind == "forest" else {}
     clean = training_inputs(scale, seed)
-    return TreeRule(kind, tree_seed, **more).fit(vectors_of(name, scale, seed).train, clean.predicted)
+    return TreeRule(kind, tree_seed, **more).fit(training_vectors(name, scale, seed), clean.predicted)
 
 
 def attack_settings(scale: str) -> dict[str, Any]:
