@@ -97,12 +97,7 @@ def kept_by(
             [None if pd.isna(value) else value for value in row] for row in frame.astype(object).to_numpy().tolist()
         ]
         seconds = round(time.perf_counter() - began, 1)
-        made = {
-            "device": compute.describe(),
-            "torch": torch.__version__,
-            "seconds": seconds,
-            "git": record.git_state()[0],
-        }
+        made = {"device": compute.describe(), "torch": torch.__version__, "seconds": seconds}
         return {"columns": frame.columns.tolist(), "rows": rows}, made
 
     folder = config.results_dir(scale) / "evaluations"
