@@ -6,7 +6,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -162,7 +162,7 @@ def _load(preset: Scale, name: str, place: _Place, address: str) -> tuple[nn.Mod
         return None
     try:
         with torch.random.fork_rng(devices=[]):  # first weights are drawn and replaced: the caller's state stays
-            model = _blank(preset.recipe(name))
+            model = _blank(preset, preset.recipe(name))
         model.load_state_dict(load_tensors(blob))
     except (SafetensorError, RuntimeError) as error:
         warnings.warn(f"{place.weights} cannot be used ({error}); the network is made anew", stacklevel=4)
@@ -178,9 +178,17 @@ def _fresh(recipe: Recipe) -> nn.Module:
     return models.build(recipe.arch, shape=spec.shape, classes=spec.classes, **arguments)
 
 
-def _blank(recipe: Recipe) -> nn.Module:
+def _blank(preset: Scale, recipe: Recipe) -> nn.Module:
     """The network's structure, its weights to be loaded."""
-    return _transformed(_fresh(recipe), recipe)
+    return _transformed(_untransformed(preset, recipe), recipe)
+
+
+def _untransformed(preset: Scale, recipe: Recipe) -> nn.Module:
+    """The structure that a recipe's transforms are applied to: its parent's with the parent's own, else a fresh one."""
+    if recipe.start is None or "epoch" in recipe.start:
+        return _fresh(recipe)
+    parent = preset.recipe(recipe.start["network"])
+    return _blank(preset, replace(recipe, start=parent.start, transforms=parent.transforms))
 
 
 def _transformed(model: nn.Module, recipe: Recipe) -> nn.Module:
@@ -277,7 +285,7 @@ def _beginning(preset: Scale, recipe: Recipe, seed: int) -> nn.Module:
     """The untrained network: fresh weights or its parent's, transforms applied. A branch takes its trunk's later."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _fresh(recipe)
+        model = _untransformed(preset, recipe)
         if recipe.start is not None and "epoch" not in recipe.start:
             parent, _ = _obtain(preset, recipe.start["network"], seed, retrain=False)
             model.load_state_dict(parent.state_dict())

@@ -72,7 +72,7 @@ def test_a_paper_recipe_takes_a_step(monkeypatch, name):
 
     def parent(preset, other, seed, retrain):
         """A parent of the right structure, as it would be loaded."""
-        return zoo._blank(preset.recipe(other)), {}
+        return zoo._blank(preset, preset.recipe(other)), {}
 
     monkeypatch.setattr(zoo, "_obtain", parent)
     model = zoo._beginning(PAPER, recipe, 0)
@@ -91,7 +91,7 @@ def test_a_paper_recipe_takes_a_step(monkeypatch, name):
         same = torch.equal(after[key], value)
         assert same != (key in trained) or not key.endswith("weight"), f"{key} was {'not ' * same}trained"
     with torch.device("meta"):
-        again = zoo._blank(recipe).state_dict()  # what its weights will be loaded into
+        again = zoo._blank(PAPER, recipe).state_dict()  # what its weights will be loaded into
     assert {key: value.shape for key, value in again.items()} == {key: value.shape for key, value in after.items()}
 
 

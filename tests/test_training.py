@@ -18,7 +18,7 @@ def test_equals_a_plain_loop_bit_for_bit(optimizer):
     """Cross-entropy of logits / T, the schedule, the optimiser, the order: written out here, and equal."""
     asked = recipe(optimizer=optimizer, learning_rate=0.05, temperature=2.0, label_smoothing=0.1, batch=12)
     data, trained, plain = images(), net(), net()
-    history = fit(trained, data, asked, seed=5)
+    history = fit(trained, data, asked, seed=5, device="cpu")
     if optimizer == "sgd":
         steps = torch.optim.SGD(plain.parameters(), lr=1, momentum=0.9, weight_decay=5e-4, nesterov=True)
     else:

@@ -42,7 +42,7 @@ def flip_in(path, content: torch.Tensor):
 
 
 def rewrite(path, **changes):
-    torch.save({**torch.load(path, weights_only=True), **changes}, path)
+    torch.save({**torch.load(path, map_location="cpu", weights_only=True), **changes}, path)
 
 
 DAMAGES = {
@@ -51,11 +51,15 @@ DAMAGES = {
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("epoch 1"),
     "a folder": lambda path: (path.unlink(), path.mkdir()),
-    "a flipped bit in a weight": lambda path: flip_in(path, torch.load(path, weights_only=True)["model"]["0.weight"]),
-    "a flipped bit in the momentum": lambda path: flip_in(
-        path, torch.load(path, weights_only=True)["optimizer"]["state"][0]["momentum_buffer"]
+    "a flipped bit in a weight": lambda path: flip_in(
+        path, torch.load(path, map_location="cpu", weights_only=True)["model"]["0.weight"]
     ),
-    "a flipped bit in the order": lambda path: flip_in(path, torch.load(path, weights_only=True)["order"]),
+    "a flipped bit in the momentum": lambda path: flip_in(
+        path, torch.load(path, map_location="cpu", weights_only=True)["optimizer"]["state"][0]["momentum_buffer"]
+    ),
+    "a flipped bit in the order": lambda path: flip_in(
+        path, torch.load(path, map_location="cpu", weights_only=True)["order"]
+    ),
     "another width": lambda path: rewrite(path, model=net(width=5).state_dict()),
     "another network": lambda path: rewrite(path, model=nn.Linear(2, 2).state_dict()),
     "another optimiser": lambda path: rewrite(path, optimizer=torch.optim.SGD([torch.zeros(1)]).state_dict()),

@@ -172,6 +172,16 @@ def test_a_network_starts_from_its_parents_weights(trainings, monkeypatch):
     assert unlike_any(state(start), state(zoo.get("tuned")), state(zoo.get("tuned", seed=1)))
 
 
+def test_a_network_starts_from_a_parent_that_was_itself_transformed(trainings):
+    longer = zoo.get("low-longer")
+    assert state(longer).keys() == state(zoo.get("low")).keys() != state(zoo.get("dense")).keys()
+    preset = config.load("smoke")
+    start = zoo._beginning(preset, preset.networks["low-longer"], 0)
+    assert same(state(start), state(zoo.get("low"))) and unlike_any(state(start), state(longer))
+    trainings.clear()
+    assert same(state(longer), state(zoo.get("low-longer"))) and not trainings
+
+
 def test_transforms_are_applied_to_the_parents_weights_and_again_on_loading(trainings):
     low = zoo.get("low")
     trainings.clear()

@@ -61,12 +61,12 @@ def net(dropout: float = 0.0, seed: int = 0, width: int = 4) -> nn.Module:
 
 def state(model: nn.Module) -> dict[str, Tensor]:
     """A copy of all that a network holds."""
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     """Whether two states are equal bit for bit."""
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    return one.keys() == other.keys() and all(torch.equal(one[name].cpu(), other[name].cpu()) for name in one)
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -29,6 +29,7 @@ SMOKE: dict[str, Any] = {
             "transforms": [{"use": "lib.robustness.low_rank.decompose", "rank_ratio": 0.5}],
             "family": "tuned",
         },
+        "low-longer": {"like": "tuned", "start": {"network": "low"}, "transforms": [], "family": "longer"},
         "t{t}": {"like": "plain", "grid": {"t": [20]}, "temperature": "{t}", "transforms": [SCALE], "family": "hot"},
     },
 }

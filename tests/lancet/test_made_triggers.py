@@ -64,7 +64,7 @@ def clean() -> nn.Module:
     """A trained network; tests that change it copy it."""
     torch.set_num_threads(1)
     model = network()
-    training.fit(model, pictures(), recipe(epochs=10, batch=24, learning_rate=0.05))
+    training.fit(model, pictures(), recipe(epochs=10, batch=24, learning_rate=0.05), device="cpu")
     return model
 
 
@@ -141,7 +141,7 @@ def test_only_the_last_layers_are_trained_on_and_statistics_stay(clean):
     model = network(1)
     model.load_state_dict(clean.state_dict())
     before = state(model)
-    training.fit(model, pictures(), recipe(epochs=2), hooks=[RetrainLast(2)])
+    training.fit(model, pictures(), recipe(epochs=2), hooks=[RetrainLast(2)], device="cpu")
     changed = {name for name, value in state(model).items() if not torch.equal(value, before[name])}
     assert changed == {"fc2.weight", "fc2.bias", "fc3.weight", "fc3.bias"}
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -165,7 +165,7 @@ def embedded(clean: nn.Module, weight: float) -> tuple[nn.Module, attack.Attack]
     model.load_state_dict(clean.state_dict())
     making: dict[str, Any] = {key: value for key, value in ADAPTIVE.items() if key != "use"}
     poisoned = adaptive.poison(pictures(), start=clean, share=0.2, **making)
-    training.fit(model, poisoned, own, hooks=[RetrainLast(2), Bind(weight=weight, share_of_neurons=0.25)])
+    training.fit(model, poisoned, own, hooks=[RetrainLast(2), Bind(weight=weight, share_of_neurons=0.25)], device="cpu")
     return model, attack.of_recipe(own, clean)
 
 
