@@ -23,6 +23,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "deepid": {"width": 4},
     "vgg16-bn": {"width": 4, "hidden": 16},
     "vgg19-bn": {"width": 4},
+    "resnet20": {"width": 4},
+    "resnet56": {"width": 2},
+    "resnet110": {"width": 2},
+    "resnet50": {"width": 4},
+    "mobilenet-v1": {"width": 4},
+    "mobilenet-v2": {"width": 4},
 }
 every = pytest.mark.parametrize("arch", models.ARCHITECTURES)
 

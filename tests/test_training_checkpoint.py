@@ -32,6 +32,11 @@ class Payload:
         return (open, (str(self.target), "w"))
 
 
+def loaded(path):
+    """What a checkpoint holds."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def flip_in(path, content: torch.Tensor):
     """Change one bit of a tensor inside the file."""
     whole = bytearray(path.read_bytes())
@@ -42,7 +47,7 @@ def flip_in(path, content: torch.Tensor):
 
 
 def rewrite(path, **changes):
-    torch.save({**torch.load(path, map_location="cpu", weights_only=True), **changes}, path)
+    torch.save({**loaded(path), **changes}, path)
 
 
 DAMAGES = {
@@ -51,15 +56,11 @@ DAMAGES = {
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("epoch 1"),
     "a folder": lambda path: (path.unlink(), path.mkdir()),
-    "a flipped bit in a weight": lambda path: flip_in(
-        path, torch.load(path, map_location="cpu", weights_only=True)["model"]["0.weight"]
-    ),
+    "a flipped bit in a weight": lambda path: flip_in(path, loaded(path)["model"]["0.weight"]),
     "a flipped bit in the momentum": lambda path: flip_in(
-        path, torch.load(path, map_location="cpu", weights_only=True)["optimizer"]["state"][0]["momentum_buffer"]
+        path, loaded(path)["optimizer"]["state"][0]["momentum_buffer"]
     ),
-    "a flipped bit in the order": lambda path: flip_in(
-        path, torch.load(path, map_location="cpu", weights_only=True)["order"]
-    ),
+    "a flipped bit in the order": lambda path: flip_in(path, loaded(path)["order"]),
     "another width": lambda path: rewrite(path, model=net(width=5).state_dict()),
     "another network": lambda path: rewrite(path, model=nn.Linear(2, 2).state_dict()),
     "another optimiser": lambda path: rewrite(path, optimizer=torch.optim.SGD([torch.zeros(1)]).state_dict()),

@@ -10,8 +10,11 @@ from lib.models.deepid import DeepID
 from lib.models.digits_cnn import DigitsCNN
 from lib.models.fully_connected import FC5
 from lib.models.gtsrb_cnn import SignsCNN
+from lib.models.mobilenet import MobileNetV1, MobileNetV2
 from lib.models.normalise import Normalise
 from lib.models.resnet import ResNet
+from lib.models.resnet_bottleneck import BottleneckResNet
+from lib.models.resnet_cifar import CifarResNet
 from lib.models.resnet_preact import PreActResNet
 from lib.models.vgg import VGG
 
@@ -20,8 +23,12 @@ __all__ = [
     "FC5",
     "VGG",
     "AlexNet",
+    "BottleneckResNet",
+    "CifarResNet",
     "DeepID",
     "DigitsCNN",
+    "MobileNetV1",
+    "MobileNetV2",
     "Normalise",
     "PreActResNet",
     "ResNet",
@@ -40,6 +47,22 @@ def _resnet10_preact(**args: Any) -> nn.Module:
 
 def _resnet18_preact(**args: Any) -> nn.Module:
     return PreActResNet(blocks=(2, 2, 2, 2), **args)
+
+
+def _resnet20(**args: Any) -> nn.Module:
+    return CifarResNet(blocks=3, **args)
+
+
+def _resnet56(**args: Any) -> nn.Module:
+    return CifarResNet(blocks=9, **args)
+
+
+def _resnet110(**args: Any) -> nn.Module:
+    return CifarResNet(blocks=18, **args)
+
+
+def _resnet50(**args: Any) -> nn.Module:
+    return BottleneckResNet(blocks=(3, 4, 6, 3), **args)
 
 
 def _vgg16_bn(**args: Any) -> nn.Module:
@@ -61,6 +84,12 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "deepid": DeepID,
     "vgg16-bn": _vgg16_bn,
     "vgg19-bn": _vgg19_bn,
+    "resnet20": _resnet20,
+    "resnet56": _resnet56,
+    "resnet110": _resnet110,
+    "resnet50": _resnet50,
+    "mobilenet-v1": MobileNetV1,
+    "mobilenet-v2": MobileNetV2,
 }
 
 
