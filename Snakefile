@@ -76,7 +76,7 @@ def inputs_of(notebook):
     if not NOTEBOOKS[notebook]:
         return [record_of(item) for items in NOTEBOOKS.values() for item in items]
     families = engine.families(PRESET, notebook)
-    used = {item.split("_")[0] for item in NOTEBOOKS[notebook]}
+    used = {ITEMS[item].study for item in NOTEBOOKS[notebook]}
     shown = [node for node in NODES if node.family in families]
     ahead = {name for item in NOTEBOOKS[notebook] for name in ITEMS[item].steps}
     return [done(study if engine.evaluated(study) else "train", node) for node in shown for study in used] + [

@@ -7,6 +7,7 @@ from lib import config
 
 _WORDS = {
     "data": "data set",
+    "arch": "architecture",
     "epochs": "epochs",
     "train_limit": "training images",
     "width": "width",
@@ -31,7 +32,7 @@ def phrases(scale: str, networks: Iterable[str], study: Mapping[str, Any], full:
         if name not in there.networks:
             continue
         own, paper = here.recipe(name), there.recipe(name)
-        for key in ("data", "epochs", "train_limit"):
+        for key in ("data", "arch", "epochs", "train_limit"):
             found |= _compare(_WORDS[key], getattr(own, key), getattr(paper, key))
         for key in {**paper.arch_args, **own.arch_args}:
             found |= _compare(_WORDS.get(key, key), own.arch_args.get(key), paper.arch_args.get(key))
@@ -54,7 +55,7 @@ def _with_parents(scale: config.Scale, networks: Iterable[str]) -> list[str]:
 def _compare(what: str, own: Any, paper: Any) -> dict[str, None]:
     if own == paper:
         return {}
-    if what == "data set":
+    if what in ("data set", "architecture"):
         return {f"{own} instead of {paper}": None}
     if isinstance(own, (list, tuple)) and isinstance(paper, (list, tuple)) and what != "hidden units":
         what = what.removesuffix("s") if len(own) == 1 else what

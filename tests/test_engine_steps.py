@@ -103,7 +103,7 @@ def test_every_step_of_this_package_can_be_found():
     """Each step's families are trained by the items that need it, and its function is there."""
     import importlib
 
-    known = {item.item.split("_")[0]: item for item in config.items().values()}
+    known = {item.study: item for item in config.items().values()}
     for study, steps in config.steps().items():
         assert study in known
         for step in steps.values():

@@ -16,8 +16,16 @@ def two_scales(monkeypatch, tmp_path):
     digits = {**FC, "data": "mnist5k", "train_limit": 500, "arch_args": {"hidden": [8, 4, 4, 2]}}
     write_config(
         tmp_path / "config",
-        smoke={"networks": {"a": small, "b": small, "fc": digits, "same": FULL, "only-here": small}},
-        paper={"networks": {"a": FULL, "b": {**FULL, "epochs": 200}, "fc": FC, "same": FULL}},
+        smoke={"networks": {"a": small, "b": small, "fc": digits, "same": FULL, "only-here": small, "deep": small}},
+        paper={
+            "networks": {
+                "a": FULL,
+                "b": {**FULL, "epochs": 200},
+                "fc": FC,
+                "same": FULL,
+                "deep": {**small, "arch": "resnet18-preact"},
+            }
+        },
     )
     config.scale._load.cache_clear()
 
@@ -29,6 +37,10 @@ def test_each_difference_is_said_once():
         "width 16 instead of 64",
         "5 epochs instead of 200",
     ]
+
+
+def test_another_architecture_is_said():
+    assert reduced.phrases("smoke", ["deep"], {}, {}) == ["resnet18 instead of resnet18-preact"]
 
 
 def test_data_images_and_arguments_that_one_side_leaves_to_the_default():

@@ -81,5 +81,29 @@ def write(folder: Path) -> Path:
         "explained_pictures": 1,
         "visualisation_steps": 5,
     }
+    for network in ("scratch-resnet20", "scratch-vgg16", "dynamic"):
+        raw["recipes"][network] |= {"train_limit": 300 if network == "dynamic" else 128}
+    raw["study"]["dynamic"] |= {
+        "pruning_images": 100,
+        "calibration_images": 100,
+        "latency_seconds": 0.01,
+        "latency_repeats": 2,
+        "decision_images": 100,
+        "permutations": 20,
+        "rare_images": 2,
+        "umap_images": 60,
+        "umap_adversarials": 8,
+        "umap_attacks": ["fgsm_8", "rpgd_8"],
+        "detection_attacks": ["fgsm_8", "rpgd_8"],
+        "detection_fit": 100,
+        "detection_trees": 5,
+        "slices_per_class": 3,
+        "slices_images": 12,
+        "adaptive_images": 12,
+        "adaptive_steps": 2,
+        "adaptive_weights": [0, 1],
+        "gate_images": 80,
+        "gate_epochs": 1,
+    }
     smoke.write_text(yaml.safe_dump(raw, sort_keys=False))
     return folder

@@ -9,7 +9,11 @@ from lib.config.values import ConfigError, build, freeze, mapping, read_yaml
 
 @dataclass(frozen=True)
 class Item:
-    """One table or figure: what it is, and which notebook makes it."""
+    """One table or figure: what it is, and which notebook makes it.
+
+    Attributes:
+        study: whose settings, seeds and steps it has; the first word of its name, where the file does not say.
+    """
 
     item: str
     title: str
@@ -19,6 +23,7 @@ class Item:
     claims: tuple[str, ...] = ()
     families: tuple[str, ...] = ()
     steps: tuple[str, ...] = ()
+    study: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ def items() -> dict[str, Item]:
     found = {}
     for name, entry in read_yaml(source).items():
         try:
-            found[name] = build(Item, {"item": name, **freeze(mapping(entry, name))}, name)
+            found[name] = build(Item, {"item": name, "study": name.split("_")[0], **freeze(mapping(entry, name))}, name)
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
     return found

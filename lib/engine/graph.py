@@ -84,9 +84,9 @@ def matching(scale: Scale, patterns: Iterable[str], reader: str) -> list[str]:
 
 
 def studies(scale: Scale, family: str) -> list[str]:
-    """Studies that read a family: the first words of its items' names (robustness_fig3 -> robustness)."""
+    """Studies of the items that read a family."""
     names = {
-        item.item.split("_")[0]
+        item.study
         for item in config.items().values()
         if any(fnmatchcase(family, pattern) for pattern in item.families)
     }

@@ -40,7 +40,7 @@ def steps(scale: Scale, chosen: Iterable[str] | None = None) -> list[StepNode]:
         for item in config.items().values():
             if graph.is_of(item, notebook):
                 for name in item.steps:
-                    _add(wanted, item.item.split("_")[0], name, ())
+                    _add(wanted, item.study, name, ())
     known = config.steps()
     return [
         StepNode(

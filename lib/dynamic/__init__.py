@@ -1,0 +1,60 @@
+"""Dynamic pruning by layerwise channel selection, pruning from scratch, and what they are compared with.
+
+Submodules load on first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lib.dynamic.boosting import FeatureBoosting
+    from lib.dynamic.cost import latency, macs, parameters
+    from lib.dynamic.errors import DynamicError
+    from lib.dynamic.lcs.network import LayerwiseChannelSelection
+    from lib.dynamic.lcs.skipping import SkippingNetwork
+    from lib.dynamic.scratch.build import build_pruned, shrink
+    from lib.dynamic.scratch.gates import Gates, learn_gates
+    from lib.dynamic.scratch.search import Structure, search_threshold
+    from lib.dynamic.static import l1_structure, slimming_structure, uniform_structure
+
+__all__ = [
+    "DynamicError",
+    "FeatureBoosting",
+    "Gates",
+    "LayerwiseChannelSelection",
+    "SkippingNetwork",
+    "Structure",
+    "build_pruned",
+    "l1_structure",
+    "latency",
+    "learn_gates",
+    "macs",
+    "parameters",
+    "search_threshold",
+    "shrink",
+    "slimming_structure",
+    "uniform_structure",
+]
+
+_HOMES = {
+    "boosting": ("FeatureBoosting",),
+    "cost": ("latency", "macs", "parameters"),
+    "errors": ("DynamicError",),
+    "lcs.network": ("LayerwiseChannelSelection",),
+    "lcs.skipping": ("SkippingNetwork",),
+    "scratch.build": ("build_pruned", "shrink"),
+    "scratch.gates": ("Gates", "learn_gates"),
+    "scratch.search": ("Structure", "search_threshold"),
+    "static": ("l1_structure", "slimming_structure", "uniform_structure"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"lib.dynamic.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'lib.dynamic' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

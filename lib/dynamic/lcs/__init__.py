@@ -1,0 +1,1 @@
+"""Layerwise channel selection: decision units, the network they are inserted into, its training, its real speed."""

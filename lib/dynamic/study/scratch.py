@@ -1,0 +1,202 @@
+"""Networks pruned from scratch beside narrowed, L1-pruned and slimmed ones, at equal FLOPs and training budget.
+
+    python -m lib.evaluations --run lib.dynamic.study.scratch:make --scale smoke --seed 0
+
+Training budget, counted in multiply-accumulates of the whole network: with E epochs of it as the unit, a network with a
+share s of its FLOPs trains E epochs ("E epochs", cost s) or E / s epochs ("budget", cost 1). The pruning of a trained
+network spends half of the budget on training the whole network for E / 2 epochs and half on fine-tuning the pruned one
+for E / (2 s): cost 1 too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from lib import config, evaluations, zoo
+from lib.dynamic import cost, static
+from lib.dynamic.scratch.build import shrink
+from lib.dynamic.study.scratch_networks import (
+    VERSION,
+    channels_of,
+    fitted,
+    fresh,
+    latencies,
+    network_key,
+    recipe_of,
+    rows_of,
+    seen,
+    settings,
+    shape_of,
+    structure,
+    test_images,
+    train_images,
+    trained,
+    training_key,
+)
+from lib.progress import bar
+from lib.training import accuracy
+
+METHODS = {
+    "full": "the whole network",
+    "scratch": "from scratch",
+    "scratch-budget": "from scratch, budget",
+    "plain": "from scratch, not widened",
+    "random": "random structure",
+    "uniform": "uniform",
+    "uniform-budget": "uniform, budget",
+    "l1": "L1 norm",
+    "slimming": "network slimming",
+}
+FRESH = ("scratch", "plain", "random", "uniform")
+TRAINED = {"l1": "half", "slimming": "half-slim"}
+"""Pruned from a trained network: which variant of the whole one."""
+
+
+def networks(scale: str, seed: int) -> list[str]:
+    """The networks of the study, those of `scratch_once` only for its first seed."""
+    chosen = settings(scale)
+    once = chosen["scratch_once"] if seed == evaluations.seeds_of(scale, "dynamic")[0] else []
+    return [*chosen["scratch_networks"], *once]
+
+
+def make(scale: str, seed: int) -> None:
+    """All that the notebook shows of one seed: a node of the graph."""
+    table(scale, seed)
+
+
+def table(scale: str = "smoke", seed: int = 0) -> pd.DataFrame:
+    """Every network, method and budget of one seed.
+
+    Args:
+        scale, seed: of first weights, gates and training.
+    Returns: one row each: network, method, budget (1 for the whole network), accuracy, n, parameters, macs, share,
+        epochs, train_seconds and train_images (after the structure is known), search_seconds and search_images (before
+        it is), batch1 and so on (median seconds an image, one column a batch of `latency_batches`), zeros, mean_gate,
+        rule, before (accuracy before fine-tuning; empty where there is none).
+    """
+    parts = []
+    for name in bar(networks(scale, seed), desc="networks"):
+        for budget in settings(scale)["scratch_budgets"]:
+            rows = [_full(scale, name, seed)] if budget == settings(scale)["scratch_budgets"][0] else []
+            for method in FRESH:
+                rows += _from_fresh(scale, name, seed, method, budget)
+            rows += [_from_trained(scale, name, seed, method, budget) for method in TRAINED]
+            part = pd.DataFrame(rows)
+            parts.append(_with_latency(scale, name, seed, part, budget))
+    return pd.concat(parts, ignore_index=True).drop(columns=["channels", "expansion"])
+
+
+def structures(scale: str, seed: int, name: str, budget: float) -> pd.DataFrame:
+    """The share of channels each structure keeps: one row a method and convolution: method, layer, width, kept."""
+    parts = [structure(scale, name, seed, method, budget).assign(method=method) for method in FRESH]
+    parts += [_pruned(scale, name, seed, method, budget)[0].assign(method=method) for method in TRAINED]
+    return pd.concat(parts, ignore_index=True)[["method", "layer", "width", "kept"]]
+
+
+def _full(scale: str, name: str, seed: int) -> dict[str, Any]:
+    card = zoo.card(name, scale, seed)
+    shape = shape_of(scale, name)
+    epochs = config.load(scale).recipe(name).epochs
+    return {
+        "network": name,
+        "method": "full",
+        "budget": 1.0,
+        "accuracy": card["test_accuracy"],
+        "n": card["test_images"],
+        "parameters": card["parameters"],
+        "macs": cost.macs(fresh(scale, name, seed), shape),
+        "share": 1.0,
+        "epochs": epochs,
+        "train_seconds": card["seconds"],
+        "train_images": seen(recipe_of(scale, name), len(train_images(scale, name))),
+        "search_seconds": 0.0,
+        "search_images": 0,
+    }
+
+
+def _from_fresh(scale: str, name: str, seed: int, method: str, budget: float) -> list[dict[str, Any]]:
+    """A structure's network trained for as many epochs as the whole one and, of some, for as much work."""
+    rows = structure(scale, name, seed, method, budget)
+    first, channels = rows.iloc[0], channels_of(rows)
+    epochs = config.load(scale).recipe(name).epochs
+    lengths = {method: epochs}
+    if f"{method}-budget" in METHODS:
+        lengths[f"{method}-budget"] = max(1, round(epochs / budget))
+    chosen = settings(scale)
+    gates = method in ("scratch", "plain")
+    looked = chosen["gate_epochs"] * min(chosen["gate_images"], len(train_images(scale, name))) if gates else 0
+    made = []
+    for each, length in lengths.items():
+        found = trained(scale, name, seed, channels, float(first["expansion"]), length).iloc[0]
+        made.append(
+            {
+                "network": name,
+                "method": each,
+                "budget": budget,
+                **{key: found[key] for key in ("accuracy", "n", "parameters", "macs", "epochs")},
+                "share": first["share"],
+                "train_seconds": found["seconds"],
+                "train_images": found["images"],
+                "search_seconds": first["seconds"],
+                "search_images": looked,
+                **{key: first[key] for key in ("zeros", "mean_gate", "rule")},
+                "channels": channels,
+                "expansion": float(first["expansion"]),
+            }
+        )
+    return made
+
+
+def _from_trained(scale: str, name: str, seed: int, method: str, budget: float) -> dict[str, Any]:
+    rows, found = _pruned(scale, name, seed, method, budget)
+    first, base = rows.iloc[0], f"{name}-{TRAINED[method]}"
+    card, recipe = zoo.card(base, scale, seed), config.load(scale).recipe(base)
+    return {
+        "network": name,
+        "method": method,
+        "budget": budget,
+        **{key: found[key] for key in ("accuracy", "n", "parameters", "macs", "epochs", "before")},
+        "share": first["share"],
+        "train_seconds": found["seconds"],
+        "train_images": found["images"],
+        "search_seconds": first["seconds"] + card["seconds"],
+        "search_images": seen(recipe, len(train_images(scale, name))),
+        "channels": channels_of(rows),
+        "expansion": 1.0,
+    }
+
+
+def _pruned(scale: str, name: str, seed: int, method: str, budget: float) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The structure of a trained network by L1 norm or slimming, and what the fine-tuned network is."""
+    base, shape = f"{name}-{TRAINED[method]}", shape_of(scale, name)
+    chosen, whole = settings(scale), config.load(scale).recipe(name)
+    epochs = max(1, round((whole.epochs - config.load(scale).recipe(base).epochs) / budget))
+    recipe = recipe_of(scale, name, epochs, learning_rate=whole.learning_rate * chosen["finetune_rate"])
+    cut = static.l1_structure if method == "l1" else static.slimming_structure
+    key = {**network_key(scale, name), "method": method, "budget": budget}
+
+    def find() -> pd.DataFrame:
+        return rows_of(cut(zoo.get(base, scale, seed), budget, shape), 1.0)
+
+    def tune() -> pd.DataFrame:
+        model = zoo.get(base, scale, seed)
+        model = shrink(model, cut(model, budget, shape).keep)
+        before = accuracy(model, test_images(scale, name))
+        return pd.DataFrame([{**fitted(scale, name, model, recipe, seed), "before": before}])
+
+    rows = evaluations.kept("scratch-static", base, scale, seed, key, find, VERSION)
+    tuned = evaluations.kept(
+        "scratch-tuned", base, scale, seed, {**key, **training_key(scale, name, recipe)}, tune, VERSION
+    )
+    return rows, dict(tuned.iloc[0])
+
+
+def _with_latency(scale: str, name: str, seed: int, rows: pd.DataFrame, budget: float) -> pd.DataFrame:
+    narrow = rows[rows["method"].isin([*FRESH, *TRAINED])]
+    of = {row["method"]: (row["channels"], row["expansion"]) for row in narrow.to_dict("records")}
+    found = latencies(scale, name, seed, of, budget).pivot(index="method", columns="batch", values="median")
+    for batch in found.columns:
+        rows[f"batch{int(batch)}"] = [found.loc[method.removesuffix("-budget"), batch] for method in rows["method"]]
+    return rows

@@ -1,0 +1,42 @@
+"""Slices of a network that another study brings."""
+
+import numpy as np
+import pytest
+import torch
+
+from lib import models
+from lib.data import ImageSet
+from lib.slicing import SlicingError
+from lib.slicing.study.guest import slice_features
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return models.build("digits-cnn", (1, 28, 28), 2, width=2).eval()
+
+
+@pytest.fixture
+def train(network):
+    """Random images under the names that the network gives them, its last bias set so that it gives both."""
+    images = torch.rand(40, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+    last = [module for module in network.modules() if isinstance(module, torch.nn.Linear)][-1]
+    with torch.no_grad():
+        last.bias -= network(images).median(0).values
+        labels = network(images).argmax(1)
+    return ImageSet(images, labels, ("a", "b"), "random", "train")
+
+
+def test_features_stand_a_row_an_input_and_do_not_depend_on_the_other_kinds(network, train):
+    images = {"clean": train.images[:5], "attack": train.images[5:8]}
+    found = slice_features(network, train, images, per_class=5)
+    assert {kind: len(rows) for kind, rows in found.items()} == {"clean": 5, "attack": 3}
+    alone = slice_features(network, train, {"attack": images["attack"]}, per_class=5)
+    assert np.array_equal(found["attack"], alone["attack"]) and np.isfinite(found["clean"]).all()
+    assert not np.array_equal(found["clean"][:3], found["attack"])
+
+
+def test_a_class_that_the_network_never_gets_right_is_named(network, train):
+    wrong = ImageSet(train.images, torch.zeros_like(train.labels), train.classes, train.name, train.split)
+    with pytest.raises(SlicingError, match="no training image of class 1 correctly"):
+        slice_features(network, wrong, {"clean": train.images[:2]}, per_class=5)
