@@ -81,8 +81,8 @@ def write(folder: Path) -> Path:
         "explained_pictures": 1,
         "visualisation_steps": 5,
     }
-    for network in ("scratch-resnet20", "scratch-vgg16", "dynamic"):
-        raw["recipes"][network] |= {"train_limit": 300 if network == "dynamic" else 128}
+    for network in ("scratch-resnet20", "scratch-vgg16"):
+        raw["recipes"][network] |= {"train_limit": 128}
     raw["study"]["dynamic"] |= {
         "pruning_images": 100,
         "calibration_images": 100,
