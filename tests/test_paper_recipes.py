@@ -3,6 +3,7 @@
 import inspect
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -55,11 +56,14 @@ def hooks_of(recipe: config.Recipe) -> list:
 
 
 def distinct() -> list[str]:
-    """Networks whose recipes differ in more than the trigger that is stamped on their images."""
+    """Networks whose recipes differ in more than the trigger stamped on their images, or a budget above the least."""
     found: dict[str, str] = {}
     for name, recipe in PAPER.networks.items():
-        prepared = [plug["use"] for plug in recipe.prepare]
-        found.setdefault(store.fingerprint({**recipe.plain(), "prepare": prepared}), name)
+        plain = recipe.plain()
+        alike: dict[str, Any] = {"prepare": [plug["use"] for plug in recipe.prepare]}
+        for plugs in ("hooks", "transforms"):
+            alike[plugs] = [{key: value for key, value in plug.items() if key != "budget"} for plug in plain[plugs]]
+        found.setdefault(store.fingerprint({**plain, **alike}), name)
     return list(found.values())
 
 
