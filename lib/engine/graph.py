@@ -86,9 +86,7 @@ def matching(scale: Scale, patterns: Iterable[str], reader: str) -> list[str]:
 def studies(scale: Scale, family: str) -> list[str]:
     """Studies of the items that read a family."""
     names = {
-        item.study
-        for item in config.items().values()
-        if any(fnmatchcase(family, pattern) for pattern in item.families)
+        item.study for item in config.items().values() if any(fnmatchcase(family, pattern) for pattern in item.families)
     }
     return sorted(name for name in names if name in scale.study)
 
