@@ -307,3 +307,13 @@ def test_without_git_the_record_says_so(monkeypatch):
     write(ITEM, some())
     found = record.read(ITEM, "smoke")["provenance"]
     assert found["git"] == "unknown" and found["dirty"] is None
+
+
+def test_machines_other_than_its_own_are_told(results):
+    own = record._machine()
+    arguments = (ITEM, "smoke", some(), [], None, None, DATA, 1.0)
+    record.write(*arguments, [own])
+    alone = record.read(ITEM, "smoke")["provenance"]["device"]
+    assert own.startswith(alone)
+    record.write(*arguments, [own, "cuda Another, torch 2.0"])
+    assert record.read(ITEM, "smoke")["provenance"]["device"] == f"{alone}; computed before on cuda Another, torch 2.0"

@@ -236,3 +236,10 @@ def test_of_many_at_once_one_makes_it(tmp_path):
         thread.join()
     assert found == [READ] * 4
     assert len(calls) == 1
+
+
+def test_what_is_kept_beside_a_value_comes_back_and_is_no_part_of_its_address(tmp_path):
+    first = store.cached(tmp_path, "kind", {"k": 1}, lambda: ([1], {"device": "here"}))
+    assert first == ([1], {"device": "here"})
+    assert store.cached(tmp_path, "kind", {"k": 1}, lambda: ([2], {"device": "there"})) == first
+    assert store.cached_json(tmp_path, "kind", {"k": 1}, lambda: [3]) == [1]
