@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from lib import config, record, store, tables
+from lib import checksums, config, record, store, tables
 from lib.comparisons import (
     ALONE,
     CONTRADICTS,
@@ -26,7 +26,7 @@ from lib.comparisons import (
     compare,
 )
 
-__all__ = ["COUNTED", "Claim", "ClaimError", "Rule", "Verdict", "judge", "judge_all", "load", "table"]
+__all__ = ["COUNTED", "Claim", "ClaimError", "Rule", "Verdict", "files", "judge", "judge_all", "load", "table", "verdicts"]
 
 REPRODUCED, PARTLY, NOT_REPRODUCED = "reproduced", "partly", "not reproduced"
 NOT_TESTABLE = "not testable at this scale"
@@ -135,13 +135,28 @@ def judge_all(scale: str) -> list[Verdict]:
         scale: smoke, cpu or paper.
     Returns: the verdicts, in the order of config/claims.yaml.
     """
-    verdicts = [_judge(claim, scale) for claim in load().values()]
+    found = verdicts(scale)
     folder = config.results_dir(scale)
-    used = sorted({item for verdict in verdicts for item in verdict.items if record.exists(item, scale)})
+    made = files(found, scale)
+    for name, text in made.items():
+        store.write_atomic(folder / name, text)
+    checksums.note(folder, made)
+    return found
+
+
+def verdicts(scale: str) -> list[Verdict]:
+    """Every claim judged from the records of a scale, in the order of config/claims.yaml; nothing is written."""
+    return [_judge(claim, scale) for claim in load().values()]
+
+
+def files(found: Sequence[Verdict], scale: str) -> dict[str, str]:
+    """What `judge_all` writes of the verdicts: path in results/<scale> -> text, claims.json last."""
+    folder = config.results_dir(scale)
+    used = sorted({item for verdict in found for item in verdict.items if record.exists(item, scale)})
     commit, dirty = record.git_state()
     body = {
         "scale": scale,
-        "claims": [_plain(verdict) for verdict in verdicts],
+        "claims": [_plain(verdict) for verdict in found],
         "provenance": {
             "git": commit,
             "dirty": dirty,
@@ -149,13 +164,14 @@ def judge_all(scale: str) -> list[Verdict]:
             "records": {item: store.file_sha256(folder / "numbers" / f"{item}.json") for item in used},
         },
     }
-    shown = table(verdicts)
+    shown = table(found)
     caption = f"The claims and their verdicts at scale {scale}"
-    store.write_atomic(folder / "tables" / "claims.csv", tables.csv(shown))
-    store.write_atomic(folder / "tables" / "claims.md", tables.markdown(shown))
-    store.write_atomic(folder / "tables" / "claims.tex", tables.latex(shown, caption, "tab:claims"))
-    store.write_atomic(folder / "claims.json", record.dumps(body))
-    return verdicts
+    return {
+        "tables/claims.csv": tables.csv(shown),
+        "tables/claims.md": tables.markdown(shown),
+        "tables/claims.tex": tables.latex(shown, caption, "tab:claims"),
+        "claims.json": record.dumps(body),
+    }
 
 
 def table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
@@ -223,7 +239,7 @@ def _decide(claim: Claim, premises: Sequence[Finding], findings: Sequence[Findin
         verdict = NOT_REPRODUCED
     else:
         verdict = NOT_TESTABLE
-        why.append("The spread over seeds leaves it open.")
+        why.append(f"The spread over the {_sample(rule)} leaves it open.")
     if silent:
         why.append(f"Nothing could be counted from {', '.join(silent)}.")
     return verdict, " ".join(filter(None, why))

@@ -49,6 +49,7 @@ def methods(axes: Sequence[Axes], frames: Mapping[int, pd.DataFrame]) -> None:
                 ax.plot(values, height + spread, marker=plots.MARKERS[index], markersize=2, alpha=0.45, **look)
                 ax.plot([values.mean()], [height], marker="|", markersize=9, markeredgewidth=2, label=named, **look)
         ax.set_title(words)
+        ax.set_xlabel("share of images")
         ax.grid(axis="y", visible=False)
         ax.set_yticks(range(len(order)), [METHODS[method] for method in order])
         ax.set_ylim(len(order) - 0.4, -0.6)
@@ -85,24 +86,32 @@ def rules(axes: Sequence[Axes], frames: Mapping[int, pd.DataFrame]) -> None:
 
 
 def sizes(axes: Sequence[Axes], numbers: Sequence[Any], name: str = "attack_success", words: str = "success") -> None:
-    """A measure over the trigger's size, the mean over the sets; a panel for each kind of trigger and trigger known.
+    """A measure over the trigger's size, mean and 95 % interval over the sets; a panel for each kind and trigger known.
 
     Args:
         axes: four: regular and transparent with the true trigger known, then with the reversed one.
         numbers: of `backdoor_records.size_numbers`.
         name, words: the measure, and what the axis calls it.
     """
-    rows = frame(numbers, f"{name}_over_networks", statistic="mean")
+    found = frame(numbers, f"{name}_over_networks")
+    place = ["trigger", "size", "kind", "method", "reversed"]
+    ends = found.pivot_table(index=place, columns="statistic", values="value")[["low", "high"]].clip(0, 1)
+    rows = found[found["statistic"] == "mean"].drop(columns=["low", "high"], errors="ignore").join(ends, on=place)
     panels = [(flag, kind) for flag in KNOWN for kind in ("regular", "transparent")]
     for ax, (flag, kind) in zip(axes, panels, strict=True):
         part = rows[(rows["reversed"] == flag) & (rows["kind"] == kind) & rows["method"].isin(SIZED)]
         part = part.assign(method=part["method"].map(METHODS), percent=100 * part["size"])
-        plots.curves(ax, part, x="percent", hue="method", order=[METHODS[method] for method in SIZED])
+        order = [METHODS[method] for method in SIZED]
+        plots.curves(ax, part, x="percent", hue="method", order=order, low=None, high=None)
+        for index, method in enumerate(order):
+            line = part[part["method"] == method].dropna(subset=["low", "high"])
+            beside = line["percent"] + (index - (len(order) - 1) / 2) * 0.35  # percent: so that bars do not hide others
+            ax.vlines(beside, line["low"], line["high"], color=plots.PALETTE[index], linewidth=0.8, alpha=0.7)
         ax.set_title(f"{kind},\n{KNOWN[flag]}")
         ax.set_xlabel("size, % of the image")
         ax.set_xlim(0, 1.08 * 100 * rows["size"].max())
         ax.set_ylim(-0.03, 1.03)
-    axes[0].set_ylabel(f"{words}, mean over sets")
+    axes[0].set_ylabel(f"{words}, share of images")
     axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 
@@ -127,7 +136,8 @@ def forms(axes: Sequence[Axes], frames: Mapping[int, pd.DataFrame]) -> None:
         ax.set_yticks(range(len(order)), [METHODS[method] for method in order])
         ax.set_ylim(len(order) - 0.4, -0.6)
         ax.set_xlim(-0.03, 1.03)
-        ax.set_title(str(name))
+        ax.set_title(str(table["trigger"].iloc[0]).removeprefix("trojannn-"))
+        ax.set_xlabel("share of images")
         ax.grid(axis="y", visible=False)
     for ax in axes[1:]:
         ax.tick_params(labelleft=False)
