@@ -1,21 +1,13 @@
 """What neurons do: five studies, reproduced. Submodules load on first use, so `import lib` stays instant."""
 
-import importlib
-from types import ModuleType
+from lib.late import attach
 
 __version__ = "0.1.0"
 _SUBMODULES = (
     *("config", "compute", "record", "progress", "plots", "store", "data", "models"),
-    *("training", "zoo", "attacks", "evaluations", "detectors", "slicing", "robustness"),
+    *("training", "zoo", "attacks", "evaluations", "detectors"),
+    *("slicing", "robustness", "dynamic", "lancet"),
     *("claims", "reduced", "report", "engine"),
 )
 
-
-def __getattr__(name: str) -> ModuleType:
-    if name in _SUBMODULES:
-        return importlib.import_module(f"lib.{name}")
-    raise AttributeError(f"module 'lib' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_SUBMODULES])
+__getattr__, __dir__ = attach(__name__, {name: () for name in _SUBMODULES})

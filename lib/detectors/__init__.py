@@ -5,8 +5,9 @@ matrices with one row an input. Detectors that need no adversarials are fitted o
 on first use.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lib import late
 
 if TYPE_CHECKING:
     from lib.detectors.kernel_density import KernelDensity, choose_bandwidth
@@ -43,16 +44,5 @@ _HOMES = {
     "metrics": ("auroc", "auroc_interval", "rates", "threshold_at"),
     "trees": ("BinaryForest", "TreeRule"),
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return importlib.import_module(f"lib.detectors.{name}")
-    if name in _HOME:
-        return getattr(importlib.import_module(f"lib.detectors.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'lib.detectors' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES, *_HOME])
+__getattr__, __dir__ = late.attach(__name__, _HOMES)

@@ -3,8 +3,9 @@
 Submodules load on first use.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lib import late
 
 if TYPE_CHECKING:
     from lib.dynamic.boosting import FeatureBoosting
@@ -47,14 +48,5 @@ _HOMES = {
     "scratch.search": ("Structure", "search_threshold"),
     "static": ("l1_structure", "slimming_structure", "uniform_structure"),
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"lib.dynamic.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'lib.dynamic' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+__getattr__, __dir__ = late.attach(__name__, _HOMES)

@@ -3,8 +3,9 @@
 Submodules load on first use.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lib import late
 
 if TYPE_CHECKING:
     from lib.lancet.backdoors.triggers import Trigger
@@ -47,14 +48,5 @@ _HOMES = {
     "repair.unlearning": ("unlearn",),
     "reversal": ("reverse",),
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"lib.lancet.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'lib.lancet' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+__getattr__, __dir__ = late.attach(__name__, _HOMES)

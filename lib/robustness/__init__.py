@@ -3,8 +3,9 @@
 Submodules load on first use: a recipe that names one hook does not load the attacks.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lib import late
 
 if TYPE_CHECKING:
     from lib.robustness.adversarial_training import FgsmRs
@@ -54,16 +55,5 @@ _HOMES = {
     "spectra": ("effective_rank", "layer_spectra", "prunable_share", "singular_values", "stable_rank"),
     "temperature": ("ScaledLogits", "scale_last_layer"),
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return importlib.import_module(f"lib.robustness.{name}")
-    if name in _HOME:
-        return getattr(importlib.import_module(f"lib.robustness.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'lib.robustness' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES, *_HOME])
+__getattr__, __dir__ = late.attach(__name__, _HOMES)

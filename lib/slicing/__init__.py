@@ -3,8 +3,9 @@
 Submodules load on first use.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lib import late
 
 if TYPE_CHECKING:
     from lib.slicing.backward import effective_path, slice, slices_by_chunk
@@ -38,14 +39,5 @@ _HOMES = {
     "scores": ("class_scores",),
     "slices": ("Slices",),
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"lib.slicing.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'lib.slicing' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+__getattr__, __dir__ = late.attach(__name__, _HOMES)

@@ -1,0 +1,29 @@
+"""Packages whose names load on first use, so that importing one costs next to nothing (PEP 562)."""
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+
+def attach(package: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` of a package.
+
+    Args:
+        package: its dotted name, `__name__`.
+        homes: submodule (dotted, below the package) -> the names that it gives; undotted ones are names themselves.
+    Returns: both functions. A name that is not there raises AttributeError, as in any module.
+    """
+    home = {name: module for module, names in homes.items() for name in names}
+
+    def get(name: str) -> Any:
+        if name in home:
+            return getattr(importlib.import_module(f"{package}.{home[name]}"), name)
+        if name in homes:
+            return importlib.import_module(f"{package}.{name}")
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    def names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *home, *(name for name in homes if "." not in name)})
+
+    return get, names
