@@ -10,6 +10,7 @@ import pandas as pd
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
 
 # Okabe and Ito's colours, told apart with every common colour vision; the yellow is too faint for a line on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -180,27 +181,78 @@ def forest(
         look: dict[str, Any] = {"color": PALETTE[index % 7], "marker": MARKERS[index % 7]}
         ax.errorbar(part[middle], chosen, xerr=spread, linestyle="none", capsize=2, elinewidth=1, label=group, **look)
     ax.axvline(0, color="#777777", linewidth=0.8, marker="", linestyle="-", zorder=0.5)
-    ax.set_yticks(range(len(rows)), [str(text) for text in rows[label]])
-    ax.set_ylim(len(rows) - 0.5, -0.5)
-    ax.grid(axis="y", visible=False)
+    named_rows(ax, [str(text) for text in rows[label]])
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=max(1, len(groups)))
 
 
-def render(figure: "Figure", kind: str) -> bytes:
+def named_rows(ax: "Axes", names: Sequence[str], room: float = 0.5) -> None:
+    """The vertical axis as rows 0, 1, ... from top to bottom, a name each.
+
+    Args:
+        room: above the first and below the last row, in rows.
+    """
+    ax.set_yticks(range(len(names)), list(names))
+    ax.set_ylim(len(names) - 1 + room, -room)
+    ax.grid(axis="y", visible=False)
+
+
+def legend_below(axes: "Sequence[Axes]", columns: int, **look: Any) -> "Legend":
+    """One legend for all panels, below them, each name of the first panel once.
+
+    Args:
+        axes: the panels.
+        columns: names in a row.
+        look: as matplotlib's `legend` takes them.
+    """
+    handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
+    return axes[0].figure.legend(
+        list(handles.values()), list(handles), loc="outside lower center", ncols=columns, **look
+    )
+
+
+def render(figure: "Figure", kind: str, source: str = "") -> bytes:
     """A figure's file; the same figure gives the same bytes.
 
     Args:
         figure: drawn.
         kind: png (300 dpi) or svg (text as paths).
+        source: what it was drawn from, kept in the file's own metadata; `source_of` reads it back.
     Raises: ValueError for another kind.
     """
     import matplotlib as mpl
 
     if kind not in ("png", "svg"):
         raise ValueError(f"kind {kind!r} is neither png nor svg")
-    metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+    metadata: dict[str, Any] = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+    if source:
+        metadata["Source"] = source
     buffer = io.BytesIO()
     fixed: Any = {"svg.hashsalt": "fixed", "svg.fonttype": "path", "savefig.dpi": 300, "savefig.facecolor": "white"}
     with mpl.rc_context(fixed):
         figure.savefig(buffer, format=kind, metadata=metadata, bbox_inches="tight", pad_inches=0.04)
     return buffer.getvalue()
+
+
+def source_of(content: bytes) -> str:
+    """What a figure's file says it was drawn from, as `render` was told; empty where it does not say.
+
+    Args:
+        content: of a PNG or SVG file.
+    Raises: ValueError where it is neither.
+    """
+    from xml.etree import ElementTree
+
+    from PIL import Image
+
+    if content.startswith(b"\x89PNG"):
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                image.load()  # text may stand after the pixels; a torn file shows here
+                return str(image.info.get("Source", ""))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ValueError(f"a damaged PNG: {error}") from error
+    try:
+        found = ElementTree.fromstring(content).find(".//{http://purl.org/dc/elements/1.1/}source")
+    except ElementTree.ParseError as error:
+        raise ValueError(f"neither PNG nor SVG: {error}") from error
+    return "" if found is None else found.text or ""

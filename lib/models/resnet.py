@@ -3,15 +3,28 @@
 Source: He et al. 2016, https://arxiv.org/abs/1512.03385; widths 64 to 512 as torchvision's ResNet18.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
 
-class BasicBlock(nn.Module):
-    """conv-BN-ReLU-conv-BN, added to the input (projected by a 1x1 convolution and BN where shapes differ)."""
+def projection(inputs: int, outputs: int, stride: int) -> nn.Module:
+    """A 1x1 convolution and BN: option B."""
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+
+class BasicBlock(nn.Module):
+    """conv-BN-ReLU-conv-BN, added to the input.
+
+    Args:
+        inputs, outputs: channels.
+        stride: of the first convolution.
+        shortcut: makes what stands in the input's way where shapes differ, from the three.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, shortcut: Callable[[int, int, int], nn.Module] = projection
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
@@ -20,7 +33,7 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            self.shortcut = shortcut(inputs, outputs, stride)
         self.relu2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:

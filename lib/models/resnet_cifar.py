@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.models.initialise import he_normal
+from lib.models.resnet import BasicBlock
 
 
 class PaddedShortcut(nn.Module):
@@ -29,25 +30,10 @@ class PaddedShortcut(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
 
 
-class CifarBlock(nn.Module):
-    """conv-BN-ReLU-conv-BN, added to the input or, where shapes differ, to its padded form."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.relu1 = nn.ReLU()
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            wider = outputs - inputs
-            self.shortcut = PaddedShortcut(wider // 2, wider - wider // 2, stride)
-        self.relu2 = nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
-        return self.relu2(out + self.shortcut(x))
+def padded(inputs: int, outputs: int, stride: int) -> nn.Module:
+    """Option A: the shortcut of `BasicBlock` without parameters."""
+    wider = outputs - inputs
+    return PaddedShortcut(wider // 2, wider - wider // 2, stride)
 
 
 class CifarResNet(nn.Module):
@@ -83,5 +69,5 @@ class CifarResNet(nn.Module):
 
 
 def _stage(inputs: int, outputs: int, stride: int, blocks: int) -> nn.Sequential:
-    first = CifarBlock(inputs, outputs, stride)
-    return nn.Sequential(first, *(CifarBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
+    first = BasicBlock(inputs, outputs, stride, padded)
+    return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)))

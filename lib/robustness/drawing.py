@@ -56,7 +56,7 @@ def sweep(
     for ax in axes[:2]:
         ax.set_ylim(0, 1.02)
     plots.chance(axes[0])
-    axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    plots.legend_below(axes, 5)
 
 
 def differences(rows: pd.DataFrame, hue: str, base: Any) -> pd.DataFrame:
@@ -126,7 +126,7 @@ def masking(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
         ax.set_ylim(0, 1)
         ax.grid(axis="x", visible=False)
         plots.chance(ax, label="")
-    axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    plots.legend_below(axes, 4)
 
 
 def gradient_shares(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
@@ -165,7 +165,7 @@ def spectra(axes: Sequence[Axes], numbers: Sequence[Any], measures: Sequence[str
         ax.set_ylabel(measure.replace("_", " ") + ("" if measure == "prunable_share" else ", mean over layers"))
         ax.set_ylim(bottom=0)
         ax.grid(axis="x", visible=False)
-    axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    plots.legend_below(axes, 5)
 
 
 def layers(axes: Sequence[Axes], numbers: Sequence[Any], network: str, measures: Sequence[str]) -> None:

@@ -8,13 +8,14 @@ import torch
 
 from lib import plots
 from lib.contract import check_number
-from lib.dynamic.study import decision_records, detection_records, draw_decisions, draw_detection
+from lib.dynamic.study import decision_records, detection_records, draw_decisions, draw_detection, names
 from lib.dynamic.study.decisions import SPACES
 from lib.dynamic.study.detection import DECISIONS, ON_CLEAN, PAIRS, PENULTIMATE, UNTRAINED
 from lib.dynamic.study.detection_adaptive import AIMS, ANEW
 from lib.evaluations import frame
 
 NETWORKS = {"net-a": "stated", "net-b": "standardised"}
+TITLES = ["net, a", "net, b"]
 ATTACKS = ["fgsm_8", "rpgd_8", "cw_l2"]
 LAYERS = ["layer1.0.conv1", "layer1.1.conv1", "layer2.0.conv1"]
 CLASSES = [*"abcd"]
@@ -186,7 +187,7 @@ def test_maps_have_a_panel_a_layer_and_a_line_a_network():
 def test_plots_show_every_network(decided, placed, detected):
     figure, axes = plots.panels(2, sharey=True)
     draw_decisions.by_layer(axes, decided)
-    assert [ax.get_title() for ax in axes] == list(NETWORKS) and len(axes[0].lines) == 5
+    assert [ax.get_title() for ax in axes] == TITLES and len(axes[0].lines) == 5
     points = umap_frame(0)
     figure, axes = plots.panels(2)
     draw_decisions.plane(axes, points[points["kind"] == "point"], CLASSES)
@@ -194,7 +195,7 @@ def test_plots_show_every_network(decided, placed, detected):
     for draw in (draw_detection.within, draw_detection.noise):
         figure, axes = plots.panels(2, sharey=True)
         draw(axes, detected)
-        assert axes[0].containers and [ax.get_title() for ax in axes] == list(NETWORKS)
+        assert axes[0].containers and [ax.get_title() for ax in axes] == TITLES
     figure, axes = plots.panels(3, sharey=True)
     draw_detection.matrix(axes, detected, "net-b")
     assert axes[0].images[0].get_array().shape == (3, 3)
@@ -208,8 +209,9 @@ def test_plots_show_every_network(decided, placed, detected):
     assert plots.render(figure, "png")
 
 
-def test_long_names_are_broken_at_hyphens():
-    assert draw_decisions.titled("net-a") == "net-a"
-    broken = draw_decisions.titled("dynamic-resnet-standardised-b0.5")
-    assert broken.replace("\n", "") == "dynamic-resnet-standardised-b0.5"
-    assert max(map(len, broken.split("\n"))) <= 19
+def test_networks_are_named_in_words_on_short_lines():
+    assert names.titled("scratch-vgg16") == "VGG16"
+    assert names.titled("scratch-mobilenet-v1") == "MobileNet v1"
+    lines = names.titled("dynamic-resnet-standardised-b0.5", width=22).splitlines()
+    assert " ".join(lines) == "ResNet, standardised, at 0.5 of the FLOPs"
+    assert max(map(len, lines)) <= 22

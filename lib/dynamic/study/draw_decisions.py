@@ -16,6 +16,7 @@ from lib import plots
 from lib.attacks import SUITE
 from lib.dynamic.study.decision_records import MEAN
 from lib.dynamic.study.decisions import TRAINED, UNTRAINED
+from lib.dynamic.study.names import titled
 from lib.evaluations import frame
 
 GREY = "#8c8c8c"
@@ -64,16 +65,6 @@ def _short(layer: str) -> str:
     return ".".join(words[-3:-1] if words[-1] == "conv1" else words[-1:])[-14:]
 
 
-def titled(name: str, width: int = 18) -> str:
-    """A network's name on lines short enough for a narrow panel, broken at its hyphens."""
-    lines = [""]
-    for word in name.split("-"):
-        if lines[-1] and len(lines[-1]) + len(word) >= width:
-            lines.append("")
-        lines[-1] += f"{'-' if lines[-1] else ''}{word}"
-    return "-\n".join(lines)
-
-
 def by_layer(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
     """Entropy of the choices and their information on the class from layer to layer; a panel a network.
 
@@ -99,7 +90,7 @@ def by_layer(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
         ax.set_xlabel("masked layer, first to last")
         ax.set_ylim(bottom=-0.05)
     axes[0].set_ylabel("bits")
-    axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    plots.legend_below(axes, 3)
 
 
 def pictures(images: Tensor, rows: pd.DataFrame, classes: Sequence[str]) -> Figure:

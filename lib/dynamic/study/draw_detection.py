@@ -14,7 +14,7 @@ from lib.attacks import SUITE
 from lib.dynamic.study.detection import DECISIONS, ON_CLEAN, PAIRS, PENULTIMATE, UNTRAINED
 from lib.dynamic.study.detection_adaptive import ANEW
 from lib.dynamic.study.detection_records import AVERAGE, CONTROLS, SAME, attack_label, of_pair
-from lib.dynamic.study.draw_decisions import titled
+from lib.dynamic.study.names import titled
 from lib.evaluations import frame
 
 WATCHED = (DECISIONS, UNTRAINED, PENULTIMATE, ANEW, "Mahalanobis", "kernel density", "max-softmax")
@@ -41,11 +41,10 @@ def within(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
             words = "average" if attack == AVERAGE else attack_label(attack)
             ax.errorbar(part["value"], place, xerr=spread, linestyle="none", elinewidth=0.7, label=words, **look)
         _bands(ax, len(detectors))
-        ax.set_yticks(range(len(detectors)), detectors)
-        ax.set_ylim(len(detectors) - 0.5, -0.5)
+        plots.named_rows(ax, detectors)
         ax.set_title(titled(str(name)))
         _area_axis(ax)
-    axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    plots.legend_below(axes, 5)
 
 
 def matrix(axes: Sequence[Axes], numbers: Sequence[Any], network: str, detectors: Sequence[str] = CONTROLS) -> None:
@@ -90,11 +89,10 @@ def noise(axes: Sequence[Axes], numbers: Sequence[Any], detector: str = DECISION
             place = np.arange(len(attacks)) + 0.22 * (index - 1)
             ax.errorbar(part["value"], place, xerr=spread, linestyle="none", elinewidth=0.7, label=pair, **_look(index))
         _bands(ax, len(attacks))
-        ax.set_yticks(range(len(attacks)), [attack_label(one) for one in attacks])
-        ax.set_ylim(len(attacks) - 0.5, -0.5)
+        plots.named_rows(ax, [attack_label(one) for one in attacks])
         ax.set_title(titled(str(name)))
         _area_axis(ax)
-    axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    plots.legend_below(axes, 3)
 
 
 def adaptive(axes: Sequence[Axes], numbers: Sequence[Any], network: str) -> None:
@@ -122,7 +120,7 @@ def adaptive(axes: Sequence[Axes], numbers: Sequence[Any], network: str) -> None
         ax.set_ylim(-0.02, 1.04)
         ax.set_title(f"{aim},\n{way}")
     axes[0].set_ylabel("area under the ROC curve")
-    axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    plots.legend_below(axes, 3)
 
 
 def _placed(rows: pd.DataFrame, weights: Sequence[float]) -> pd.DataFrame:

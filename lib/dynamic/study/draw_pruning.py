@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from lib import plots
+from lib.dynamic.study.names import titled
 from lib.dynamic.study.pruning import FORMS
 from lib.dynamic.study.pruning_records import CHOICES, METHODS
 from lib.evaluations import frame
@@ -40,12 +41,12 @@ def methods(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
         for method, dash in zip(WHOLE, ("-", (0, (3, 2))), strict=True):
             value = rows[rows["method"] == method]["value"].iloc[0]
             ax.axvline(value, color="#555555", linewidth=0.9, linestyle=dash, marker="", label=METHODS[method])
-        _rows(ax, [METHODS[method] for method in order])
-        ax.set_title(network)
+        plots.named_rows(ax, [METHODS[method] for method in order])
+        ax.set_title(titled(network))
         ax.set_xlabel("accuracy on test images")
     for ax in list(axes)[1:]:
         ax.tick_params(labelleft=False)
-    _legend(axes)
+    plots.legend_below(axes, 4)
 
 
 def choices(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
@@ -62,12 +63,12 @@ def choices(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
         for index, form in enumerate(FORMS):
             part = held[(held["network"] == network) & (held["form"] == form)].set_index("choice").reindex(order)
             _points(ax, part, np.arange(len(order)) + 0.2 * (index - 0.5), index, form)
-        _rows(ax, [CHOICES[choice] for choice in order])
-        ax.set_title(network)
+        plots.named_rows(ax, [CHOICES[choice] for choice in order])
+        ax.set_title(titled(network))
         ax.set_xlabel("accuracy on test images")
     for ax in list(axes)[1:]:
         ax.tick_params(labelleft=False)
-    _legend(axes)
+    plots.legend_below(axes, 4)
 
 
 def times(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
@@ -93,7 +94,7 @@ def times(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
         ax.set_title(f"batch {int(batch)}")
         ax.set_xlabel("FLOPs saved")
     axes[0].set_ylabel("time saved")
-    _legend(axes)
+    plots.legend_below(axes, 4)
 
 
 def _points(ax: Axes, part: Any, heights: np.ndarray, index: int, label: str) -> None:
@@ -106,13 +107,3 @@ def _points(ax: Axes, part: Any, heights: np.ndarray, index: int, label: str) ->
     look: dict[str, Any] = {"color": plots.PALETTE[index % 7], "marker": plots.MARKERS[index % 7]}
     values = part["value"].to_numpy(float)[there]
     ax.errorbar(values, heights[there], xerr=spread, linestyle="none", capsize=2, elinewidth=1, label=label, **look)
-
-
-def _rows(ax: Axes, words: Sequence[str]) -> None:
-    ax.set_yticks(range(len(words)), list(words))
-    ax.set_ylim(len(words) - 0.5, -0.5)
-    ax.grid(axis="y", visible=False)
-
-
-def _legend(axes: Sequence[Axes]) -> None:
-    axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from lib import plots
 from lib.dynamic.study.diversity import matrix
 from lib.dynamic.study.diversity_records import MEASURES, start_of, starts_in, wide
+from lib.dynamic.study.names import titled
 from lib.dynamic.study.scratch import METHODS
 from lib.evaluations import frame
 
@@ -54,13 +55,10 @@ def accuracies(axes: Sequence[Axes], numbers: Sequence[Any], budget: float) -> N
                 linestyle="--",
                 label="the whole network",
             )
-        ax.set_yticks(range(len(methods)), [METHODS[method] for method in methods])
-        ax.set_ylim(len(methods) - 0.4, -0.6)
-        ax.set_title(name)
+        plots.named_rows(ax, [METHODS[method] for method in methods], 0.6)
+        ax.set_title(titled(name))
         ax.set_xlabel("accuracy")
-        ax.grid(axis="y", visible=False)
-    handles, labels = axes[0].get_legend_handles_labels()
-    axes[0].figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    plots.legend_below(axes, 3)
 
 
 def structures(ax: Axes, rows: pd.DataFrame) -> None:
@@ -97,13 +95,10 @@ def costs(axes: Sequence[Axes], numbers: Sequence[Any], budget: float) -> None:
         ax.barh(
             range(len(methods)), after, left=before, color=plots.PALETTE[0], hatch="///", label="training it, after"
         )
-        ax.set_yticks(range(len(methods)), [METHODS[method] for method in methods])
-        ax.set_ylim(len(methods) - 0.4, -0.6)
-        ax.set_title(name)
+        plots.named_rows(ax, [METHODS[method] for method in methods], 0.6)
+        ax.set_title(titled(name))
         ax.set_xlabel("seconds")
-        ax.grid(axis="y", visible=False)
-    handles, labels = axes[0].get_legend_handles_labels()
-    axes[0].figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    plots.legend_below(axes, 2)
 
 
 def matrices(axes: Sequence[Axes], tables: dict[str, pd.DataFrame]) -> None:
@@ -128,7 +123,7 @@ def matrices(axes: Sequence[Axes], tables: dict[str, pd.DataFrame]) -> None:
         ax.set_yticks(middles, words)
         ax.set_xticks(middles, words, rotation=30, ha="right")
         ax.set_xlim(-0.5, count - 0.5)
-        ax.set_title(name)
+        ax.set_title(titled(name))
         ax.grid(visible=False)
         ax.figure.colorbar(image, ax=ax, shrink=0.8)
 

@@ -188,7 +188,6 @@ def write(scale: str, seeds: Sequence[int], numbers: Sequence[Any], figure: Any)
         chosen = wrong.settings(scale)
         every = chosen["defect_test_images"]
         return {
-            "data set": wrong.data_of(scale),
             "pretrained networks": chosen["defect_pretrained"],
             "test images": "all" if every is None else every,
             "pairs": chosen["defect_pairs"],
@@ -197,14 +196,9 @@ def write(scale: str, seeds: Sequence[int], numbers: Sequence[Any], figure: Any)
             "learning rates": chosen["defect_rates"],
         }
 
-    chosen = wrong.settings(scale)
-    full = {"seeds": wrong.seeds_of("paper"), **described("paper")}
-    halves = wrong.halves_of(wrong.data_of(scale), chosen["defect_test_images"])
+    halves = wrong.halves_of(wrong.data_of(scale), wrong.settings(scale)["defect_test_images"])
     known = {f"{wrong.data_of(scale)}/{half.split}": half.fingerprint for half in halves}
     for name in set(frame(numbers, "accuracy")["network"]) & set(pretrained.NETWORKS):
         with suppress(data.DataError):  # numbers that were kept can be shown where the images are not
             known[f"{pretrained.known(name).data}/test"] = pretrained.test_images(name).fingerprint
-    evaluations.write(
-        *("lancet_defects", scale, seeds, [chosen["defect_network"]], numbers, figure, described(scale), full, known),
-        table_of(numbers),
-    )
+    wrong.write("lancet_defects", scale, seeds, numbers, figure, described, known, table_of(numbers))

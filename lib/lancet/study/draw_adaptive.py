@@ -50,11 +50,10 @@ def repairs(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
                 )
         ax.set_title(words)
         ax.set_xlim(-0.04, 1.04)
-        ax.set_yticks(range(len(adaptive.METHODS)), [METHODS[method] for method in adaptive.METHODS])
-        ax.set_ylim(len(adaptive.METHODS) - 0.5, -0.5)
+        plots.named_rows(ax, [METHODS[method] for method in adaptive.METHODS])
     for ax in axes[1:]:
         ax.tick_params(labelleft=False)
-    axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    plots.legend_below(axes, 2)
 
 
 def lifted(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
@@ -76,7 +75,7 @@ def lifted(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
         ax.axhline(0, color="#777777", linewidth=0.8, marker="", linestyle="-")
         ax.set_title(ROLES[role])
     axes[0].set_ylabel("moved by the trigger (standard deviations)")
-    axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    plots.legend_below(axes, 2)
 
 
 def norms(axes: Sequence[Axes], classes: Mapping[int, pd.DataFrame]) -> None:
@@ -98,7 +97,7 @@ def norms(axes: Sequence[Axes], classes: Mapping[int, pd.DataFrame]) -> None:
         ax.set_xlabel("classes, by size of stamp")
         ax.set_ylim(0, 1.05 * table["norm"].max())
     axes[0].set_ylabel("pixels")
-    axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    plots.legend_below(axes, 3)
 
 
 def triggers(axes: Sequence[Axes], true: Trigger, found: Trigger, image: Tensor) -> None:

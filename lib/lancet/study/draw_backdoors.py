@@ -50,13 +50,11 @@ def methods(axes: Sequence[Axes], frames: Mapping[int, pd.DataFrame]) -> None:
                 ax.plot([values.mean()], [height], marker="|", markersize=9, markeredgewidth=2, label=named, **look)
         ax.set_title(words)
         ax.set_xlabel("share of images")
-        ax.grid(axis="y", visible=False)
-        ax.set_yticks(range(len(order)), [METHODS[method] for method in order])
-        ax.set_ylim(len(order) - 0.4, -0.6)
+        plots.named_rows(ax, [METHODS[method] for method in order], 0.6)
     for ax in axes[1:]:
         ax.tick_params(labelleft=False)
     axes[1].axvline(0, color="#777777", linewidth=0.8, marker="", linestyle="-", zorder=0.5)
-    axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    plots.legend_below(axes, 2)
 
 
 def rules(axes: Sequence[Axes], frames: Mapping[int, pd.DataFrame]) -> None:
@@ -82,7 +80,7 @@ def rules(axes: Sequence[Axes], frames: Mapping[int, pd.DataFrame]) -> None:
         ax.set_title(words)
         ax.set_xlabel("stated rule")
     axes[0].set_ylabel("layers tried (ours)")
-    axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    plots.legend_below(axes, 2)
 
 
 def sizes(axes: Sequence[Axes], numbers: Sequence[Any], name: str = "attack_success", words: str = "success") -> None:
@@ -112,7 +110,7 @@ def sizes(axes: Sequence[Axes], numbers: Sequence[Any], name: str = "attack_succ
         ax.set_xlim(0, 1.08 * 100 * rows["size"].max())
         ax.set_ylim(-0.03, 1.03)
     axes[0].set_ylabel(f"{words}, share of images")
-    axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    plots.legend_below(axes, 3)
 
 
 def forms(axes: Sequence[Axes], frames: Mapping[int, pd.DataFrame]) -> None:
@@ -124,7 +122,7 @@ def forms(axes: Sequence[Axes], frames: Mapping[int, pd.DataFrame]) -> None:
     """
     whole = pd.concat(frames.values(), ignore_index=True)
     order = [method for method in METHODS if method in set(whole["method"])]
-    for ax, (name, table) in zip(axes, whole.groupby("network", sort=False), strict=True):
+    for ax, (_, table) in zip(axes, whole.groupby("network", sort=False), strict=True):
         for index, (flag, label) in enumerate(KNOWN.items()):
             means = (
                 table[table["reversed"].astype(bool) == flag].groupby("method")[["attack_success", "accuracy"]].mean()
@@ -133,15 +131,13 @@ def forms(axes: Sequence[Axes], frames: Mapping[int, pd.DataFrame]) -> None:
             look: dict[str, Any] = {"color": plots.PALETTE[index], "marker": plots.MARKERS[index], "linestyle": "none"}
             ax.plot(means["attack_success"].reindex(order), places, label=f"success, {label}", **look)
             ax.plot(means["accuracy"].reindex(order), places, fillstyle="none", label=f"accuracy, {label}", **look)
-        ax.set_yticks(range(len(order)), [METHODS[method] for method in order])
-        ax.set_ylim(len(order) - 0.4, -0.6)
+        plots.named_rows(ax, [METHODS[method] for method in order], 0.6)
         ax.set_xlim(-0.03, 1.03)
         ax.set_title(str(table["trigger"].iloc[0]).removeprefix("trojannn-"))
         ax.set_xlabel("share of images")
-        ax.grid(axis="y", visible=False)
     for ax in axes[1:]:
         ax.tick_params(labelleft=False)
-    axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    plots.legend_below(axes, 2)
 
 
 def stamps(image: Tensor, triggers: Sequence[tuple[str, Trigger, Trigger]]) -> Figure:

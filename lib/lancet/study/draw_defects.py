@@ -48,8 +48,7 @@ def tradeoff(axes: Sequence[Axes], numbers: Sequence[Any], network: str) -> None
         ax.set_xlim(-0.001, 1)
         ax.set_ylim(bottom=-0.01)
     axes[0].set_ylabel("accuracy on M_test2")
-    handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
-    axes[0].figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3)
+    plots.legend_below(axes, 3)
 
 
 def layers(axes: Sequence[Axes], numbers: Sequence[Any], network: str) -> None:

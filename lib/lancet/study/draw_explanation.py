@@ -57,5 +57,4 @@ def blurs(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
         ax.set_xlabel("σ of the blur, in pixels of 32")
         ax.set_ylabel(label)
         ax.set_ylim(-0.02, 1.02)
-    handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
-    axes[0].figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3)
+    plots.legend_below(axes, 3)

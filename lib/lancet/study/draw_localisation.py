@@ -38,8 +38,7 @@ def layers(axes: Sequence[Axes], numbers: Sequence[Any], network: str) -> None:
 
 def legend(axes: Sequence[Axes]) -> None:
     """One legend for all panels, below them."""
-    handles, labels = axes[0].get_legend_handles_labels()
-    axes[0].figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    plots.legend_below(axes, 2)
 
 
 def votes(ax: Axes, table: pd.DataFrame) -> None:

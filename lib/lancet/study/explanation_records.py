@@ -112,16 +112,7 @@ def write(scale: str, seeds: Sequence[int], numbers: Sequence[Any], figure: Any)
 
     def described(scale: str) -> dict[str, Any]:
         chosen = wrong.settings(scale)
-        return {
-            "data set": wrong.data_of(scale),
-            "wrong inputs": chosen["explained_images"],
-            "blurs": chosen["explained_blurs"],
-        }
+        return {"wrong inputs": chosen["explained_images"], "blurs": chosen["explained_blurs"]}
 
-    full = {"seeds": wrong.seeds_of("paper"), **described("paper")}
     known = {f"{wrong.data_of(scale)}/test1": first_half(scale).fingerprint}
-    network = wrong.settings(scale)["defect_network"]
-    evaluations.write(
-        *("lancet_explanation", scale, seeds, [network], numbers, figure, described(scale), full, known),
-        table_of(numbers),
-    )
+    wrong.write("lancet_explanation", scale, seeds, numbers, figure, described, known, table_of(numbers))

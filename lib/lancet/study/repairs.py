@@ -7,7 +7,6 @@ measured elsewhere, on other images and with the true trigger.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,7 +24,6 @@ from lib.lancet.repair.fine_pruning import fine_prune
 from lib.lancet.repair.fine_tune import fine_tune, similar_errors, transforms_of
 from lib.lancet.repair.flip import flip
 from lib.lancet.repair.unlearning import unlearn
-from lib.models.layers import weight_layers
 
 DEFAULTS: dict[str, Any] = {
     "repair_pairs": 40,
@@ -196,7 +194,7 @@ def _located(
     other = Flips(model, signed, known, material, chosen["flip_threshold"], chosen["flip_images"])
     yield _attempt("flip-signed", model, lambda: other.best("flip-signed", chosen["near_best"]))
     yield _attempt("zero", model, lambda: flips.at(layer, "zero", "zero"))
-    yield _randomly_flipped(model, layer, best.changed, seed)
+    yield _attempt("random", model, lambda: flips.random(layer, best.changed, seed))
     errors = _errors(model, plain, layer, inputs, labels, known, material, chosen, seed)
     options: dict[str, dict[str, Any]] = {
         "tune": {},
@@ -251,6 +249,13 @@ class Flips:
             self.done[layer, mode] = Repaired(method, repaired, layer, report.flipped, report.fraction, report.reached)
         return replace(self.done[layer, mode], method=method)
 
+    def random(self, layer: str, count: int, seed: int) -> Repaired:
+        """As many weights of the layer flipped, drawn at random."""
+        repaired, report = flip(
+            *(self.model, self.votes, self.inputs, self.labels), layer=layer, mode="random", weights=count, seed=seed
+        )
+        return Repaired("random", repaired, layer, report.flipped, report.fraction)
+
     def best(self, method: str, near_best: float) -> Repaired:
         """The layer after whose flip the network is worth most on the repair split, of all that repair enough pairs.
 
@@ -277,18 +282,6 @@ def worth(model: nn.Module, known: Trigger, material: Material) -> float:
     told = measure(model, material.images, material.labels, known, material.target)
     kept = [told[name] for name in ("accuracy", "stamped_accuracy", "target_recall")]
     return float(np.nanmean([*kept, 1 - told["attack_success"]]))
-
-
-def _randomly_flipped(model: nn.Module, layer: str, count: int, seed: int) -> Repaired:
-    """As many weights of the layer flipped, drawn at random."""
-    changed = copy.deepcopy(model)
-    weight = weight_layers(changed)[layer].weight
-    places = torch.randperm(weight.numel(), generator=torch.Generator().manual_seed(seed))[:count].to(weight.device)
-    with torch.no_grad():
-        flat = weight.reshape(-1).clone()
-        flat[places] = -flat[places]
-        weight.copy_(flat.view(weight.shape))
-    return Repaired("random", changed, layer, count, count / weight.numel())
 
 
 def _errors(

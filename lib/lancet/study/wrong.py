@@ -8,16 +8,17 @@ Source: AI-Lancet, section on the set-up of general defects.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from lib import config, data, zoo
+from lib import config, data, evaluations, zoo
 from lib.compute import evaluation
 from lib.data import ImageSet, splits
 from lib.lancet.errors import LancetError
@@ -184,3 +185,25 @@ def logits_of(model: nn.Module, images: ImageSet | Tensor, batch: int = 256) -> 
             x = images.float(like.device, part) if isinstance(images, ImageSet) else images[part].to(like.device)
             found.append(model(x).float().cpu())
     return torch.cat(found)
+
+
+def write(
+    item: str,
+    scale: str,
+    seeds: Sequence[int],
+    numbers: Sequence[Any],
+    figure: Any,
+    described: Callable[[str], dict[str, Any]],
+    fingerprints: Mapping[str, str],
+    table: pd.DataFrame,
+) -> None:
+    """Write the record of an item that rests on the study's network and its wrong inputs.
+
+    Args:
+        item, scale, seeds, numbers, figure, fingerprints, table: as `evaluations.write` takes them.
+        described: a scale's settings by the words that describe them, but for data set and seeds.
+    """
+    used, full = ({"data set": data_of(name), **described(name)} for name in (scale, "paper"))
+    full = {"seeds": seeds_of("paper"), **full}
+    network = settings(scale)["defect_network"]
+    evaluations.write(item, scale, seeds, [network], numbers, figure, used, full, fingerprints, table)

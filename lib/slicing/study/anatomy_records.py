@@ -61,7 +61,7 @@ def by_layer(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
         ax.set_ylabel("\nsame class (line), other class (dots)" if len(measures) > 1 else MEASURES[measures[0]])
         ax.set_xticks(range(len(rows)), rows["layer"].str.replace("blocks.", "b", regex=False), rotation=90)
     axes[2].set_ylabel("overlap (Jaccard): one class —,\ntwo classes ···")
-    axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    plots.legend_below(axes, 3)
 
 
 def class_matrix(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:

@@ -171,12 +171,10 @@ def _dots(ax: Axes, rows: pd.DataFrame, attacks: Sequence[str], hue: str, order:
         ax.errorbar(part["value"], place, xerr=spread, linestyle="none", elinewidth=0.7, label=shown, **look)
     for band in range(0, len(attacks), 2):
         ax.axhspan(band - 0.5, band + 0.5, color="#f4f4f4", zorder=0)
-    ax.grid(axis="y", visible=False)
 
 
 def _names(ax: Axes, attacks: Sequence[str]) -> None:
-    ax.set_yticks(range(len(attacks)), [attack_label(name) for name in attacks])
-    ax.set_ylim(len(attacks) - 0.5, -0.5)
+    plots.named_rows(ax, [attack_label(name) for name in attacks])
 
 
 def _look(index: int) -> Look:

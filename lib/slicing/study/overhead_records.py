@@ -76,7 +76,7 @@ def costs(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
         ax.set_xlabel("seconds an input")
         ax.set_title(network)
         ax.grid(axis="y", visible=False)
-    axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    plots.legend_below(axes, 4)
 
 
 def growth(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
