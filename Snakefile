@@ -12,6 +12,7 @@ SCALE = config.get("scale", "smoke")
 PRESET = settings.load(SCALE)
 THREADS = PRESET.compute.threads
 RETRAIN = "--retrain" if int(config.get("retrain", 0)) else ""
+GPU = int(config.get("gpu", 1))  # that a job asks for; a profile without any says 0
 NODES = engine.nodes(PRESET)
 STEPS = engine.steps(PRESET)
 NOTEBOOKS = engine.notebooks()
@@ -72,10 +73,12 @@ def plugs(node):
 
 
 def inputs_of(notebook):
-    """The evaluated networks of the families that a notebook shows; every record for one that makes none."""
-    if not NOTEBOOKS[notebook]:
-        return [record_of(item) for items in NOTEBOOKS.values() for item in items]
+    """The evaluated networks of the families that a notebook shows. One that makes no item needs them trained, or,
+    where it shows none, every record."""
     families = engine.families(PRESET, notebook)
+    if not NOTEBOOKS[notebook]:
+        every = [record_of(item) for items in NOTEBOOKS.values() for item in items]
+        return trained(families, 0) if families else every
     used = {ITEMS[item].study for item in NOTEBOOKS[notebook]}
     shown = [node for node in NODES if node.family in families]
     ahead = {name for item in NOTEBOOKS[notebook] for name in ITEMS[item].steps}
@@ -112,9 +115,9 @@ for node in NODES:
         priority: int(engine.chain(PRESET, NODES, node))
         threads: THREADS
         resources:
-            gpu=1,
+            gpu=GPU,
         shell:
-            JOB + "--output {output:q} -- {PYTHON:q} -m lib.zoo train --scale {SCALE} "
+            JOB + "--output={output:q} -- {PYTHON:q} -m lib.zoo train --scale {SCALE} "
             "--family {params.family:q} --seed {params.seed} {RETRAIN}"
 
 
@@ -141,9 +144,9 @@ for node, study in [(node, study) for node in NODES for study in engine.studies(
         priority: 10**8
         threads: THREADS
         resources:
-            gpu=1,
+            gpu=GPU,
         shell:
-            JOB + "--output {output:q} -- {PYTHON:q} -m {params.module} --scale {SCALE} "
+            JOB + "--output={output:q} -- {PYTHON:q} -m {params.module} --scale {SCALE} "
             "--family {params.family:q} --seed {params.seed}"
 
 
@@ -168,9 +171,9 @@ for network, seed, attacks in engine.attacks(STEPS):
         priority: 10**8
         threads: THREADS
         resources:
-            gpu=1,
+            gpu=GPU,
         shell:
-            JOB + "--output {output:q} -- {PYTHON:q} -m lib.attacks --scale {SCALE} "
+            JOB + "--output={output:q} -- {PYTHON:q} -m lib.attacks --scale {SCALE} "
             "--network {params.network:q} --seed {params.seed} --attack {params.attacks:q}"
 
 
@@ -196,9 +199,9 @@ for step in STEPS:
         priority: 10**8
         threads: THREADS
         resources:
-            gpu=1,
+            gpu=GPU,
         shell:
-            JOB + "--output {output:q} -- {PYTHON:q} -m lib.evaluations --scale {SCALE} "
+            JOB + "--output={output:q} -- {PYTHON:q} -m lib.evaluations --scale {SCALE} "
             "--seed {params.seed} --run {params.run:q}"
 
 
@@ -227,10 +230,10 @@ for notebook, made in NOTEBOOKS.items():
         priority: 10**9
         threads: THREADS
         resources:
-            gpu=1,
+            gpu=GPU,
         shell:
-            JOB + "--notebook {log:q} -- {PYTHON:q} -m papermill {input.notebook:q} {log:q} -p scale {SCALE} "
-            "--cwd notebooks -k python3 --no-progress-bar --start-timeout 120"
+            JOB + "--notebook={log:q} -- {PYTHON:q} -m papermill -p scale {SCALE} --cwd notebooks -k python3 "
+            "--no-progress-bar --start-timeout 120 -- {input.notebook:q} {log:q}"
 
 
 rule report:

@@ -8,19 +8,27 @@ Usage: ./run_all.sh [smoke|cpu|paper] [options]     regenerate the figures and t
        ./run_all.sh test [pytest arguments]         run the tests
        ./run_all.sh lab [jupyter lab arguments]     open the notebooks in JupyterLab
        ./run_all.sh report [smoke|cpu|paper]        build results/<scale>/index.html anew from the records
+       ./run_all.sh verify [smoke|cpu|paper] [...]  check that tables, figures and claims follow from the records
+       ./run_all.sh crate [smoke|cpu|paper] [...]   describe a scale's results as an RO-Crate, to hand them on
        ./run_all.sh setup                           only make the environment
 
 Scales:  smoke   every notebook on 5,000 real digits that a pip package ships: minutes, no network
          cpu     the papers' own data at reduced size: hours on two cores, resumable
          paper   the papers' settings: one GPU or a cluster
 
-Options: --cores N      jobs side by side (default: all cores)
+Options: --cores N      cores used at a time (default: all, or what the profile says)
          --only ITEM    one item (robustness_fig3) or one notebook (01_robustness_magnitude_pruning), and what it needs
          --data DIR     folder of the image sets, in torchvision's layout (default: $DATA_ROOT, else data/)
          --dry-run      print the graph, an estimate of time and disk, and what is out of date; run nothing
          --profile NAME a Snakemake profile, a folder of profiles/ (default: local)
          --retrain      train every network anew, also those that ship with the package
          --help         this text
+
+verify:  --write        enter every file of the results in results/<scale>/checksums.sha256 as it now is
+         --strict       fail also where nothing contradicts a result but its origin cannot be told
+         --rerun ITEM   execute the notebook of an item (or all) again, elsewhere, and compare the numbers
+         --twice        run the scale twice from nothing, elsewhere, and compare the numbers
+crate:   --check        only read the crate back and check it
 
 The first call makes the environment: the active conda environment if it is the one of environment.yml, else .venv with
 Python 3.11 or later; both from requirements.txt. Later calls need no network. A run that was stopped, however it was
@@ -50,7 +58,7 @@ home_of() {
 # An absolute path for a folder given relative to where the user is.
 folder_of() {
   [ -d "$1" ] || die "--data: no folder $1"
-  (cd -P "$1" && pwd)
+  (CDPATH='' cd -P -- "$1" && pwd)
 }
 
 hash_of() {
@@ -165,6 +173,23 @@ run_scale() {
   exec "$python" -m lib.engine run --scale "$scale" ${options[@]+"${options[@]}"}
 }
 
+# verify and crate: a scale where the first word is one, then the module's own options.
+run_on_results() {
+  local module=$1 scale=smoke
+  shift
+  case ${1:-} in
+    '' | -*) ;;
+    *)
+      known_scale "$1"
+      scale=$1
+      shift
+      ;;
+  esac
+  set_up
+  cd "$root"
+  exec "$python" -m "lib.$module" --scale "$scale" "$@"
+}
+
 run_tests() {
   local word spread=(-n 2 --dist loadfile)
   for word in "$@"; do
@@ -210,6 +235,7 @@ case ${1:-} in
     cd "$root"
     exec "$python" -m lib.report --scale "${1:-smoke}"
     ;;
+  verify | crate) run_on_results "$@" ;;
   setup)
     [ $# -eq 1 ] || die "setup takes nothing more"
     set_up

@@ -96,11 +96,11 @@ def test_sources_follow_imports_through_packages(small):
     small.write("lib/d.py", "import lib\nlib.f.anything()\n")
     small.write("lib/f.py", "")
     small.write("lib/g.py", "")
-    wanted = ["lib/__init__.py", "lib/a.py", "lib/b/__init__.py", "lib/b/c.py", "lib/b/e.py", "lib/d.py", "lib/f.py"]
-    assert engine.sources("lib.a") == wanted
+    parts = ["lib/b/__init__.py", "lib/b/c.py", "lib/b/e.py"]
+    assert engine.sources("lib.a") == ["lib/__init__.py", "lib/a.py", *parts, "lib/d.py", "lib/f.py", "lib/late.py"]
     notebook(small.root / "notebooks/03.ipynb", "%matplotlib inline\nimport lib.g", "from lib.b.e import thing")
     found = engine.sources("lib.f.Thing", notebook=small.root / "notebooks/03.ipynb")
-    assert found == ["lib/__init__.py", "lib/b/__init__.py", "lib/b/c.py", "lib/b/e.py", "lib/f.py"]
+    assert found == ["lib/__init__.py", *parts, "lib/f.py", "lib/late.py"]
 
 
 # ---- what it costs

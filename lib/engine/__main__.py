@@ -1,7 +1,6 @@
 """python -m lib.engine run|job|summary: what run_all.sh and the Snakefile call."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lib.engine", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     whole = commands.add_parser("run", help="bring a scale up to date, or with --dry-run say what that takes")
-    whole.add_argument("--cores", type=int, default=os.cpu_count() or 1)
+    whole.add_argument("--cores", type=int)
     whole.add_argument("--only")
     whole.add_argument("--profile", default="local")
     whole.add_argument("--dry-run", action="store_true")
@@ -42,6 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     except config.ConfigError as error:
         print(f"run_all.sh: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"run_all.sh: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
 

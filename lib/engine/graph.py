@@ -26,13 +26,14 @@ class Node:
 
 
 def notebooks() -> dict[str, list[str]]:
-    """Notebook name -> the items it makes. Notebooks that make none come last: they read every record."""
+    """Notebook name -> the items it makes. Those without, that show no networks either, come last."""
     made: dict[str, list[str]] = {}
     for name, item in config.items().items():
         made.setdefault(Path(item.notebook).stem, []).append(name)
     for path in sorted((config.ROOT / "notebooks").glob("*.ipynb")):
         made.setdefault(path.stem, [])
-    return dict(sorted(made.items(), key=lambda entry: (not entry[1], entry[0])))
+    shown = config.notebooks()
+    return dict(sorted(made.items(), key=lambda entry: (not entry[1] and entry[0] not in shown, entry[0])))
 
 
 def select(only: str | None = None) -> list[str]:
@@ -56,8 +57,11 @@ def is_of(item: config.Item, notebook: str) -> bool:
 
 
 def families(scale: Scale, notebook: str) -> list[str]:
-    """Families whose networks a notebook reads, by its items. Raises: ConfigError for one the scale does not have."""
-    wanted: dict[str, None] = {}
+    """Families whose networks a notebook reads, by its items or config/notebooks.yaml.
+
+    Raises: ConfigError for one the scale does not have.
+    """
+    wanted = dict.fromkeys(config.notebooks().get(notebook, ()))
     for item in config.items().values():
         if is_of(item, notebook):
             wanted.update(dict.fromkeys(item.families))
@@ -132,10 +136,12 @@ def recipes_hash(scale: Scale, family: str) -> str:
 def nodes(scale: Scale, chosen: Iterable[str] | None = None) -> list[Node]:
     """Every (family, seed) that the chosen notebooks need; that all need, for None."""
     wanted: dict[str, set[int]] = {}
+    made = notebooks()
     for notebook in select() if chosen is None else chosen:
         for family in families(scale, notebook):
+            read = seeds(scale, family) if made[notebook] else seeds(scale, family)[:1]
             for line in ancestry(scale, [family]):
-                wanted.setdefault(line, set()).update(seeds(scale, family))
+                wanted.setdefault(line, set()).update(read)
     return [
         Node(
             family=family,

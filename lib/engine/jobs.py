@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,7 +29,8 @@ def workspace(scale: str) -> Path:
 
 
 def environment(scale: str, threads: int = 1) -> dict[str, str]:
-    """Variables of every job: the package importable, bars silent, threads set, nothing written to the home folder.
+    """Variables of every job: the package importable, bars silent, threads set, nothing written to the home folder;
+    the user's own folders as they are named where the run began.
 
     The kernel is this environment's own, whatever kernels the user has elsewhere.
     """
@@ -49,6 +52,7 @@ def environment(scale: str, threads: int = 1) -> dict[str, str]:
         "MPLCONFIGDIR": str(home / "matplotlib"),
         "NUMBA_CACHE_DIR": str(home / "numba"),
         "XDG_CACHE_HOME": str(home / "cache"),
+        **config.settled(),
     }
 
 
@@ -152,10 +156,11 @@ def gpus(visible: str = "all") -> list[str]:
 
 
 def _take_gpu(folder: Path, ids: Sequence[str]) -> tuple[dict[str, str], IO[str] | None]:
-    """CUDA_VISIBLE_DEVICES for the GPU with the fewest jobs, and the open lock that counts this one."""
+    """CUDA_VISIBLE_DEVICES for this machine's GPU with the fewest jobs, and the open lock that counts this one."""
+    here = platform.node()
     for share in range(JOBS_PER_GPU):
         for name in ids:
-            slot = open(folder / f"gpu-{name.replace('/', '-')}-{share}.lock", "a")  # noqa: SIM115  held to the job's end
+            slot = open(folder / f"gpu-{here}-{name.replace('/', '-')}-{share}.lock", "a")  # noqa: SIM115  held to the job's end
             try:
                 fcntl.flock(slot, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -180,17 +185,22 @@ def failing_cell(notebook: Path) -> tuple[int, str] | None:
 
 
 def note(scale: str, **entry: Any) -> None:
-    """Add a line to the list of what ran."""
-    with open(workspace(scale) / "run.jsonl", "a") as lines:
-        lines.write(json.dumps({**entry, "time": round(time.time(), 1)}) + "\n")
+    """Add a line to the list of what ran; where the disk takes none, the run's user is told and the job goes on."""
+    try:
+        with open(workspace(scale) / "run.jsonl", "a") as lines:
+            lines.write(json.dumps({**entry, "time": round(time.time(), 1)}) + "\n")
+    except OSError as error:
+        say(f"not noted: {entry.get('job', entry['event'])} ({error})")
 
 
 def notes(scale: str) -> list[dict[str, Any]]:
-    """What the last run noted: how many jobs were due, each job's start and end."""
-    try:
-        return [json.loads(line) for line in (workspace(scale) / "run.jsonl").read_text().splitlines()]
-    except FileNotFoundError:
-        return []
+    """What the last run noted: how many jobs were due, each job's start and end; lines cut short are left out."""
+    found = []
+    with suppress(FileNotFoundError):
+        for line in (workspace(scale) / "run.jsonl").read_text(errors="replace").splitlines():
+            with suppress(ValueError):  # its writer was killed, or the disk full
+                found.append(json.loads(line))
+    return [entry for entry in found if isinstance(entry, dict) and "event" in entry]
 
 
 def forget(scale: str) -> None:

@@ -1,6 +1,5 @@
 """One run of a scale: the plan in words, the lock, Snakemake, and then the summary."""
 
-import fcntl
 import itertools
 import logging
 import os
@@ -9,18 +8,19 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import IO
 
 from lib import config
-from lib.engine import cost, graph, jobs, stages, summary
+from lib.engine import cost, graph, jobs, profile, stages, summary
+from lib.engine.alone import Alone, refusal
 from lib.engine.jobs import say
+from lib.engine.profile import Profile
 
 
 def run(
     scale: str,
-    cores: int,
+    cores: int | None = None,
     only: str | None = None,
-    profile: str = "local",
+    place: str = "local",
     dry_run: bool = False,
     retrain: bool = False,
 ) -> int:
@@ -28,16 +28,19 @@ def run(
 
     Args:
         scale: smoke, cpu or paper.
-        cores: jobs side by side.
+        cores: used at a time; None: as many as the profile says, or this machine has.
         only: an item or a notebook; None for all.
-        profile: a folder of profiles/.
+        place: where jobs run, a folder of profiles/.
         dry_run: print the graph, its cost and what is out of date; run nothing.
         retrain: train every network anew.
     Returns: 0, or 1 where a job failed.
-    Raises: ConfigError for an item, notebook or profile that does not exist.
+    Raises: ConfigError for an item, notebook or profile that does not exist, or a folder that Snakemake cannot name.
     """
     chosen = graph.select(only)
-    arguments = _arguments(scale, cores, chosen, only is not None, profile, retrain)
+    _plain_folders(scale)
+    where = profile.load(place)
+    cores = cores or where.cores
+    arguments = _arguments(scale, cores, chosen, only is not None, where, retrain)
     os.environ.update(jobs.environment(scale))
     if dry_run:
         print(plan(scale, cores, only), flush=True)
@@ -45,17 +48,35 @@ def run(
         print("\n".join(heard.errors) or f"\nOut of date now: {_shortly(heard.due)}", flush=True)
         return status
     began = time.time()
-    with _Alone(scale):
+    with Alone(scale):
         jobs.forget(scale)
-        say(f"{scale}: {', '.join(chosen)}, {cores} side by side")
+        say(f"{scale}: {', '.join(chosen)}, {cores} cores{f', {place}' if where.remote else ''}")
         status, heard = _snakemake(arguments, scale)
         told = summary.ended(scale, failed=True) or summary.stopped(scale) or heard.stopping
-        if status and not told:
+        refused = refusal(scale) if status else None
+        if status and not told and not refused:
             print("\n".join(heard.errors), file=sys.stderr)
         if status or only is not None:
             status = max(status, _report(scale))
         print(summary.summary(scale, chosen, time.time() - began, whole=not status), flush=True)
+        if refused:
+            say(f"nothing can be written to {refused}. What is done is kept: mend that, and the same command goes on")
     return status
+
+
+def _plain_folders(scale: str) -> None:
+    """Refuse what Snakemake would take for placeholders; the checkout itself may have any name.
+
+    Raises: ConfigError naming the folder.
+    """
+    for folder in (config.cache_dir(scale), config.results_dir(scale), config.config_dir()):
+        path = folder.absolute()
+        name = str(path.relative_to(config.ROOT) if path.is_relative_to(config.ROOT) else path)
+        if set(name) & set("{}<>"):
+            raise config.ConfigError(
+                f"folder {name!r} has one of {{ }} < > in its name, which Snakemake takes for placeholders: name "
+                "another with NEURONS_CACHE, NEURONS_RESULTS or NEURONS_CONFIG"
+            )
 
 
 def _shortly(due: Sequence[str]) -> str:
@@ -91,7 +112,8 @@ def plan(scale: str, cores: int, only: str | None = None) -> str:
     lines += [f"  attack    {network}, seed {seed}: {attack}" for network, seed, attack in stages.attacks(ahead)]
     lines += [f"  step      {step.study} {step.name}, seed {step.seed}" for step in ahead]
     for notebook in chosen:
-        lines.append(f"  notebook  {notebook}: {', '.join(made[notebook]) or 'reads every record'}")
+        reads = ", ".join(graph.families(preset, notebook)) or "every record"
+        lines.append(f"  notebook  {notebook}: {', '.join(made[notebook]) or f'reads {reads}'}")
     known = cost.estimate(scale, cores, only)
     device = preset.estimate.get("device")
     size = "unknown" if known["megabytes"] is None else f"about {known['megabytes']:,.0f} MB"
@@ -105,18 +127,14 @@ def plan(scale: str, cores: int, only: str | None = None) -> str:
     return "\n".join(lines)
 
 
-def _arguments(scale: str, cores: int, chosen: Sequence[str], part: bool, profile: str, retrain: bool) -> list[str]:
-    folder = config.ROOT / "profiles" / profile
-    if not (folder / "config.yaml").exists():
-        known = sorted(path.parent.name for path in folder.parent.glob("*/config.yaml"))
-        raise config.ConfigError(f"no profile {profile!r}: one of {', '.join(known)}")
+def _arguments(scale: str, cores: int, chosen: Sequence[str], part: bool, where: Profile, retrain: bool) -> list[str]:
     arguments = ["--snakefile", str(config.ROOT / "Snakefile"), "--directory", str(config.ROOT)]
-    arguments += ["--workflow-profile", str(folder), "--cores", str(cores)]
-    arguments += ["--config", f"scale={scale}", f"retrain={int(retrain)}"]
+    arguments += ["--workflow-profile", str(where.folder), "--cores", str(cores)]
+    arguments += ["--config", f"scale={scale}", f"retrain={int(retrain)}", *where.settings]
     if retrain:
         every = graph.nodes(config.load(scale), chosen)
         arguments += ["--forcerun", *(f"train_{node.family}_seed{node.seed}" for node in every)]
-    devices = jobs.gpus(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+    devices = [] if where.remote else jobs.gpus(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
     if devices:
         arguments += ["--resources", f"gpu={len(devices) * jobs.JOBS_PER_GPU}"]
     arguments += ["--", *([f"notebook_{name}" for name in chosen] if part else ["all"])]
@@ -161,31 +179,6 @@ class _Ear(logging.Filter):
             self.stopping = True
             say("asked to stop: the jobs at work are finished first; Ctrl-C stops them, too")
         return False
-
-
-class _Alone:
-    """The scale's run lock; a second run waits. The kernel frees it when its holder dies, however it dies."""
-
-    def __init__(self, scale: str) -> None:
-        self.scale = scale
-
-    def __enter__(self) -> None:
-        folder = jobs.workspace(self.scale)
-        self.lock = open(folder / "run.lock", "a")
-        _wait(self.lock, f"another run of {self.scale} is at work; waiting for it to end")
-        with open(folder / "jobs.lock", "a") as left:
-            _wait(left, f"a job of an earlier run of {self.scale} is still at work; waiting for it to end")
-
-    def __exit__(self, *_: object) -> None:
-        self.lock.close()
-
-
-def _wait(lock: IO[str], message: str) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        say(message)
-        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def _report(scale: str) -> int:

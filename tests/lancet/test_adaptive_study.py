@@ -138,3 +138,12 @@ def test_touched_counts_flipped_weights_by_their_output_neuron(monkeypatch):
     for layer, wanted in (("1", 0.75), ("3", None), ("", None)):
         assert adaptive._touched(model, Repaired("flip-tried", changed, layer), images, labels, 0.2) == wanted
     assert adaptive._touched(model, Repaired("flip-tried", model, "1"), images, labels, 0.2) is None
+
+
+def test_a_search_over_all_classes_is_made_at_the_seeds_that_the_scale_says(monkeypatch):
+    asked = {"cleanse_seeds": None}
+    monkeypatch.setattr(adaptive, "settings", lambda scale: asked)
+    assert adaptive.cleanse_seeds("smoke", [0, 1, 2]) == [0, 1, 2]
+    asked["cleanse_seeds"] = [0, 2]
+    assert adaptive.cleanse_seeds("smoke", [0, 1, 2]) == [0, 2]
+    assert adaptive.cleanse_seeds("smoke", [1, 3]) == [1], "a notebook run at other seeds still shows one"

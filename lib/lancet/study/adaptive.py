@@ -8,6 +8,7 @@ network, those of the search over all classes class by class.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -38,13 +39,15 @@ DEFAULTS: dict[str, Any] = {
     "adaptive_control": "lancet-gtsrb-regular-2",
     "adaptive_important": 0.1,
     "adaptive_layers": 2,
+    "cleanse_seeds": None,
     "cleanse_images": 200,
     "cleanse_steps": 300,
 }
 """Settings that a scale may leave out. adaptive_seeds: of this study (None: those of study.lancet); adaptive_network,
 adaptive_control: the attack's network, and one of BadNets on the same set with the same mask; adaptive_important:
 share of a layer's neurons that count as important for clean inputs; adaptive_layers: hidden layers that are looked
-into, from the end; cleanse_images, cleanse_steps: images and steps of the search for a small stamp over all classes."""
+into, from the end; cleanse_seeds, cleanse_images, cleanse_steps: seeds (None: all), images and steps of the search for a
+small stamp over all classes."""
 
 METHODS = ("none", "flip-stated", "flip-smallest", "flip-tried", "flip-signed")
 COLUMNS = ["method", "layer", "changed", "fraction", "reached", "touched", *NAMES, "n", "n_target", "note"]
@@ -73,8 +76,21 @@ def make(scale: str, seed: int) -> None:
     """All that the notebook shows of one seed: a node of the graph."""
     compute.deterministic()
     for each in shared.seeds_for(scale, "adaptive_seeds", seed):
-        for part in (table, neurons, every_class):
-            part(scale, each)
+        table(scale, each)
+        neurons(scale, each)
+        if each in cleanse_seeds(scale):
+            every_class(scale, each)
+
+
+def cleanse_seeds(scale: str, seeds: Sequence[int] | None = None) -> list[int]:
+    """The seeds, at least one, at which stamps are searched for all classes.
+
+    Args:
+        seeds: those asked for; None: all of the study's.
+    """
+    asked = list(shared.seeds_of(scale, "adaptive_seeds") if seeds is None else seeds)
+    wanted = settings(scale)["cleanse_seeds"] or asked
+    return [seed for seed in asked if seed in wanted] or asked[:1]
 
 
 def table(scale: str = "smoke", seed: int = 0) -> pd.DataFrame:

@@ -156,6 +156,7 @@ def described(scale: str) -> dict[str, Any]:
     chosen = adaptive.settings(scale)
     words = {"report images a network": chosen.get("report_images"), "pairs that vote": chosen["repair_pairs"]}
     words |= {"steps of a trigger's reversal": chosen["reverse_steps"]}
+    words |= {"seeds of the search over classes": adaptive.cleanse_seeds(scale)}
     return words | {"steps of the search over classes": chosen["cleanse_steps"]}
 
 
