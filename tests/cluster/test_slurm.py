@@ -42,21 +42,20 @@ def shop(tmp_path) -> Workshop:
 
 def test_a_run_on_slurm_makes_the_records_of_a_local_one(shop, tmp_path):
     local = Workshop(tmp_path / "local")
-    assert local.call("smoke", "--cores", "2").returncode == 0
-    done = shop.call("smoke", "--profile", "slurm", "--cores", str(os.cpu_count()))
+    assert local.call("smoke", "--only", "02_two").returncode == 0
+    done = shop.call("smoke", "--only", "02_two", "--profile", "slurm", "--cores", str(os.cpu_count()))
     assert done.returncode == 0, done.stdout + done.stderr
-    for item in ("robustness_one", "robustness_two", "robustness_three"):
-        assert shop.record(item) == local.record(item)
+    assert shop.record("robustness_three") == local.record("robustness_three") is not None
     assert sorted(shop.lines("trained")) == sorted(local.lines("trained"))
-    again = shop.call("smoke", "--profile", "slurm")
+    again = shop.call("smoke", "--only", "02_two", "--profile", "slurm")
     assert again.returncode == 0 and sorted(shop.lines("trained")) == sorted(local.lines("trained")), again.stderr
     logs = list((shop.root / "cache/smoke/engine/logs").glob("train-*.log"))
     assert logs, "the jobs' logs lie where those of a local run lie"
 
 
-def test_a_job_that_fails_on_slurm_is_named_and_the_others_go_on(shop):
+def test_a_job_that_fails_on_slurm_is_named_and_the_others_are_kept(shop):
     shop.notebook("02_two", "raise ValueError('not on this cluster')")
-    done = shop.call("smoke", "--profile", "slurm")
+    done = shop.call("smoke", "--only", "02_two", "--profile", "slurm")
     assert done.returncode == 1
     assert "02_two" in done.stdout + done.stderr and "not on this cluster" in done.stdout + done.stderr
-    assert shop.record("robustness_one") is not None
+    assert sorted(shop.lines("trained")) == ["other 0 False", "other 1 False"]
