@@ -26,7 +26,19 @@ from lib.comparisons import (
     compare,
 )
 
-__all__ = ["COUNTED", "Claim", "ClaimError", "Rule", "Verdict", "files", "judge", "judge_all", "load", "table", "verdicts"]
+__all__ = [
+    "COUNTED",
+    "Claim",
+    "ClaimError",
+    "Rule",
+    "Verdict",
+    "files",
+    "judge",
+    "judge_all",
+    "load",
+    "table",
+    "verdicts",
+]
 
 REPRODUCED, PARTLY, NOT_REPRODUCED = "reproduced", "partly", "not reproduced"
 NOT_TESTABLE = "not testable at this scale"

@@ -9,6 +9,8 @@ from functools import lru_cache
 
 import torch
 
+from lib import config
+
 
 def device(prefer: str = "auto") -> torch.device:
     """The device to compute on.
@@ -45,7 +47,11 @@ def evaluation(model: torch.nn.Module) -> Iterator[None]:
 
 
 def deterministic() -> None:
-    """Ask torch for operations that give the same bytes each time; those that cannot warn."""
+    """Ask torch, cuDNN and cuBLAS for operations that give the same bytes each time; those that cannot warn.
+
+    docs/reproducibility.md lists them, and what still differs between machines.
+    """
+    config.steady_cublas()
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
 

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lib import config, store
+from lib import checksums, config, store
 from lib.contract import OVER_IMAGES, PROVENANCE_KEYS, RecordError, check_number, validate
 from lib.intervals import student, wilson
 from lib.tables import frame, render, where_keys
 
 __all__ = [
     "RecordError",
+    "drawn_from",
     "dumps",
     "exists",
     "frame",
@@ -148,16 +149,27 @@ def write(
     if figure is not None:
         from lib import plots
 
-        files |= {f"figures/{item}.{kind}": plots.render(figure, kind) for kind in ("png", "svg")}
+        files |= {f"figures/{item}.{kind}": plots.render(figure, kind, drawn_from(record)) for kind in ("png", "svg")}
     folder = config.results_dir(scale)
     for name, content in files.items():
         store.write_atomic(folder / name, content)
+    drawings = [f"figures/{item}.{kind}" for kind in ("png", "svg")]
     if figure is None:
-        for kind in ("png", "svg"):
-            (folder / f"figures/{item}.{kind}").unlink(missing_ok=True)
+        for name in drawings:
+            (folder / name).unlink(missing_ok=True)
     path = store.write_atomic(folder / "numbers" / f"{item}.json", dumps(record))
+    checksums.note(folder, [*files, *drawings, f"numbers/{item}.json"])
     _last_write = time.monotonic()
     return path
+
+
+def drawn_from(record: Mapping[str, Any]) -> str:
+    """What a figure says in its metadata of the record it shows: item, scale, and the fingerprint of the numbers.
+
+    Provenance is left out: the same numbers computed again give the same text.
+    """
+    about = {key: record[key] for key in ("item", "scale", "numbers")}
+    return f"numbers of {record['item']} at scale {record['scale']}, {store.fingerprint(about)}"
 
 
 def since_last_write() -> float:
@@ -165,11 +177,18 @@ def since_last_write() -> float:
     return time.monotonic() - _last_write
 
 
-def read(item: str, scale: str) -> dict[str, Any]:
-    """A record, checked. Raises: RecordError naming the file where it is missing, torn or breaks the contract."""
+def read(item: str, scale: str, folder: Path | None = None) -> dict[str, Any]:
+    """A record, checked.
+
+    Args:
+        item: a name in config/items.yaml.
+        scale: smoke, cpu or paper.
+        folder: the scale's results; None: where the configuration has them.
+    Raises: RecordError naming the file where it is missing, torn or breaks the contract.
+    """
     if not re.fullmatch(r"\w+", item):
         raise RecordError(f"item {item!r} is not a name of letters, digits and underscores")
-    path = config.results_dir(scale) / "numbers" / f"{item}.json"
+    path = (folder or config.results_dir(scale)) / "numbers" / f"{item}.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError:
@@ -239,18 +258,33 @@ def git_state(root: Path | None = None) -> tuple[str, bool | None]:
     Returns: (12 hex digits, dirty), or ("unknown", None) where git, the checkout or its first commit is missing.
     """
     root = root or config.ROOT
-    base = ["git", "--no-optional-locks", f"--git-dir={root / '.git'}", f"--work-tree={root}"]
-
-    def ask(*words: str) -> str:
-        done = subprocess.run([*base, *words], capture_output=True, text=True, timeout=30, check=True, cwd=root)
-        return done.stdout.strip()
-
     try:
-        commit = ask("rev-parse", "--short=12", "HEAD")
-        changed = ask("status", "--porcelain", "--", ".", ":(exclude)results", ":(exclude)cache")
+        commit = _git(root, "rev-parse", "--short=12", "HEAD").strip()
+        changed = _git(root, "status", "--porcelain", "--", ".", ":(exclude)results", ":(exclude)cache").strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown", None
     return commit, bool(changed)
+
+
+def git_file(commit: str, path: str, root: Path | None = None) -> str | None:
+    """A file of the checkout as it was at a commit; None where git, the commit or the file is missing.
+
+    Args:
+        commit: hexadecimal digits.
+        path: from the checkout, with forward slashes.
+        root: the checkout; None: this package's.
+    """
+    if not re.fullmatch(r"[0-9a-f]{7,64}", commit):
+        return None
+    try:
+        return _git(root or config.ROOT, "show", f"{commit}:{path}")
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *words: str) -> str:
+    base = ["git", "--no-optional-locks", f"--git-dir={root / '.git'}", f"--work-tree={root}"]
+    return subprocess.run([*base, *words], capture_output=True, text=True, timeout=30, check=True, cwd=root).stdout
 
 
 def _scalar(value: Any) -> Any:

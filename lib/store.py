@@ -3,13 +3,22 @@
 import hashlib
 import json
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+
+try:
+    import fcntl
+except ImportError:  # not a Unix system: what a killed writer leaves is not swept up there
+    fcntl = None  # type: ignore[assignment]
+
+_TEMPORARY = re.compile(r"\..*\.[a-z0-9_]{8}\.tmp(\..*)?", re.DOTALL)
 
 
 def canonical_json(value: Any) -> str:
@@ -54,24 +63,78 @@ def write_atomic(path: str | os.PathLike, content: bytes | str | Callable[[Path]
     Raises: OSError naming the file, with the old one untouched, where the disk is full or not writable.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:60]}.", suffix=f".tmp{path.suffix}", dir=path.parent)
-    temporary = Path(name)
-    os.close(handle)
+    temporary: Path | None = None
     try:
-        if callable(content):
-            content(temporary)
-        else:
-            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        with open(temporary, "rb+") as written:
-            os.fsync(written.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(error.errno, f"could not write {path}: {error.strerror}") from error
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = _temporary(path)
+        with open(handle, "rb+") as held:
+            if callable(content):
+                content(temporary)
+            else:
+                held.write(content.encode() if isinstance(content, str) else content)
+                held.flush()
+            with open(temporary, "rb+") as written:  # a writer may have put another file there
+                os.fsync(written.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+    except Exception as error:
+        # A library's writer may hide what the disk said, as torch.save does: "unexpected pos 576 vs 534".
+        refused = error if isinstance(error, OSError) else temporary and _refusal(temporary)
+        if not refused:
+            raise
+        raise OSError(refused.errno, f"could not write {path}: {refused.strerror or refused}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
     return path
+
+
+def _temporary(path: Path) -> tuple[int, Path]:
+    """A new file beside the one to be written, locked for as long as its writer lives."""
+    start = path.name.encode(errors="surrogateescape")[:60].decode(errors="ignore")
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{start}.", suffix=f".tmp{path.suffix[:20]}", dir=path.parent)
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.path.exists(name):  # nobody swept it up before it was locked
+            return handle, Path(name)
+        os.close(handle)
+
+
+def _refusal(path: Path) -> OSError | None:
+    """What the disk says to a little more in a file; None where it takes it."""
+    try:
+        with open(path, "ab") as file:
+            file.write(bytes(2**20))
+    except OSError as error:
+        return error
+    return None
+
+
+def sweep(folder: str | os.PathLike) -> list[Path]:
+    """Remove the half-written files that killed writers left below a folder; those of living writers stay.
+
+    Returns: the files removed.
+    """
+    removed = []
+    for path in sorted(Path(folder).rglob(".*.tmp*")):
+        if _TEMPORARY.fullmatch(path.name) and _abandoned(path):
+            removed.append(path)
+    return removed
+
+
+def _abandoned(path: Path) -> bool:
+    """Whether a temporary file had no writer any more; it is gone then."""
+    if fcntl is None:
+        return False
+    try:
+        with open(path, "rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+    except OSError:  # its writer lives, or has just put it in place; or the file system has no locks
+        return False
+    return True
 
 
 def cached_json(folder: str | os.PathLike, kind: str, key: Mapping[str, Any], make: Callable[[], Any]) -> Any:
@@ -94,29 +157,35 @@ def cached(
     """
     digest = fingerprint(key).removeprefix("sha256:")[:24]
     path = Path(folder) / kind / f"{digest}.json"
-    body = _read(path)
+    body = _read(path, key)
     if body is None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
-            body = _read(path)
+            body = _read(path, key)
             if body is None:
                 value, about = json.loads(
                     canonical_json(make())
                 )  # as it is read back, so that the checksum is the same
-                body = {"key": key, "value": value, "checksum": fingerprint(value), "made": about}
+                body = {"key": key, "value": value, "checksum": fingerprint(value)}
+                body |= {"made": about, "about": fingerprint(about)}
                 write_atomic(path, canonical_json(body))
     return body["value"], body.get("made", {})
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
     try:
         body = json.loads(path.read_text())
-        if body["checksum"] == fingerprint(body["value"]):
+        if body["checksum"] != fingerprint(body["value"]):
+            reason = "its checksum does not match"
+        elif fingerprint(body["key"]) != fingerprint(key):
+            reason = "it is that of another key"
+        elif body.get("about", fingerprint(body.get("made", {}))) != fingerprint(body.get("made", {})):
+            reason = "the checksum of where it was made does not match"
+        else:
             return body
-        reason = "its checksum does not match"
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"it cannot be read ({error})"
     warnings.warn(f"cache entry {path} is damaged: {reason}; it is computed anew", stacklevel=3)
     return None

@@ -75,6 +75,14 @@ def card(name: str, scale: str = "smoke", seed: int = 0) -> dict[str, Any]:
     return _obtain(preset, name, seed, retrain=False)[1]
 
 
+def kept(name: str, scale: str = "smoke", seed: int = 0) -> bool:
+    """Whether a network is there, trained before or come with the package, so that `get` only loads it."""
+    preset = config.load(scale)
+    address = store.fingerprint(_key(preset, name, seed))
+    places = (_place(preset, name, seed, address), _Place.shipped(preset, name, seed))
+    return any(place.weights.exists() and _card(place, address) is not None for place in places)
+
+
 def key(name: str, scale: str = "smoke", seed: int = 0) -> str:
     """The address of a network: a hash of recipe, seed, data, parents and the version of the code that makes it."""
     return store.fingerprint(_key(config.load(scale), name, seed))
@@ -137,6 +145,8 @@ def _card(place: _Place, address: str) -> dict[str, Any] | None:
         about = json.loads(place.card.read_text())
         if not isinstance(about, dict):
             raise ValueError(f"a mapping was expected, not {type(about).__name__}")
+        if about.get("checksum") not in (None, store.fingerprint({k: about[k] for k in about if k != "checksum"})):
+            raise ValueError("its checksum does not match")
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -233,6 +243,7 @@ def _train(preset: Scale, name: str, seed: int, place: _Place, address: str) -> 
     }
     blob = save_tensors(tensors)
     about["weights"] = store.bytes_sha256(blob)
+    about["checksum"] = store.fingerprint(about)
     store.write_atomic(place.weights, blob)
     store.write_atomic(place.card, json.dumps(about, indent=1))
     place.checkpoint.unlink(missing_ok=True)

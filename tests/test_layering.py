@@ -11,7 +11,7 @@ from lib import config
 
 # A floor imports from itself and from those below; the four methods not from one another.
 FLOORS = [
-    "config compute record progress plots store late checksums intervals contract comparisons tables reduced",
+    "config compute record progress plots store tensors late checksums intervals contract comparisons tables reduced",
     "data models",
     "training zoo attacks evaluations",
     "detectors",
@@ -23,7 +23,9 @@ METHODS = set(FLOORS[4].split())
 # Read records and the configuration; imported by none of the others.
 BESIDE = {"claims", "report", "engine", "cite", "verify", "crate"}
 # Of these, importing them must not load torch.
-WITHOUT_TORCH = "config store late record contract intervals claims comparisons tables report reduced progress plots engine"
+WITHOUT_TORCH = (
+    "config store late record contract intervals claims comparisons tables report reduced progress plots engine"
+)
 
 
 def modules(root: Path) -> dict[str, Path]:

@@ -100,7 +100,7 @@ def test_round_trip_and_files(results):
     made = {f"tables/{ITEM}.{kind}" for kind in ("csv", "md", "tex")} | {
         f"figures/{ITEM}.{kind}" for kind in ("png", "svg")
     }
-    assert names == made | {f"numbers/{ITEM}.json"}
+    assert names == made | {f"numbers/{ITEM}.json", "checksums.sha256", "checksums.lock"}
     frame = record.frame(found)
     assert len(frame) == len(found["numbers"]) and frame["temperature"].tolist() == [1] * 7 + [20] * 7
     assert frame.loc[0, "per_seed"] == {0: 0.498, 1: 0.5, 2: 0.502}

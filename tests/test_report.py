@@ -1,5 +1,8 @@
-"""The page and the README's gallery: complete, self-contained, escaped, from records alone."""
+"""The page and the README's gallery: complete, nothing fetched, escaped, from records alone."""
 
+import base64
+import hashlib
+import html
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -10,6 +13,8 @@ from matplotlib.figure import Figure
 from samples import accuracies, falling, write
 
 from lib import claims, config, record, report
+from lib.report.gallery import best
+from lib.report.times import longest_chain
 
 
 @pytest.fixture(autouse=True)
@@ -32,11 +37,11 @@ def temperature(item="robustness_fig7", **more):
 class Page(HTMLParser):
     """What the tests ask of a page."""
 
-    VOID = frozenset({"meta", "link", "img", "br"})
+    VOID = frozenset({"meta", "link", "img", "br", "input"})
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.tags, self.links, self.ids, self.text = [], [], [], [], ""
+        self.open, self.tags, self.links, self.ids, self.text, self.alts = [], [], [], [], "", []
         self.feed(text)
         self.close()
 
@@ -45,48 +50,105 @@ class Page(HTMLParser):
         if tag not in self.VOID:
             self.open.append(tag)
         for name, value in attrs:
-            assert not name.startswith("on"), name
+            assert not name.startswith("on") and name != "style", name
             if name in ("href", "src"):
                 self.links.append(value)
             if name == "id":
                 self.ids.append(value)
+            if name == "alt":
+                self.alts.append(value)
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        self.text += data
+        if self.open[-1:] not in (["style"], ["script"]):
+            self.text += data
 
 
 def test_page_shows_every_item_and_claim(results):
     temperature(reduced=["width 4 instead of 64"])
-    (results / "benchmarks").mkdir()
-    (results / "benchmarks" / "train_x.tsv").write_text("s\th:m:s\tmax_rss\n61.5\t0:01:01\t812.25\n")
-    (results / "benchmarks" / "odd.tsv").write_text("s\th:m:s\tmax_rss\n2\t0:00:02\t-\n")
-    (results / "benchmarks" / "torn.tsv").write_text("s\t")
     path = report.build("smoke")
     assert path == results / "index.html"
     page = Page(path.read_text())
     assert not page.open and set(config.items()) <= set(page.ids) and len(page.ids) == len(set(page.ids))
     assert {f"claim-{name}" for name in claims.load()} <= set(page.ids)
-    assert page.text.count("Not run at this scale.") == len(config.items()) - 1
+    assert page.tags.count("article") == 1  # the others are a list a paper
+    assert page.text.count("Not run at this scale") == len({item.paper for item in config.items().values()})
     assert "width 4 instead of 64" in page.text and "0.700 ± 0.005" in page.text
-    assert record.read("robustness_fig7", "smoke")["provenance"]["config"] in page.text
-    assert "train_x" in page.text and "812" in page.text and "torn" not in page.text
-    assert [row["node"] for row in report.benchmarks("smoke")] == ["train_x", "odd"]
-    assert (results / "claims.json").is_file()
+    facts = record.read("robustness_fig7", "smoke")["provenance"]
+    assert facts["config"] in page.text and "@misc{" in page.text
+    assert f"neurons:smoke/robustness_fig7@{facts['git']}" in page.text
+    assert page.text.count("The paper states no value for these.") == 1
+    assert (results / "claims.json").is_file() and "## Maestrati 2020" in (results / "claims.md").read_text()
+
+
+def test_what_the_paper_states_stands_beside_ours(results):
+    numbers = [
+        record.number("accuracy", {"layer": f"l{k}"}, {0: 0.5, 1: 0.6, 2: 0.7}, "fraction", 3000, paper_value=0.625)
+        for k in range(30)
+    ]
+    numbers.append(record.number("other", {"layer": "x"}, {0: 0.1}, "fraction", 10))
+    write("robustness_fig7", numbers, figure=figure())
+    page = Page(report.build("smoke").read_text())
+    assert "What the paper states, and ours" in page.text and "All 30 rows" in page.text
+    rows = re.findall(r"<tr><th scope=\"row\">accuracy \(fraction\)</th>(.*?)</tr>", report.build("smoke").read_text())
+    cells = re.findall("<td>(.*?)</td>", rows[0])
+    assert cells == ["layer l0", "0.625", "0.6", "[0.3516, 0.8484]", "3,000", "3"]
+    assert len(rows) == 30 + 6  # the first rows, and all of them folded
+
+
+def test_pictures_say_what_they_show(results):
+    temperature()
+    (alt,) = Page(report.build("smoke").read_text()).alts
+    assert alt.startswith(
+        "Figure 7: ResNet18 trained at temperature T, FGSM attacker who does not know T. Shows accuracy"
+    )
+    assert "accuracy (fraction of test images) from 0.05254 to 0.7" in alt
+    assert "temperature 1, 20" in alt and "epsilon from 0 to 16/255" in alt
 
 
 def test_page_fetches_nothing_and_its_links_resolve(results):
     temperature()
-    page = Page(report.build("smoke").read_text())
-    assert "script" not in page.tags and page.tags.count("img") == 1
+    text = report.build("smoke").read_text()
+    page = Page(text)
+    assert page.tags.count("img") == 1 and page.tags.count("script") == 1 and page.tags.count("style") == 1
     for link in page.links:
         if link.startswith("#"):
             assert link[1:] in page.ids
         elif not link.startswith("data:"):
-            assert ":" not in link and (results / link).is_file()
-    assert not re.search(r"url\(|@import", report.build("smoke").read_text())
+            assert ":" not in link and (results / link).is_file(), link
+    assert {"figures/robustness_fig7.svg", "tables/robustness_fig7.csv"} <= set(page.links)
+    assert not re.search(r"url\(|@import", text) and len(text) < 400_000
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)
+    assert policy is not None
+    for tag in ("style", "script"):
+        (inside,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, flags=re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in html.unescape(policy[1])
+
+
+def test_run_times_show_the_longest_chain(results):
+    folder = results / "benchmarks"
+    folder.mkdir(parents=True)
+    names = [f"{kind}-resnet18-temperature-seed0" for kind in ("train", "evaluate-robustness")]
+    for seconds, name in zip((61.5, 30, 20), [*names, "notebook-03_robustness_temperature"], strict=True):
+        (folder / f"{name}.tsv").write_text(f"s\th:m:s\tmax_rss\n{seconds}\t0:01:01\t812.25\n")
+    (folder / "notebook-11_nnslicer_overhead.tsv").write_text("s\th:m:s\tmax_rss\n70\t0:00:02\t-\n")
+    (folder / "torn.tsv").write_text("s\t")
+    assert [row["peak_mb"] for row in report.benchmarks("smoke")] == [None, 812.25, 812.25, 812.25]
+    chain = [row["node"] for row in report.critical_path("smoke")]
+    assert chain == [*names, "notebook-03_robustness_temperature"]
+    page = Page(report.build("smoke").read_text())
+    assert "4 jobs, 3 min 02 s of work together" in page.text and "takes 1 min 52 s" in page.text
+    assert "812 MB" in page.text and "torn" not in page.text
+
+
+def test_the_longest_chain_passes_through_jobs_that_were_not_measured():
+    graph = {"a": [], "b": ["a"], "c": ["b"], "d": []}
+    measured = {name: {"seconds": seconds} for name, seconds in {"a": 1, "c": 2, "d": 2.5, "gone": 9}.items()}
+    assert longest_chain(graph, measured) == ["a", "c"]
+    assert longest_chain({}, {}) == []
 
 
 def test_the_same_records_give_the_same_page(results):
@@ -129,15 +191,17 @@ def test_hostile_text_is_escaped(tmp_path, results, monkeypatch):
     write("one", numbers, figure=figure(), reduced=[HOSTILE], data={HOSTILE: "sha256:1"})
     text = report.build("smoke").read_text()
     page = Page(text)
-    assert "script" not in page.tags and page.tags.count("img") == 1 and not page.open
-    assert page.text.count(HOSTILE) >= 10  # shown as it stands, everywhere
-    gallery = report.gallery_markdown("smoke")
-    assert "<" not in gallery and "{{" in gallery
-    assert {line.count("|") - line.count("\\|") for line in gallery.splitlines() if line.startswith("|")} == {5}
+    assert page.tags.count("script") == 1 and page.tags.count("img") == 1 and not page.open
+    assert page.text.count(HOSTILE) >= 10 and HOSTILE in page.alts[0]  # shown as it stands, everywhere
+    listed = (results / "claims.md").read_text()
+    for markdown, columns in ((report.gallery_markdown("smoke"), 7), (listed, 5)):
+        assert "<" not in markdown and "{{" in markdown
+        assert {line.count("|") - line.count("\\|") for line in markdown.splitlines() if line[:1] == "|"} == {columns}
 
 
 def test_gallery_is_rewritten_between_its_markers(tmp_path, results, capsys):
     temperature(reduced=["5 epochs"])
+    report.build("smoke")
     readme = tmp_path / "my docs" / "README.md"
     readme.parent.mkdir()
     readme.write_text(f"# Top\n\n{report.START}\nold\n{report.END}\n\nbottom\n")
@@ -147,13 +211,21 @@ def test_gallery_is_rewritten_between_its_markers(tmp_path, results, capsys):
     targets = re.findall(r"\]\(([^)]*)\)", text)
     assert "../results/smoke/figures/robustness_fig7.png" in targets
     assert all((readme.parent / target).is_file() for target in targets)
-    assert "Reduced: 5 epochs." in text and "Not run at this scale: robustness\\_fig1" in text
-    assert text.count("not testable at this scale") == len(claims.load())
+    assert "Reduced: 5 epochs." in text and "| Maestrati 2020 | 1 of 10 |" in text
+    papers = {item.paper for item in config.items().values()}
+    assert len([line for line in text.splitlines() if line.startswith("|")]) == 2 + len(papers)
     report.main(["--scale", "smoke", "--readme", str(readme)])
     assert readme.read_text() == text
     readme.write_text("no markers")
     assert report.main(["--scale", "smoke", "--readme", str(readme)]) == 1
     assert str(readme) in capsys.readouterr().err and readme.read_text() == "no markers"
+
+
+def test_the_gallery_shows_a_figure_a_paper_first(results):
+    settings = [{"temperature": t} for t in (1, 20)]
+    for item in ("robustness_fig1", "robustness_fig7", "robustness_fig3", "nnslicer_anatomy", "lancet_defects"):
+        write(item, accuracies(settings, lambda s, e: falling(0.7, 0.5, e)), figure=figure())
+    assert best("smoke") == ["robustness_fig7", "nnslicer_anatomy", "lancet_defects", "robustness_fig3"]
 
 
 def test_command_prints_the_path(results, capsys):

@@ -31,6 +31,13 @@ def not_tensors(place):
     rewritten(place / "card.json", weights=store.bytes_sha256(b"junk"))
 
 
+def other_digit(card):
+    """A card that is whole JSON, one digit changed."""
+    text = card.read_text()
+    assert '"test_accuracy": 0.' in text
+    card.write_text(text.replace('"test_accuracy": 0.', '"test_accuracy": 1.'))
+
+
 DAMAGES = {
     "a flipped bit in the weights": lambda place: flip(place / "weights.safetensors"),
     "weights cut short": lambda place: os.truncate(place / "weights.safetensors", 100),
@@ -41,6 +48,7 @@ DAMAGES = {
     "an empty card": lambda place: os.truncate(place / "card.json", 0),
     "a card of bytes": lambda place: (place / "card.json").write_bytes(b"\xff\xfe\x01"),
     "a card that is a list": lambda place: (place / "card.json").write_text("[1]"),
+    "a flipped bit in a card": lambda place: other_digit(place / "card.json"),
     "a card for other weights": lambda place: rewritten(place / "card.json", weights="sha256:0"),
 }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from training_tools import TINY, same, write_config
 
-from lib import config, zoo
+from lib import config, store, zoo
 
 GRADUAL: dict[str, Any] = {"use": "lib.robustness.magnitude_pruning.GradualPruning", "begin": 1, "end": 2, "every": 1}
 SCALE: dict[str, Any] = {"use": "lib.robustness.temperature.scale_last_layer", "factor": "{t}"}
@@ -60,6 +60,7 @@ def flip(path: Path, place: int = -8) -> None:
 
 
 def rewritten(path: Path, **changes: Any) -> None:
-    """Change entries of a card."""
-    about = json.loads(path.read_text())
-    path.write_text(json.dumps({**about, **changes}))
+    """Change entries of a card, which then vouches for them."""
+    about = {**json.loads(path.read_text()), **changes}
+    del about["checksum"]
+    path.write_text(json.dumps({**about, "checksum": store.fingerprint(about)}))

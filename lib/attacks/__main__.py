@@ -20,6 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         compute.set_threads(config.load(chosen.scale).compute.threads)
+        compute.deterministic()
         for name in chosen.attack:
             made = adversarials(chosen.network, chosen.scale, chosen.seed, name=name)
             print(

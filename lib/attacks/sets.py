@@ -8,7 +8,6 @@ chunk at most.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,12 +16,9 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from lib import config, data, store, zoo
+from lib import config, data, store, tensors, zoo
 from lib.attacks.crafting import Adversarials, attack, settle
 from lib.attacks.goal import predictions
 from lib.attacks.suite import AttackError, find
@@ -148,7 +144,7 @@ def candidates(model: nn.Module, test: data.ImageSet, count: int, folder: Path, 
 
 def _chunk(folder: Path, key: Mapping[str, Any], model: nn.Module, clean: Tensor, labels: Tensor) -> Adversarials:
     """One chunk: read, or made under a lock and read."""
-    digest = _checksum({"images": clean, "labels": labels}, {}).removeprefix("sha256:")[:16]
+    digest = tensors.checksum({"images": clean, "labels": labels}, {}).removeprefix("sha256:")[:16]
     path = folder / f"{digest}.safetensors"
     kept = _read(path, key)
     if kept is None:
@@ -180,36 +176,22 @@ def _verified(
 def _write(path: Path, key: Mapping[str, Any], made: Adversarials) -> None:
     successes = int(made.success.sum())
     about = {"key": store.fingerprint(key), "successes": str(successes), "seconds": f"{made.seconds:.3f}"}
-    tensors = {"images": made.images.contiguous()}
-    store.write_atomic(path, save_tensors(tensors, metadata={**about, "checksum": _checksum(tensors, about)}))
+    tensors.write(path, {"images": made.images.contiguous()}, about)
 
 
 def _read(path: Path, key: Mapping[str, Any], warn: bool = True) -> tuple[Tensor, dict[str, str]] | None:
     """A chunk's images and what is known of them, or None where there is none, or a damaged one."""
     try:
-        blob = path.read_bytes()
-        header = blob[8 : 8 + int.from_bytes(blob[:8], "little")]
-        about, tensors = json.loads(header)["__metadata__"], load_tensors(blob)
-        if about.pop("checksum") != _checksum(tensors, about):
-            raise ValueError("its checksum does not match")
+        kept, about = tensors.read(path)
         if about["key"] != store.fingerprint(key):
             raise ValueError("it is of other settings")
-        return tensors["images"], about
+        return kept["images"], about
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError) as error:
         if warn:
             warnings.warn(f"{path} is damaged ({error}); these adversarial images are made anew", stacklevel=5)
         return None
-
-
-def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
-    """SHA-256 of the bytes of tensors with their names, types and shapes, and of what is said about them."""
-    parts = [store.canonical_json(about).encode()]
-    for name, tensor in sorted(tensors.items()):
-        parts.append(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        parts.append(tensor.contiguous().numpy().tobytes())
-    return store.bytes_sha256(b"".join(parts))
 
 
 def _joined(parts: list[Adversarials]) -> Adversarials:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib.config.places import config_dir
-from lib.config.values import ConfigError, build, freeze, mapping, read_yaml
+from lib.config.values import ConfigError, build, freeze, mapping, only_keys, read_yaml
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,20 @@ def steps() -> dict[str, dict[str, Step]]:
             study: {name: build(Step, freeze(mapping(entry, name)), f"{study}.{name}") for name, entry in known.items()}
             for study, known in read_yaml(source).items()
         }
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def notebooks() -> dict[str, tuple[str, ...]]:
+    """Families shown by notebooks that make no item, from config/notebooks.yaml; none where there is no such file."""
+    source = config_dir() / "notebooks.yaml"
+    if not source.exists():
+        return {}
+    try:
+        found = {name: mapping(entry, name) for name, entry in read_yaml(source).items()}
+        for name, entry in found.items():
+            only_keys(entry, {"families"}, name)
+        return {name: tuple(entry.get("families", ())) for name, entry in found.items()}
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from error
 

@@ -26,6 +26,20 @@ def results_dir(scale: str) -> Path:
     return Path(os.environ.get("NEURONS_RESULTS") or ROOT / "results") / scale
 
 
+def settled() -> dict[str, str]:
+    """The folders that the environment names, absolute: the same for a process that works in another folder."""
+    names = ("NEURONS_CONFIG", "NEURONS_CACHE", "NEURONS_RESULTS", "DATA_ROOT")
+    return {name: str(Path(os.environ[name]).absolute()) for name in names if os.environ.get(name)}
+
+
 def quiet() -> bool:
     """Whether progress bars stay silent: NEURONS_QUIET, set by the engine."""
     return os.environ.get("NEURONS_QUIET", "") not in ("", "0")
+
+
+def steady_cublas() -> str:
+    """CUBLAS_WORKSPACE_CONFIG, set where the user has not: without it, CUDA's matrix products differ from run to run.
+
+    Takes effect where no matrix product was computed on a GPU in this process before.
+    """
+    return os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -16,7 +16,8 @@ def read_yaml(source: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        raw = yaml.safe_load(source.read_text())
+        # The C parser, where PyYAML has it, is ten times as fast; both make plain values only.
+        raw = yaml.load(source.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except FileNotFoundError:
         raise ConfigError(f"{source}: no such file") from None
     except yaml.YAMLError as error:

@@ -235,7 +235,7 @@ def decode_cached(
     key = store.fingerprint({"shape": spec.shape, "sources": sources})
     place = store.fingerprint(str(root)).removeprefix("sha256:")[:12]
     copy = config.cache_dir("data") / f"{spec.name}-{split}-{place}.safetensors"
-    images = _kept(copy, key)
+    images = _kept(copy, key, (len(listing.paths), *spec.shape))
     if images is None:
         images = decode(spec, root, listing, shape)
         metadata = {"key": key, "content": _content(images)}
@@ -246,7 +246,7 @@ def decode_cached(
     return images
 
 
-def _kept(copy: Path, key: str) -> torch.Tensor | None:
+def _kept(copy: Path, key: str, shape: tuple[int, ...]) -> torch.Tensor | None:
     from safetensors import SafetensorError, safe_open
 
     if not copy.exists():
@@ -260,8 +260,9 @@ def _kept(copy: Path, key: str) -> torch.Tensor | None:
     except (SafetensorError, OSError, ValueError) as error:
         warnings.warn(f"{copy} is damaged ({error}); it is made anew from the images", stacklevel=3)
         return None
-    if metadata.get("content") != _content(images):
-        warnings.warn(f"{copy} is damaged (its checksum does not match); it is made anew", stacklevel=3)
+    if metadata.get("content") != _content(images) or images.shape != shape:
+        what = "its checksum does not match" if images.shape == shape else f"it is of shape {tuple(images.shape)}"
+        warnings.warn(f"{copy} is damaged ({what}); it is made anew", stacklevel=3)
         return None
     return images
 

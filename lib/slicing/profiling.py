@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from lib import store
+from lib import tensors
 from lib.progress import bar
 from lib.slicing.graph import Graph, SlicingError
 
@@ -76,21 +74,19 @@ class NeuronProfile:
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write it to a safetensors file, atomically."""
-        tensors = {f"mean.{name}": value.cpu().contiguous() for name, value in self.by_class.items()}
+        held = {f"mean.{name}": value.cpu().contiguous() for name, value in self.by_class.items()}
         about = {"layers": json.dumps({layer: list(map(list, calls)) for layer, calls in self.layers.items()})}
-        return store.write_atomic(path, save_tensors({**tensors, "counts": self.counts.cpu()}, about))
+        return tensors.write(path, {**held, "counts": self.counts.cpu()}, about)
 
     @staticmethod
     def load(path: str | os.PathLike) -> NeuronProfile:
         """Read what `save` wrote. Raises: SlicingError where the file is damaged."""
         try:
-            with safe_open(path, "pt") as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-                layers = json.loads(file.metadata()["layers"])
-            counts = tensors.pop("counts")
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            held, about = tensors.read(path, before=["layers"])
+            counts, layers = held.pop("counts"), json.loads(about["layers"])
+        except (OSError, KeyError, TypeError, ValueError) as error:
             raise SlicingError(f"{path} is not a neuron profile, or it is damaged ({error}): make it anew") from error
-        return NeuronProfile({key.removeprefix("mean."): value for key, value in tensors.items()}, counts, layers)
+        return NeuronProfile({key.removeprefix("mean."): value for key, value in held.items()}, counts, layers)
 
     def _only(self, layer: str) -> Sequence[str]:
         calls = self.layers.get(layer, ())

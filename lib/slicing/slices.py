@@ -11,11 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from lib import store
+from lib import tensors
 from lib.slicing.graph import SlicingError
 
 
@@ -110,23 +108,20 @@ class Slices:
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write them to a safetensors file, atomically."""
-        tensors = {f"synapses.{layer}": value.cpu().contiguous() for layer, value in self.synapses.items()}
-        tensors |= {f"neurons.{layer}": value.cpu().contiguous() for layer, value in self.neurons.items()}
-        return store.write_atomic(
-            path, save_tensors({**tensors, "predicted": self.predicted.cpu()}, {"kind": json.dumps("slices")})
-        )
+        held = {f"synapses.{layer}": value.cpu().contiguous() for layer, value in self.synapses.items()}
+        held |= {f"neurons.{layer}": value.cpu().contiguous() for layer, value in self.neurons.items()}
+        return tensors.write(path, {**held, "predicted": self.predicted.cpu()}, {"kind": json.dumps("slices")})
 
     @staticmethod
     def load(path: str | os.PathLike) -> Slices:
         """Read what `save` wrote. Raises: SlicingError where the file is damaged."""
         try:
-            with safe_open(path, "pt") as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            predicted = tensors.pop("predicted")
-        except (SafetensorError, KeyError) as error:
+            held, _ = tensors.read(path, before=["kind"])
+            predicted = held.pop("predicted")
+        except (OSError, ValueError, KeyError) as error:
             raise SlicingError(f"{path} holds no slices, or it is damaged ({error}): make it anew") from error
         parts: dict[str, dict[str, Tensor]] = {"synapses": {}, "neurons": {}}
-        for key, value in tensors.items():
+        for key, value in held.items():
             kind, _, layer = key.partition(".")
             parts[kind][layer] = value
         return Slices(parts["synapses"], parts["neurons"], predicted)

@@ -4,13 +4,12 @@ import dataclasses
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from sets_on_disk import flip_bit, truncate
 from training_tools import Killed, write_config
 from zoo_tools import SMOKE
 
-from lib import config, data, zoo
+from lib import config, data, tensors, zoo
 from lib.attacks import AttackError, adversarials, candidates, plan, sets
 from lib.attacks.__main__ import main
 
@@ -142,10 +141,7 @@ def _images(path):
 
 def _rewrite(path, images):
     """Other images in a file that is whole, as if the attack had made them."""
-    with safe_open(path, "pt") as kept:
-        about = {name: value for name, value in kept.metadata().items() if name != "checksum"}
-    tensors = {"images": images}
-    save_file(tensors, path, metadata={**about, "checksum": sets._checksum(tensors, about)})
+    tensors.write(path, {"images": images}, tensors.read(path)[1])
 
 
 def test_smaller_sets_are_part_of_larger_ones(home, calls, house):

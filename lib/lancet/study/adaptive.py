@@ -46,8 +46,8 @@ DEFAULTS: dict[str, Any] = {
 """Settings that a scale may leave out. adaptive_seeds: of this study (None: those of study.lancet); adaptive_network,
 adaptive_control: the attack's network, and one of BadNets on the same set with the same mask; adaptive_important:
 share of a layer's neurons that count as important for clean inputs; adaptive_layers: hidden layers that are looked
-into, from the end; cleanse_seeds, cleanse_images, cleanse_steps: seeds (None: all), images and steps of the search for a
-small stamp over all classes."""
+into, from the end; cleanse_seeds, cleanse_images, cleanse_steps: seeds (None: all), images, steps of the search for a
+smallest stamp over all classes."""
 
 METHODS = ("none", "flip-stated", "flip-smallest", "flip-tried", "flip-signed")
 COLUMNS = ["method", "layer", "changed", "fraction", "reached", "touched", *NAMES, "n", "n_target", "note"]

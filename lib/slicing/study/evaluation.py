@@ -11,12 +11,9 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from lib import compute, config, data, evaluations, store, zoo
+from lib import compute, config, data, evaluations, store, tensors, zoo
 from lib.slicing import scores as scoring
 from lib.slicing.graph import SlicingError
 from lib.slicing.profiling import NeuronProfile, profile
@@ -131,7 +128,7 @@ def _make_scores(scale: str, seed: int, method: str, label: int, path: Path) -> 
         profile_of(scale, seed) if method == "nnslicer" else None,
     )
     kept = {layer: value[label].contiguous() for layer, value in found.items()}
-    store.write_atomic(path, save_tensors(kept))
+    tensors.write(path, kept)
     return kept
 
 
@@ -150,8 +147,8 @@ def first_correct(model: nn.Module, images: data.ImageSet, positions: Tensor, co
 
 def _load_scores(path: Path) -> dict[str, Tensor]:
     try:
-        return load_tensors(path.read_bytes())
-    except SafetensorError as error:
+        return tensors.read(path, before=[])[0]
+    except (OSError, ValueError) as error:
         raise SlicingError(f"{path} holds no scores, or it is damaged ({error})") from error
 
 

@@ -1,0 +1,115 @@
+"""The gallery of the README, and the full list of claims, as Markdown."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from lib import claims, config, record, store, tables
+from lib.report import entries, verdicts
+
+START, END = "<!-- gallery:start -->", "<!-- gallery:end -->"
+# The figures that tell most of each study, the best first; a paper without a record of these shows its first figure.
+BEST = (
+    "robustness_fig7",
+    "nnslicer_detection",
+    "lancet_backdoors",
+    "lcs_detection",
+    "robustness_fig3",
+    "scratch_pruning",
+)
+MOST = 4  # figures
+TAKEN = ("SVG", "CSV", "record", "notebook")  # files linked from a figure
+
+
+class ReportError(RuntimeError):
+    """A report or gallery that cannot be written; the message names the file."""
+
+
+def gallery_markdown(scale: str, base: str | os.PathLike | None = None) -> str:
+    """A scale at a glance as Markdown: a line a paper with its verdicts, its best figures, and where the rest is.
+
+    Args:
+        scale: smoke, cpu or paper.
+        base: folder that the links start from; None: the checkout.
+    """
+    folder, start = config.results_dir(scale), Path(base or config.ROOT)
+    judged = claims.verdicts(scale)
+    items = config.items()
+    papers = dict.fromkeys([*(item.paper for item in items.values()), *(verdict.paper for verdict in judged)])
+
+    def link(text: str, path: Path) -> str:
+        return f"[{text}]({tables.md_url(Path(os.path.relpath(path, start)).as_posix())})"
+
+    heads = [f"{mark} {name}" for name, mark in verdicts.MARKS.items()]
+    lines = ["| paper | tables and figures run | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) + 1)]
+    for paper in papers:
+        own = [name for name, item in items.items() if item.paper == paper]
+        done = sum(record.exists(name, scale) for name in own)
+        counts = [str(kind["count"]) for kind in verdicts.tally(v for v in judged if v.paper == paper)]
+        lines.append(f"| {tables.md_text(paper)} | {done} of {len(own)} | " + " | ".join(counts) + " |")
+    lines += ["", f"The numbers are claims, judged by the records of scale `{scale}`.", ""]
+    for name in best(scale):
+        found, item = record.read(name, scale), items[name]
+        picture = link(tables.md_text(entries.description(found)), folder / "figures" / f"{name}.png")
+        caption = f"**{tables.md_text(entries.opening(found['source']))} ({tables.md_text(item.paper)}).**"
+        reduced = "; ".join(found["reduced"]) or "nothing"
+        ways = [link(text, path) for text, path in entries.files(folder, item) if text in TAKEN and path.is_file()]
+        told = [f"{verdicts.MARKS[v.verdict]} {tables.md_text(v.statement)}" for v in judged if v.id in item.claims]
+        lines += [f"!{picture}", "", f"{caption} {tables.md_text(found['title'])}. Reduced: {tables.md_text(reduced)}."]
+        lines += [f"Claims: {' '.join(told)}"] if told else []
+        lines += [" · ".join(ways), ""]
+    page, every = link("index.html", folder / "index.html"), link("claims.md", folder / "claims.md")
+    lines.append(
+        f"All tables and figures: {page}, to be opened in a browser. All verdicts with their reasons: {every}."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def best(scale: str) -> list[str]:
+    """The items whose figures the gallery shows: at most one a paper until each has one, at most MOST in all."""
+    figures = config.results_dir(scale) / "figures"
+    items = {
+        name: item
+        for name, item in config.items().items()
+        if record.exists(name, scale) and (figures / f"{name}.png").is_file()
+    }
+    ranked = [name for name in BEST if name in items] + [name for name in items if name not in BEST]
+    firsts = list({items[name].paper: name for name in reversed(ranked)}.values())[::-1]
+    chosen = [name for name in ranked if name in firsts]
+    chosen += [name for name in BEST if name in items and name not in chosen]
+    return chosen[:MOST]
+
+
+def claims_markdown(scale: str, judged: Sequence[claims.Verdict]) -> str:
+    """Every claim with its verdict and the reason as Markdown, by paper."""
+    lines = [f"# The claims and their verdicts at scale {scale}", ""]
+    lines += ["Computed from the records by the rules of `config/claims.yaml`; the evidence is on `index.html`.", ""]
+    for paper in dict.fromkeys(verdict.paper for verdict in judged):
+        own = [verdict for verdict in judged if verdict.paper == paper]
+        told = ", ".join(f"{kind['count']} {kind['name']}" for kind in verdicts.tally(own) if kind["count"])
+        lines += [f"## {tables.md_text(paper)}", "", f"{told}.", ""]
+        lines += ["| verdict | claim | source | why |", "| --- | --- | --- | --- |"]
+        for verdict in own:
+            cells = (
+                f"{verdicts.MARKS[verdict.verdict]} {verdict.verdict}",
+                verdict.statement,
+                verdict.source,
+                verdict.why,
+            )
+            lines.append("| " + " | ".join(tables.md_text(text) for text in cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def write_gallery(readme: str | os.PathLike, scale: str) -> Path:
+    """Put the gallery between the two markers of a Markdown file.
+
+    Raises: ReportError naming the file where a marker is missing, or they are in the wrong order.
+    """
+    path = Path(readme)
+    text = path.read_text(encoding="utf-8")
+    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
+        raise ReportError(f"{path}: needs one line {START} and, after it, one line {END}")
+    before, after = text.split(START)[0], text.split(END)[1]
+    gallery = gallery_markdown(scale, path.resolve().parent)
+    return store.write_atomic(path, f"{before}{START}\n\n{gallery}\n{END}{after}")

@@ -1,0 +1,34 @@
+"""What the page and the gallery show of the claims."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from lib import claims, tables
+
+MARKS = {"reproduced": "✓", "partly": "◐", "not reproduced": "✗", "not testable at this scale": "○"}
+COLUMNS = ["item", "comparison", "setting", "measure", "left", "right", "difference", "95 % interval", "outcome"]
+
+
+def slug(verdict: str) -> str:
+    """A verdict as a class and in an address: "reproduced", "partly", "not-reproduced", "not-testable"."""
+    return verdict.split(" at ")[0].replace(" ", "-")
+
+
+def view(verdict: claims.Verdict) -> dict[str, Any]:
+    """What the page shows of one claim."""
+    rows = []
+    for row in () if verdict.evidence.empty else verdict.evidence.to_dict("records"):
+        interval = "" if row["low"] != row["low"] else f"[{row['low']:+.3f}, {row['high']:+.3f}]"
+        difference = "" if row["difference"] != row["difference"] else f"{row['difference']:+.3f}"
+        sides = [tables.cell(row["left"]), tables.cell(row["right"])]
+        head = [row["item"], row["comparison"], row["setting"], row["measure"]]
+        rows.append([*head, *sides, difference, interval, row["outcome"]])
+    keys = ("id", "statement", "verdict", "why", "paper", "source", "ours", "items", "rule")
+    told = {name: getattr(verdict, name) for name in keys}
+    return told | {"slug": slug(verdict.verdict), "columns": COLUMNS, "rows": rows}
+
+
+def tally(verdicts: Iterable[claims.Verdict]) -> list[dict[str, Any]]:
+    """How many claims have each verdict: name, mark, slug, count; in the order of MARKS."""
+    found = [verdict.verdict for verdict in verdicts]
+    return [{"name": n, "mark": mark, "slug": slug(n), "count": found.count(n)} for n, mark in MARKS.items()]

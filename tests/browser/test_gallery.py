@@ -1,0 +1,258 @@
+"""The gallery and its notebooks in a real browser: links, the filter, nothing fetched from outside, a phone."""
+
+import functools
+import http.server
+import itertools
+import threading
+import urllib.parse
+
+import nbformat
+import pytest
+from matplotlib.figure import Figure
+from samples import accuracies, falling, write
+
+from lib import record, report
+
+HOSTILE = "<script>document.title='pwned'</script><img src=x onerror=\"document.title='pwned'\">'&"
+NOTEBOOK = "03_robustness_temperature"
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A small scale: two items with figures, one with stated values and hostile words, an executed notebook."""
+    with pytest.MonkeyPatch.context() as patch:
+        root = tmp_path_factory.mktemp("my results & <b>")
+        patch.setenv("NEURONS_RESULTS", str(root))
+        settings = [{"temperature": t} for t in (1, 20, 50)]
+        drawn = Figure(figsize=(7, 2))
+        drawn.subplots(1, 3)[0].set_title("a title")
+        write("robustness_fig7", accuracies(settings, lambda s, e: falling(0.7, 0.5, e)), figure=drawn)
+        stated = [
+            record.number("accuracy", {"layer": f"{HOSTILE}{k}"}, {0: 0.1, 1: 0.2}, HOSTILE, 3000, paper_value=0.4)
+            for k in range(12)
+        ]
+        write("robustness_fig8", stated, figure=drawn, reduced=[HOSTILE], data={HOSTILE: "sha256:1"})
+        folder = root / "smoke"
+        (folder / "notebooks").mkdir()
+        nbformat.write(executed(), folder / "notebooks" / f"{NOTEBOOK}.ipynb")
+        (folder / "benchmarks").mkdir()
+        (folder / "benchmarks" / "train-resnet18-temperature-seed0.tsv").write_text("s\tmax_rss\n61.5\t812.25\n")
+        report.build("smoke")
+        yield folder
+
+
+def executed():
+    """A notebook with formulas, a wide table, and outputs that would run or fetch something."""
+    v4 = nbformat.v4
+    wide = "| a | b |\n| --- | ---: |\n| " + "wide" * 60 + " | 2 |"
+    evil = {"text/html": f"{HOSTILE}<table><tr><th>x</th></tr></table><iframe src='https://example.org'></iframe>"}
+    outputs = [
+        v4.new_output("display_data", evil),
+        v4.new_output("display_data", {"application/javascript": "document.title='pwned'"}),
+        v4.new_output("display_data", {"text/markdown": f"{HOSTILE} ![far](https://example.org/x.png)\n\n{wide}"}),
+    ]
+    code = v4.new_code_cell("x = 1  # " + "long" * 80, outputs=outputs)
+    text = v4.new_markdown_cell(f"# Figure 7\n\nsoftmax$(g/T)$ {HOSTILE} [go](javascript:document.title='pwned')")
+    return v4.new_notebook(cells=[text, code])
+
+
+@pytest.fixture(scope="module")
+def page(results):
+    return (results / "index.html").as_uri()
+
+
+def rows(browser):
+    """Verdicts of the claims that are seen."""
+    script = "return [...document.querySelectorAll('tr.claim')].filter(r => r.offsetParent).map(r => r.dataset.verdict)"
+    return browser.run(script)
+
+
+def sideways(browser):
+    """How much wider the page is than the window, in pixels."""
+    return browser.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
+
+
+def test_every_link_resolves(browser, results, page):
+    for address in (page, (results / "notebooks" / f"{NOTEBOOK}.html").as_uri()):
+        browser.window()
+        browser.open(address)
+        links = browser.run("return [...document.querySelectorAll('a[href], img[src]')].map(e => e.href || e.src)")
+        assert len(links) > 3
+        for link in links:
+            parts = urllib.parse.urlsplit(link)
+            if parts.scheme == "data":
+                continue
+            assert parts.scheme == "file", link
+            target = results.joinpath(urllib.parse.unquote(parts.path))
+            assert target.is_file(), link
+            if parts.fragment:
+                name = urllib.parse.unquote(parts.fragment)
+                assert f'id="{name}"' in target.read_text(), link
+
+
+def test_gallery_and_notebook_link_to_each_other(browser, page):
+    browser.window()
+    browser.open(page)
+    browser.run(f"document.querySelector('#notebooks a[href$=\"{NOTEBOOK}.html\"]').click()")
+    assert browser.driver.current_url.endswith(f"/notebooks/{NOTEBOOK}.html")
+    browser.run("document.querySelector('a[href$=\"#robustness_fig8\"]').click()")
+    assert browser.driver.current_url == f"{page}#robustness_fig8"
+    assert browser.run("return document.querySelector(':target').id") == "robustness_fig8"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_pages_load_whole_fetch_nothing_from_outside_and_do_not_complain(browser, results, page, dark):
+    browser.window(dark=dark)
+    for address in (page, (results / "notebooks" / f"{NOTEBOOK}.html").as_uri()):
+        browser.open(address)
+        assert browser.run("return [...document.images].filter(i => !(i.complete && i.naturalWidth)).length") == 0
+        assert browser.complaints() == []
+        assert all(asked.startswith(results.as_uri()) for asked in browser.fetched())
+        background = browser.run("return getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, background[4:-1].split(", "))) < 200) == dark  # the style sheet passed the page's policy
+
+
+def test_the_page_works_from_a_server_too(browser, results):
+    handler = functools.partial(Quiet, directory=str(results))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}/"
+        browser.window()
+        browser.open(address + "index.html")
+        assert browser.run("return [...document.images].every(i => i.complete && i.naturalWidth > 0)")
+        assert browser.complaints() == [] and all(asked.startswith(address) for asked in browser.fetched())
+        assert len(rows(browser)) > 10
+        server.shutdown()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """A server of files that says nothing."""
+
+    def log_message(self, *_):
+        pass
+
+
+def test_the_filter_narrows_the_claims_and_the_address_keeps_it(browser, page):
+    browser.window()
+    browser.open(page)
+    everything = rows(browser)
+    assert browser.run("return document.getElementById('claims-count').textContent") == (
+        f"{len(everything)} of {len(everything)} claims shown"
+    )
+    wanted = everything[0]
+    browser.run("document.querySelector(`button[data-verdict='${arguments[0]}']`).click()", wanted)
+    assert rows(browser) == [verdict for verdict in everything if verdict == wanted]
+    choose = "const s = document.getElementById('filter-paper'); s.value = '2'; s.dispatchEvent(new Event('input'))"
+    browser.run(choose)
+    inside = browser.run("return document.querySelectorAll('tbody[data-paper=\"2\"] tr.claim').length")
+    assert 0 < len(rows(browser)) <= inside < len(everything)
+    left, kept = rows(browser), browser.driver.current_url
+    assert kept == f"{page}#claims?paper=2&verdict={wanted}"
+    browser.open(kept)
+    assert rows(browser) == left
+    assert browser.run("return document.getElementById('filter-paper').value") == "2"
+    browser.run("document.getElementById('filter-reset').click()")
+    assert rows(browser) == everything
+    assert browser.complaints() == []
+
+
+def test_words_narrow_the_claims(browser, page):
+    browser.window()
+    browser.open(f"{page}#claims?words=MAGNITUDE+pruning")
+    said = browser.run(
+        "return [...document.querySelectorAll('tr.claim:not([hidden]) .statement')].map(e => e.textContent)"
+    )
+    assert said and all("magnitude pruning" in text.lower() for text in said)
+
+
+def test_an_address_of_a_claim_is_shown_whatever_was_filtered(browser, page):
+    browser.window()
+    browser.open(f"{page}#claims?words=nothing+has+these+words")
+    assert rows(browser) == []
+    browser.run("location.hash = 'claim-pruning-lowers-robustness'")
+    count = "document.querySelectorAll('tr.claim:not([hidden])').length"
+    assert browser.driver.execute_async_script(f"setTimeout(() => arguments[0]({count}), 50)") > 10
+
+
+def test_the_keyboard_alone_reaches_and_works_the_filter(browser, page):
+    from selenium.webdriver.common.keys import Keys
+
+    browser.window()
+    browser.open(page)
+    seen = []
+    for _ in range(30):
+        browser.driver.switch_to.active_element.send_keys(Keys.TAB)
+        seen.append(browser.run("return document.activeElement.textContent.trim() || document.activeElement.id"))
+        if browser.run("return document.activeElement.dataset.verdict || ''") == "not-testable":
+            break
+    assert seen[0] == "Skip to the claims"
+    browser.driver.switch_to.active_element.send_keys(Keys.SPACE)
+    assert set(rows(browser)) == {"not-testable"}
+
+
+def test_without_a_script_everything_is_shown(browser, page):
+    browser.window()
+    browser.open(page)
+    everything = len(rows(browser))
+    browser.window(script=False)
+    browser.open(page)
+    shown = "return [...document.querySelectorAll('tr.claim')].filter(r => !r.hidden).length"
+    try:
+        assert browser.run(shown) == everything > 0
+        assert not browser.run("return document.getElementById('filter').checkVisibility()")
+        assert browser.run("return [...document.querySelectorAll('button.copy')].every(b => b.hidden)")
+    finally:
+        browser.window()
+
+
+@pytest.mark.parametrize("width", [375, 1280])
+def test_no_page_scrolls_sideways(browser, results, page, width):
+    browser.window(width=width, height=700)
+    for address in (page, (results / "notebooks" / f"{NOTEBOOK}.html").as_uri()):
+        browser.open(address)
+        browser.run("document.querySelectorAll('details').forEach(e => e.open = true)")
+        assert sideways(browser) <= 0
+
+
+def test_hostile_words_are_shown_and_do_nothing(browser, results, page):
+    browser.window()
+    for address in (page, (results / "notebooks" / f"{NOTEBOOK}.html").as_uri()):
+        browser.open(address)
+        browser.run("document.querySelectorAll('details').forEach(e => e.open = true)")
+        assert "document.title='pwned'" in browser.run("return document.body.innerText")
+        assert "pwned" not in browser.driver.title
+        assert browser.run("return document.querySelectorAll('iframe, [onerror], [href^=javascript]').length") == 0
+        assert browser.run("return document.scripts.length") == (1 if address == page else 0)
+
+
+def test_a_screen_reader_finds_its_way(browser, results, page):
+    browser.window()
+    for address in (page, (results / "notebooks" / f"{NOTEBOOK}.html").as_uri()):
+        browser.open(address)
+        assert browser.run("return document.querySelectorAll('main').length") == 1
+        assert browser.run("return document.querySelectorAll('h1').length") == 1
+        assert browser.run("return [...document.images].every(i => i.alt.trim().length > 2)")
+        assert browser.run("return [...document.querySelectorAll('table')].every(t => t.querySelector('th'))")
+        levels = browser.run("return [...document.querySelectorAll('h1,h2,h3,h4')].map(h => +h.tagName[1])")
+        assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+        unnamed = (
+            "return [...document.querySelectorAll('a,button,select,input')].filter(e => !(e.textContent.trim() || "
+        )
+        assert (
+            browser.run(unnamed + "e.getAttribute('aria-label') || e.querySelector('img') || e.labels?.length)).length")
+            == 0
+        )
+
+
+def test_the_copy_button_copies_or_selects_the_bibtex(browser, page):
+    browser.window()
+    browser.open(page)
+    origin = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    browser.driver.execute_cdp_cmd("Browser.grantPermissions", origin)
+    browser.run("document.querySelectorAll('details').forEach(e => e.open = true)")
+    said = browser.driver.execute_async_script(
+        "const done = arguments[0];"
+        "document.querySelector('[data-copies=robustness_fig7-bibtex]').click();"
+        "setTimeout(() => done(document.getElementById('copied').textContent), 200)"
+    )
+    assert said.startswith("BibTeX")

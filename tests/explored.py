@@ -1,0 +1,60 @@
+"""Small networks and pictures for the tests of the explorer: nothing is trained, and they are right about everything."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from lib import data, models
+from lib.dynamic.lcs.network import LayerwiseChannelSelection
+from lib.explore.subject import Subject
+from lib.slicing.profiling import profile
+
+CLASSES = tuple("abcd")
+
+
+class Small(nn.Module):
+    """Two convolutions and a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(1, 3, 3, padding=1)
+        self.second = nn.Conv2d(3, 4, 3, stride=2)
+        self.relu = nn.ReLU()
+        self.fc = nn.Linear(4 * 25, len(CLASSES))
+
+    def forward(self, x):
+        return self.fc(self.relu(self.second(self.relu(self.first(x)))).flatten(1))
+
+
+def subject(model: nn.Module | None = None, name: str = "small", count: int = 24, side: int = 12) -> Subject:
+    """A network and random images, labelled as it classifies them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = (model or Small()).eval()
+        first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+        images = torch.rand(count, first.in_channels, side, side)
+    with torch.no_grad():
+        logits = model(images)
+    labels = logits.argmax(1)
+    classes = CLASSES if logits.shape[1] == len(CLASSES) else tuple(f"class {k}" for k in range(logits.shape[1]))
+    return Subject(
+        "smoke", name, 0, model, data.ImageSet(images, labels, classes, "random", "test"), torch.arange(count)
+    )
+
+
+def profile_of(chosen: Subject) -> Any:
+    """The mean values of a subject's network on its own images."""
+    return profile(chosen.model, chosen.test.images, chosen.test.labels, len(chosen.classes))
+
+
+def deciding() -> LayerwiseChannelSelection:
+    """A dynamic network with random weights and masks with zeros in them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        network = LayerwiseChannelSelection(models.build("resnet20", width=4, shape=(3, 16, 16), classes=10), masks=3)
+        for layer in network.layers:
+            unit = network.unit(layer)
+            unit.weight.data.normal_(0, 5)
+            unit.masks.data.bernoulli_(0.6)
+    return network.eval()
