@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from lib import plots
 from lib.evaluations import frame
@@ -36,9 +39,31 @@ def layers(axes: Sequence[Axes], numbers: Sequence[Any], network: str) -> None:
     axes[1].set_yscale("log")
 
 
-def legend(axes: Sequence[Axes]) -> None:
-    """One legend for all panels, below them."""
-    plots.legend_below(axes, 2)
+def overview(numbers: Sequence[Any], networks: Sequence[str], columns: int = 4) -> Figure:
+    """`layers` of several networks as small panels, two rows a group of networks, the layers without their names.
+
+    Args:
+        numbers: of `localisation_records.numbers_of`.
+        networks: which, in order.
+        columns: networks side by side.
+    """
+    across, groups = min(columns, len(networks)), math.ceil(len(networks) / columns)
+    size = (plots.DOUBLE, 0.5 + 2.6 * groups)
+    figure, grid = plt.subplots(2 * groups, across, figsize=size, sharey="row", squeeze=False)
+    plt.close(figure)
+    for place, network in enumerate(networks):
+        group, column = divmod(place, columns)
+        pair = grid[2 * group : 2 * group + 2, column]
+        layers(pair, numbers, network)
+        pair[0].set_title(network.removeprefix("lancet-"))
+        for ax in pair:
+            ax.set_xticks([])
+            ax.set_ylabel("" if column else ax.get_ylabel().replace(" (", "\n("))
+        pair[1].set_xlabel("layer, first to last")
+    for ax in grid.flat:
+        ax.set_visible(bool(ax.lines))
+    plots.legend_below(grid.flat, 4)
+    return figure
 
 
 def votes(ax: Axes, table: pd.DataFrame) -> None:
