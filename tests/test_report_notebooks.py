@@ -2,7 +2,6 @@
 
 import base64
 import re
-import warnings
 
 import nbformat
 import pytest
@@ -38,9 +37,7 @@ def put(folder, *cells: nbformat.NotebookNode, name: str = NAME):
 
 
 def body(*cells: nbformat.NotebookNode) -> str:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # an output of which nothing is left
-        return executed.body(v4.new_notebook(cells=list(cells)))
+    return executed.body(v4.new_notebook(cells=list(cells)))
 
 
 def test_gallery_and_notebook_are_linked_both_ways(folder):
@@ -88,6 +85,7 @@ def test_the_same_notebook_gives_the_same_bytes(folder):
     assert page.read_bytes() == first
 
 
+@pytest.mark.filterwarnings("error::UserWarning")  # nbconvert's, for an output of which nothing is left
 @pytest.mark.parametrize(
     "cell",
     [

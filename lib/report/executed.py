@@ -166,7 +166,8 @@ class _Outputs(SanitizeHTML):
     def preprocess_cell(self, cell: NotebookNode, resources: Any, cell_index: int) -> tuple[NotebookNode, Any]:
         """Of a cell of code, its outputs."""
         if cell.cell_type == "code":
-            cell.outputs = self.sanitize_code_outputs(cell.outputs)
+            left = self.sanitize_code_outputs(cell.outputs)
+            cell.outputs = [output for output in left if output.get("data") != {}]
         return cell, resources
 
 
