@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -12,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-import tiny
 import yaml
 from workshop import RECORD, ROOT, SMOKE, Workshop, notebook
 
@@ -318,7 +316,7 @@ def test_a_failing_training_names_its_error_and_its_log(shop):
 @pytest.mark.parametrize("whole_group", [False, True])
 def test_a_killed_run_leaves_no_job_behind_and_is_taken_up_again(shop, whole_group):
     smoke = copy.deepcopy(SMOKE)
-    smoke["study"]["robustness"]["sleep"] = 20
+    smoke["study"]["robustness"]["sleep"] = 90
     smoke["networks"]["other"]["epochs"] = 3
     shop.configure(smoke)
     call = [str(shop.root / "run_all.sh"), "--only", "02_two", "--cores", "2"]
@@ -332,7 +330,7 @@ def test_a_killed_run_leaves_no_job_behind_and_is_taken_up_again(shop, whole_gro
     done = shop.call("--only", "02_two")
     assert done.returncode == 0, done.stderr
     assert len(shop.lines("trained")) == 4
-    assert time.monotonic() - began < 19 or not whole_group
+    assert time.monotonic() - began < 85 or not whole_group
     assert shop.record("robustness_three") is not None
 
 
@@ -426,43 +424,3 @@ def test_the_graph_of_this_package_holds_every_family_and_notebook(scale, tmp_pa
     for kind, count in {**counts, "attack": len(engine.attacks(steps))}.items():
         assert f"{count} {kind}" in due or count == 0
     assert not (tmp_path / "results").exists()
-
-
-def numbers(folder: Path) -> dict:
-    """Every record's numbers: what must not depend on when, how fast and in how many sittings a run was made."""
-    return {path.name: json.loads(path.read_text())["numbers"] for path in sorted(folder.glob("smoke/numbers/*.json"))}
-
-
-@pytest.mark.slow
-def test_killed_at_random_and_started_again_ends_with_the_same_records(tmp_path):
-    """Real training, evaluation and notebook; SIGKILL to the run at three random moments."""
-    base = {**os.environ, "NEURONS_CONFIG": str(tiny.write(tmp_path / "config")), "CUDA_VISIBLE_DEVICES": ""}
-    call = [sys.executable, "-m", "lib.engine", "run", "--cores", "2", "--only", "03_robustness_temperature"]
-
-    def environment(name: str) -> dict[str, str]:
-        return {
-            **base,
-            "NEURONS_CACHE": str(tmp_path / name / "cache"),
-            "NEURONS_RESULTS": str(tmp_path / name / "results"),
-        }
-
-    began = time.monotonic()
-    done = subprocess.run(call, cwd=ROOT, env=environment("whole"), capture_output=True, text=True)
-    took = time.monotonic() - began
-    assert done.returncode == 0, done.stdout
-    moments = random.Random(time.time_ns())
-    waits = [moments.uniform(2, took) for _ in range(3)]
-    for wait in waits:
-        cut = subprocess.Popen(
-            call, cwd=ROOT, env=environment("cut"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            cut.wait(timeout=wait)
-        except subprocess.TimeoutExpired:
-            cut.kill()
-            cut.wait()
-    done = subprocess.run(call, cwd=ROOT, env=environment("cut"), capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
-    whole = numbers(tmp_path / "whole" / "results")
-    assert whole
-    assert numbers(tmp_path / "cut" / "results") == whole, f"killed after {waits} s"

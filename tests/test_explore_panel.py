@@ -1,5 +1,6 @@
 """The explorer's session and its widgets, driven without a front end."""
 
+import html
 import re
 
 import pytest
@@ -8,6 +9,8 @@ from explored import deciding, profile_of, subject
 from lib import explore
 from lib.explore import attacking, front, panel, slices
 from lib.explore.panel import BLAME, LEAST, PATH, PREDICTION, SLICE, Panel
+
+png = panel._png
 
 
 @pytest.fixture
@@ -18,6 +21,8 @@ def session(monkeypatch):
     monkeypatch.setattr("lib.explore.session.deciders", lambda *_: [])
     monkeypatch.setattr("lib.explore.session.subject_of", lambda scale, name, seed: made[name])
     monkeypatch.setattr(slices, "profile_of", profile_of)
+    monkeypatch.setattr(panel, "_png", lambda figure: figure.set_layout_engine("none") or png(figure))
+    monkeypatch.setattr(panel, "DPI", 40)
     return explore.Session("smoke")
 
 
@@ -86,7 +91,7 @@ def test_each_control_brings_another_picture(shown):
         change()
         assert pictures(shown.pages[PREDICTION]) not in seen
         seen.append(pictures(shown.pages[PREDICTION]))
-    assert shown.unit.value == attacking.SHARE and shown.strength.value == 1
+    assert html.unescape(shown.unit.value) == attacking.SHARE and shown.strength.value == 1
 
 
 def test_only_the_tab_that_is_looked_at_is_computed(shown):
@@ -111,7 +116,8 @@ def test_blame_is_shown_of_the_layer_asked_for(shown):
     shown.tabs.selected_index = BLAME
     before = pictures(shown.pages[BLAME])
     assert before, shown.pages[BLAME].value
-    shown.blamed.value = "first"
+    chosen = shown.session.blame(shown.choice).chosen
+    shown.blamed.value = next(layer for layer in ("first", "second") if layer != chosen)
     assert pictures(shown.pages[BLAME]) not in ([], before)
 
 

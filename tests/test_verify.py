@@ -7,6 +7,7 @@ import nbformat
 import pytest
 from handed_on import ITEM, NOTEBOOK, OTHER, copied, edit, executed, figure, make, seconds, temperatures
 from samples import write
+from workshop import Workshop
 
 from lib import checksums, claims, record, report, store, verify
 from lib.verify.__main__ import main
@@ -192,6 +193,23 @@ def test_a_damaged_file_of_checksums_is_one_line(results, capsys):
     (results / checksums.NAME).write_text("torn")
     assert main(["--scale", "smoke"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "handed"),
+    [
+        (["verify"], "-m lib.verify --scale smoke"),
+        (["verify", "--strict"], "-m lib.verify --scale smoke --strict"),
+        (["verify", "cpu", "--rerun", "a b"], "-m lib.verify --scale cpu --rerun a b"),
+        (["crate", "paper", "--check"], "-m lib.crate --scale paper --check"),
+    ],
+)
+def test_run_all_hands_its_words_on(tmp_path, words, handed):
+    shop = Workshop(tmp_path / "a clone")
+    shop.write(".venv/bin/python", '#!/bin/sh\necho "$@"\n')
+    assert shop.call(*words).stdout == handed + "\n"
+    wrong = shop.call(words[0], "large")
+    assert (wrong.returncode, wrong.stderr) == (2, "run_all.sh: no scale 'large': smoke, cpu or paper\n")
 
 
 # ---- two makings of a record

@@ -19,6 +19,8 @@ from PIL import Image
 from safetensors import safe_open
 from workshop import notebook
 
+from lib import checksums
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 COPIED = ["Snakefile", "run_all.sh", "profiles", "requirements.txt", "environment.yml", "lib", "pyproject.toml"]
 COPIED += ["CITATION.cff"]
@@ -156,7 +158,7 @@ class Small:
 
     def run(self, **more: Any) -> subprocess.CompletedProcess:
         """A run to its end."""
-        words = {"capture_output": True, "text": True, "timeout": 300, **more}
+        words = {"capture_output": True, "text": True, "timeout": 3600, **more}
         return subprocess.run(self.call, cwd=self.root, env=self.environment(), **words)
 
     def clear(self) -> None:
@@ -228,6 +230,8 @@ class Small:
                     raise ValueError("no end")
             except Exception as error:  # whatever a reader raises, the file is not whole
                 found.append(f"{path.relative_to(self.root)}: {error}")
+        if not amid:
+            found += [f"{name}: {what}" for name, what in checksums.compare(self.results / "smoke").items()]
         return found
 
 

@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
-from tests.faults import kill
-from tests.faults.small import Small
+from faults import kill
+from faults.small import Small
 
 
 @pytest.fixture(scope="module")
