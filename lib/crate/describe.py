@@ -113,7 +113,7 @@ def _add(crate: "ROCrate", name: str, kind: str, /, **facts: Any) -> Facts:
     from rocrate.model.contextentity import ContextEntity
 
     if crate.get(name) is None:
-        told = {key.rstrip("_"): value for key, value in facts.items() if value not in (None, "", [], ())}
+        told = {key.rstrip("_"): _single(value) for key, value in facts.items() if value not in (None, "", [])}
         crate.add(ContextEntity(crate, name, properties={"@type": kind, **told}))
     return {"@id": name}
 
@@ -259,10 +259,15 @@ def _root(
     root["datePublished"] = max(known["provenance"]["date"] for known in records.values())
     root["version"] = str(package["version"])
     root["license"] = _licence(crate, package)
-    root["author"] = [_agent(crate, person) for person in package["authors"]]
+    root["author"] = _single([_agent(crate, person) for person in package["authors"]])
     root["keywords"] = list(package.get("keywords", ()))
     root["citation"] = [*papers]
     root["mentions"] = [*mentions]
+
+
+def _single(value: Any) -> Any:
+    """A list of one as the one: RO-Crate asks for that."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def _id(name: str) -> Facts:
