@@ -36,9 +36,8 @@ def subject(model: nn.Module | None = None, name: str = "small", count: int = 24
         images = torch.rand(count, first.in_channels, side, side)
     last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
     with torch.no_grad():
-        last.bias -= model(images).mean(0)  # so that every class is somebody's
-        last.weight *= 5
-        last.bias *= 5
+        last.bias.sub_(model(images).mean(0)).mul_(5)  # so that every class is somebody's
+        last.weight.mul_(5)
         logits = model(images)
     labels = logits.argmax(1)
     classes = CLASSES if logits.shape[1] == len(CLASSES) else tuple(f"class {k}" for k in range(logits.shape[1]))

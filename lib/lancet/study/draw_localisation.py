@@ -54,7 +54,7 @@ def overview(numbers: Sequence[Any], networks: Sequence[str], columns: int = 4) 
     for place, network in enumerate(networks):
         group, column = divmod(place, columns)
         pair = grid[2 * group : 2 * group + 2, column]
-        layers(pair, numbers, network)
+        layers(list(pair), numbers, network)
         pair[0].set_title(network.removeprefix("lancet-"))
         for ax in pair:
             ax.set_xticks([])
@@ -62,7 +62,7 @@ def overview(numbers: Sequence[Any], networks: Sequence[str], columns: int = 4) 
         pair[1].set_xlabel("layer, first to last")
     for ax in grid.flat:
         ax.set_visible(bool(ax.lines))
-    plots.legend_below(grid.flat, 4)
+    plots.legend_below(list(grid.flat), 4)
     return figure
 
 
