@@ -1,5 +1,6 @@
 """The one training loop: batches in memory, schedules, hooks, a checkpoint every epoch, exact resume."""
 
+import pickle
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -303,7 +304,9 @@ def load_checkpoint(run: Run, hooks: Sequence[Hook], path: Path) -> None:
             torch.cuda.set_rng_state(state["cuda"], run.device)
         run.step, run.history = int(state["step"]), list(state["history"])
     except Exception as error:  # torch.load raises many kinds on a damaged file; each means the same here
-        message = f"checkpoint {path} cannot be used ({error}): delete it to train from the start"
+        code = "it holds more than tensors and numbers, and reading that would run code from the file"
+        reason = code if isinstance(error, pickle.UnpicklingError) else error
+        message = f"checkpoint {path} cannot be used ({reason}): delete it to train from the start"
         raise CheckpointError(message, path) from error
 
 
