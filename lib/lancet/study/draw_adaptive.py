@@ -26,7 +26,8 @@ PANELS = {
 
 
 def repairs(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
-    """Each measure before and after each flip: colours tell the networks apart, filling the trigger that is known.
+    """Each measure before and after each flip, with its 95 % interval over the seeds where there are several: colours
+    tell the networks apart, filling the trigger that is known.
 
     Args:
         axes: three.
@@ -35,12 +36,15 @@ def repairs(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
     for ax, (name, words) in zip(axes, PANELS.items(), strict=True):
         for index, role in enumerate(("adaptive", "badnets")):
             for flag in (False, True):
-                found = frame(numbers, name, role=role, reversed=flag).set_index("method")["value"]
+                found = frame(numbers, name, role=role, reversed=flag).set_index("method")
                 places = [k for k, method in enumerate(adaptive.METHODS) if method in found.index]
+                found = found.loc[[adaptive.METHODS[k] for k in places]]
                 height = np.array(places) + 0.3 * (index - 0.5) + 0.12 * (flag - 0.5)
                 face = plots.PALETTE[index] if flag else "none"
+                ends = found[["low", "high"]].astype(float).clip(0, 1)  # none with one seed
+                ax.hlines(height, ends["low"], ends["high"], color=plots.PALETTE[index], linewidth=0.8)
                 ax.plot(
-                    found[[adaptive.METHODS[k] for k in places]],
+                    found["value"],
                     height,
                     linestyle="none",
                     marker=plots.MARKERS[index],
@@ -49,6 +53,7 @@ def repairs(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
                     label=f"{ROLES[role]}, {'reversed' if flag else 'true'} trigger known",
                 )
         ax.set_title(words)
+        ax.set_xlabel("share of images")
         ax.set_xlim(-0.04, 1.04)
         plots.named_rows(ax, [METHODS[method] for method in adaptive.METHODS])
     for ax in axes[1:]:
