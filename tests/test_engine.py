@@ -86,16 +86,27 @@ def test_every_item_of_this_package_has_its_families_at_every_scale(scale):
     assert read == set(preset.families), "families that no item reads would be trained for nothing"
 
 
+def test_every_study_reaches_its_modules():
+    """A change to what a notebook computes or draws must run it again, in whichever folder it lies."""
+    found = engine.sources(notebook=config.ROOT / "notebooks/37_lancet_adaptive.ipynb")
+    assert {"lib/lancet/study/adaptive.py", "lib/lancet/study/draw_adaptive.py"} <= set(found)
+    for step in (step for steps in config.steps().values() for step in steps.values()):
+        module = step.run.partition(":")[0]
+        assert module.replace(".", "/") + ".py" in engine.sources(module)
+
+
 def test_sources_follow_imports_through_packages(small):
     small.write("lib/a.py", "from lib.b import c\nimport lib.d\n")
     small.write("lib/b/__init__.py", "from . import c\nfrom .e import thing\n")
     small.write("lib/b/c.py", "import json\n")
     small.write("lib/b/e.py", "thing = 1\n")
-    small.write("lib/d.py", "import lib\nlib.f.anything()\n")
+    small.write("lib/d.py", "import lib\nlib.f.anything()\nfrom lib.bare.h import more\n")
+    small.write("lib/bare/h.py", "more = 1\n")
     small.write("lib/f.py", "")
     small.write("lib/g.py", "")
     parts = ["lib/b/__init__.py", "lib/b/c.py", "lib/b/e.py"]
-    assert engine.sources("lib.a") == ["lib/__init__.py", "lib/a.py", *parts, "lib/d.py", "lib/f.py", "lib/late.py"]
+    others = ["lib/bare/h.py", "lib/d.py", "lib/f.py", "lib/late.py"]
+    assert engine.sources("lib.a") == sorted(["lib/__init__.py", "lib/a.py", *parts, *others])
     notebook(small.root / "notebooks/03.ipynb", "%matplotlib inline\nimport lib.g", "from lib.b.e import thing")
     found = engine.sources("lib.f.Thing", notebook=small.root / "notebooks/03.ipynb")
     assert found == ["lib/__init__.py", *parts, "lib/f.py", "lib/late.py"]

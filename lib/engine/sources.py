@@ -46,8 +46,8 @@ def _files(module: str) -> list[Path]:
     here, found = config.ROOT, []
     for part in module.split("."):
         here = here / part
-        if (here / "__init__.py").exists():
-            found.append(here / "__init__.py")
+        if here.is_dir():  # also a folder without an __init__.py: its modules can be imported all the same
+            found += [path for path in [here / "__init__.py"] if path.exists()]
         else:
             return [*found, *(path for path in [here.with_suffix(".py")] if path.exists())]
     return found

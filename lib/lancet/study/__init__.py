@@ -1,0 +1,1 @@
+"""The study of AI-Lancet: what each notebook computes, records and draws."""
