@@ -118,7 +118,7 @@ def trunk_and(**branch) -> dict:
         ({"nets": {}}, "unknown key 'nets'; one of attacks, compute, estimate, networks, recipes, ship, study"),
         ({"networks": ["a"]}, r"networks: expected a mapping, found \['a'\]"),
         ({"recipes": 3}, "recipes: expected a mapping, found 3"),
-        ({**networks(a=TINY), "ship": ["a", "b"]}, r"ship: \['b'\] are not networks of this scale"),
+        ({**networks(a=TINY), "ship": ["a", "b*"]}, r"ship: \['b\*'\] are not networks of this scale"),
         ({"study": "all"}, "study: expected a mapping, found 'all'"),
         ({"compute": {"gpu": 1}}, "compute: unknown key 'gpu'; one of channels_last, device, threads, training_prec"),
         ({"compute": {"threads": 0}}, "compute.threads is 0: a whole number from 1"),

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("house")
 @pytest.fixture
 def shipped(house):
     """plain and half trained with two seeds, shipped with the results, and gone from the cache."""
-    content = {**SMOKE, "ship": ["plain"], "study": {"robustness": {"seeds": [0, 1]}}}
+    content = {**SMOKE, "ship": ["pl*"], "study": {"robustness": {"seeds": [0, 1]}}}
     write_config(house / "config", smoke=content)
     config.scale._load.cache_clear()
     for name in ("plain", "half"):
@@ -62,7 +62,7 @@ def test_a_shipped_network_of_another_recipe_or_damaged_is_not_used(house, shipp
 
 
 def test_networks_that_are_too_large_are_not_shipped(house, monkeypatch):
-    write_config(house / "config", smoke={**SMOKE, "ship": ["plain"], "study": {"robustness": {"seeds": [0]}}})
+    write_config(house / "config", smoke={**SMOKE, "ship": ["pl*"], "study": {"robustness": {"seeds": [0]}}})
     zoo.get("plain")
     monkeypatch.setattr(zoo, "SHIPPED_MB", 0.001)
     with pytest.raises(zoo.ZooError, match=r"plain: weights of 0\.0 MB.* 0\.001 MB"):

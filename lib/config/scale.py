@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -68,9 +69,11 @@ def _load(scale: str, source: Path, _changed: int) -> Scale:
         parts = {key: mapping(raw.get(key), key) for key in _SECTIONS}
         compute = build(Compute, parts["compute"], "compute")
         networks = written_out(parts["recipes"], parts["networks"], compute)
-        ship = tuple(raw.get("ship") or ())
-        if not set(ship) <= set(networks):
-            raise ConfigError(f"ship: {sorted(set(ship) - set(networks))} are not networks of this scale")
+        asked = list(raw.get("ship") or ())
+        unknown = sorted(pattern for pattern in asked if not any(fnmatchcase(name, pattern) for name in networks))
+        if unknown:
+            raise ConfigError(f"ship: {unknown} are not networks of this scale")
+        ship = tuple(name for name in networks if any(fnmatchcase(name, pattern) for pattern in asked))
         digest = store.fingerprint(raw)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{source}: {error}") from error
