@@ -147,11 +147,14 @@ def repairs(
         {"part": "repair", "method": "none", "chosen": True, **_report(model, second), **_on_choice(model, choice)}
     )
     old = fit.right(options["old"])
+    prepared: dict[str, Any] = {}  # by layer, as the rules may choose the same one
     tasks = [(rule, neurons) for rule in RULES for neurons in NEURONS] + [(RULES[-1], "whole network")]
     for rule, neurons in bar(tasks, desc="repairs"):
         layer = choose_layer(votes, rule)
         least = least_votes(votes[layer], options["share"])
-        errors, similar = samples(model, votes, layer, least, fit, images, labels, options, seed)
+        if layer not in prepared:
+            prepared[layer] = samples(model, votes, layer, least, fit, images, labels, options, seed)
+        errors, similar = prepared[layer]
         tried = []
         for rate in options["rates"]:
             tuned, report = fine_tune(
