@@ -101,7 +101,7 @@ def test_an_item_that_does_not_exist_lists_those_that_do(shop):
 def test_a_profile_that_does_not_exist_lists_those_that_do(shop):
     done = shop.call("--profile", "moon", "--dry-run")
     assert done.returncode == 2
-    assert "no profile 'moon': one of local" in done.stderr
+    assert "no profile 'moon': one of kubernetes, local, slurm" in done.stderr
 
 
 def test_works_from_any_folder_and_through_links(shop, tmp_path):
