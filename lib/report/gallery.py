@@ -14,6 +14,8 @@ BEST = (
     "nnslicer_detection",
     "lancet_backdoors",
     "lcs_detection",
+    "lancet_companions",
+    "nnslicer_anatomy",
     "robustness_fig3",
     "scratch_pruning",
 )
