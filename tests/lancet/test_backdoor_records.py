@@ -161,6 +161,10 @@ def test_plots_show_every_network_and_draw_to_a_file(table):
     figure, axes = plots.panels(4)
     draw.sizes(axes, records.size_numbers({0: table}))
     assert all(len(ax.get_lines()) == 6 for ax in axes) and len(plots.render(figure, "png")) > 5000
+    assert any(len(bars.get_segments()) for bars in axes[0].collections), "intervals over the sets"
+    figure, axes = plots.panels(4)
+    draw.sizes(axes, records.size_numbers({0: table_of(sets=("mnist",))}))
+    assert all(len(ax.get_lines()) == 6 for ax in axes), "with one set there is no interval, and still a plot"
     figure, axes = plots.panels(2)
     draw.forms(axes, {0: table_of(("trojannn-square", "trojannn-watermark"), ("orl-faces",))})
     assert len(plots.render(figure, "png")) > 5000

@@ -93,7 +93,8 @@ def sizes(axes: Sequence[Axes], numbers: Sequence[Any], name: str = "attack_succ
     """
     found = frame(numbers, f"{name}_over_networks")
     place = ["trigger", "size", "kind", "method", "reversed"]
-    ends = found.pivot_table(index=place, columns="statistic", values="value")[["low", "high"]].clip(0, 1)
+    ends = found.pivot_table(index=place, columns="statistic", values="value")
+    ends = ends.reindex(columns=["low", "high"]).clip(0, 1)  # none with one set
     rows = found[found["statistic"] == "mean"].drop(columns=["low", "high"], errors="ignore").join(ends, on=place)
     panels = [(flag, kind) for flag in KNOWN for kind in ("regular", "transparent")]
     for ax, (flag, kind) in zip(axes, panels, strict=True):
