@@ -74,14 +74,22 @@ def heat_map(scale: str, seed: int) -> pd.DataFrame:
         layer = choose_layer(votes, "smallest-fraction")
         counts = votes[layer].counts.cpu().flatten(2).amax(2) if votes[layer].counts.ndim == 4 else votes[layer].counts
         share = counts.float() / len(votes[layer].repaired)
-        rows = [
-            [name, layer, output, source, share[output, source].item()]
-            for output in range(share.shape[0])
-            for source in range(share.shape[1])
-        ]
+        corner = [share.shape[0] - 1, share.shape[1] - 1]  # kept whatever its votes: it tells the layer's size
+        places = [place for place in share.nonzero().tolist() if place != corner] + [corner]
+        rows = [[name, layer, output, source, share[output, source].item()] for output, source in places]
         return pd.DataFrame(rows, columns=["network", "layer", "output", "input", "votes"])
 
-    return evaluations.kept("lancet-heat-map", name, scale, seed, _key(scale, name), compute_it, VERSION)
+    key = {**_key(scale, name), "rows": "with votes"}
+    return _every_place(evaluations.kept("lancet-heat-map", name, scale, seed, key, compute_it, VERSION))
+
+
+def _every_place(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows without a vote put back, those that are not kept."""
+    sides = [range(int(table[side].max()) + 1) for side in ("output", "input")]
+    whole = pd.MultiIndex.from_product(sides, names=["output", "input"])
+    votes = table.set_index(["output", "input"])["votes"].reindex(whole, fill_value=0.0).reset_index()
+    about = {column: table[column].iloc[0] for column in ("network", "layer")}
+    return votes.assign(**about)[["network", "layer", "output", "input", "votes"]]
 
 
 def _of_network(scale: str, seed: int, name: str, variant: str) -> pd.DataFrame:
