@@ -20,8 +20,15 @@ def test_the_overview_has_a_pair_of_panels_for_each_network():
     variants = list(localisation_records.NAMES)
     numbers = [
         {
-            "name": name, "value": 0.5, "unit": "share", "n": 10, "seeds": [0], "per_seed": [0.5], "ci95": None,
-            "paper_value": None, "note": "",
+            "name": name,
+            "value": 0.5,
+            "unit": "share",
+            "n": 10,
+            "seeds": [0],
+            "per_seed": [0.5],
+            "ci95": None,
+            "paper_value": None,
+            "note": "",
             "where": {"network": network, "variant": variant, "layer": f"conv{depth}", "depth": depth},
         }
         for network in ("net-a", "net-b", "net-c")
