@@ -116,6 +116,14 @@ def test_the_ladder_is_that_of_the_paper():
 def test_ties_go_by_index_and_zero_comes_last():
     values = torch.tensor([[0.5, 2.0, 0.5, 0.0, 2.0], [0.0, 0.0, 1e-30, 3.0, 1e-30]])
     assert ablation.descending(values).tolist() == [[1, 4, 0, 2, 3], [3, 2, 4, 0, 1]]
+
+
+@pytest.mark.parametrize("levels", [1, 3, 1000, 2**24])
+def test_the_order_is_that_of_a_stable_sort(levels):
+    draw = torch.Generator().manual_seed(levels)
+    values = torch.randint(0, levels, (3, 5000), generator=draw) / levels  # few levels: many ties
+    values *= 10.0 ** torch.randint(-44, 38, (3, 1), generator=draw)  # from subnormal to nearly the largest
+    values[0, ::7] *= -0.0
     assert torch.equal(ablation.descending(values), values.argsort(dim=1, descending=True, stable=True))
 
 

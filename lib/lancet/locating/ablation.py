@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from lib.lancet.locating import kernels
 from lib.lancet.locating.features import columns
-from lib.lancet.locating.kernels import remove
 from lib.lancet.locating.tail import Network, Point
 
 DIGITS, EXPONENTS = range(1, 10), range(6, 0, -1)
@@ -92,17 +92,12 @@ def search(
 
 
 def descending(values: Tensor) -> Tensor:
-    """Indices (K, N) of non-negative float32 values (K, N) from the largest down, equal ones by index.
-
-    Bits of such floats sort as integers; with the index below them every key is another, and no stable sort is needed.
-    """
-    bits = values.contiguous().view(torch.int32).to(torch.int64)
-    keys = (bits << 32) | (2**32 - 1 - torch.arange(values.shape[1], device=values.device))
-    if keys.device.type == "cpu":
-        keys.numpy().sort(axis=1)
-    else:
-        keys = keys.sort(dim=1).values
-    return 2**32 - 1 - (keys.flip(1) & (2**32 - 1))
+    """Indices (K, N) of non-negative float32 values (K, N) from the largest down, equal ones by index."""
+    if values.device.type != "cpu":
+        return values.argsort(dim=1, descending=True, stable=True)
+    order = torch.empty(values.shape, dtype=torch.int64)
+    kernels.descending(values.contiguous().numpy().view(np.uint32), order.numpy())
+    return order
 
 
 class _Trial:
@@ -171,7 +166,7 @@ class _Trial:
         steps = max(len(edge) for edge in edges) - 1
         bounds = np.array([edge + [edge[-1]] * (steps + 1 - len(edge)) for edge in edges], np.int64)
         changed = current.new_empty(len(pairs), steps, *current.shape[1:])
-        remove(
+        kernels.remove(
             *(np.array(pairs, np.int64), bounds, self.order.numpy(), self.weight.numpy()),
             *(self.read.numpy(), current.numpy(), self.per_group, changed.numpy()),
         )

@@ -54,8 +54,13 @@ def error_features(
 
     Source: Zhao et al. 2021, section on error-inducing features.
     """
-    with torch.enable_grad():
-        known = network.run(network.nodes, {network.input: values[network.input].detach().requires_grad_()})
+    behind = {node for point in points for node in (point.node, *point.behind)}
+    with torch.enable_grad():  # what no layer changes is not computed again
+        known = {node: value for node, value in values.items() if node not in behind}
+        for point in points:
+            if point.source in known:
+                known[point.source] = known[point.source].detach().requires_grad_()
+        known = network.run([node for node in network.nodes if node in behind], known)
         loss = F.cross_entropy(known[network.logits], labels, reduction="sum")
         features = list(dict.fromkeys(point.feature for point in points))
         gradients = dict(zip(features, torch.autograd.grad(loss, [known[node] for node in features]), strict=True))
