@@ -53,7 +53,7 @@ def maps(usage: pd.DataFrame, classes: Sequence[str], most: int = 10) -> Figure:
             ax.set_axis_on() if ax.images else ax.set_axis_off()
         line[0].set_yticks(range(len(shown)), shown, fontsize=5.5)
         line[0].set_ylabel(titled(name), fontsize=plots.SMALLEST)
-    figure.supxlabel("rows of the layer's masks", fontsize=plots.SMALLEST)
+    figure.supxlabel("rows of the layer's masks; a line a class", fontsize=plots.SMALLEST)
     if picture is not None:
         figure.colorbar(picture, ax=axes, fraction=0.015, pad=0.01, label="share of the class")
     return figure
@@ -145,7 +145,9 @@ def plane(axes: Sequence[Axes], points: pd.DataFrame, classes: Sequence[str], co
         ax.set_title(titled(str(name)))
         ax.set_xticks([])
         ax.set_yticks([])
+        ax.set_xlabel("first dimension of UMAP")
         ax.grid(visible=False)
+    axes[0].set_ylabel("second dimension of UMAP")
     handles, labels = axes[0].get_legend_handles_labels()
     legend = axes[0].figure.legend(handles, labels, loc="outside lower center", ncols=6, markerscale=4)
     for handle in legend.legend_handles:

@@ -143,7 +143,7 @@ def by_start(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
                 continue
             place = group["start"].map(order.index) + 0.12 * (index - 0.5)
             look: dict[str, Any] = {"color": plots.PALETTE[index], "linestyle": "none"}
-            ax.plot(place, group[title], marker=plots.MARKERS[index], alpha=0.6, label=name, **look)
+            ax.plot(place, group[title], marker=plots.MARKERS[index], alpha=0.6, label=titled(str(name)), **look)
             mean = group.groupby("start")[title].mean()
             ax.plot([order.index(str(k)) for k in mean.index], mean, marker="_", markersize=9, **look)
         ax.set_xticks(range(len(order)), order, rotation=30, ha="right")

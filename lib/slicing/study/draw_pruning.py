@@ -32,14 +32,15 @@ def pruning(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
         _accuracy(ax, words.replace(", ", ",\n"))
         ax.set_xlabel("share of each layer's weights dropped")
     axes[0].set_ylabel("accuracy on the target classes")
-    _legend(axes)
+    _legend(axes, columns=3)
 
 
 def _accuracy(ax: Axes, title: str) -> None:
     ax.set_title(title)
     ax.set_ylim(0, 1.02)
-    plots.chance(ax, 0.1, "one class in ten")
-    plots.chance(ax, 0.25, "one target class in four")
+    for level, words, dashes in ((0.25, "one target class in four", (1, 2)), (0.1, "one class in ten", (1, 5))):
+        look: Look = {"color": "#777777", "linewidth": 0.8, "linestyle": (0, dashes), "marker": "", "zorder": 0.5}
+        ax.axhline(level, label=words, **look)
 
 
 def _legend(axes: Sequence[Axes], columns: int = 5, order: Sequence[str] = ()) -> None:
