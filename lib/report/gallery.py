@@ -42,12 +42,13 @@ def gallery_markdown(scale: str, base: str | os.PathLike | None = None) -> str:
     def link(text: str, path: Path) -> str:
         return f"[{text}]({tables.md_url(Path(os.path.relpath(path, start)).as_posix())})"
 
-    heads = [f"{mark} {name}" for name, mark in verdicts.MARKS.items()]
+    heads = [*(f"{mark} {name}" for name, mark in verdicts.MARKS.items()), "no record yet"]
     lines = ["| paper | tables and figures run | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) + 1)]
     for paper in papers:
         own = [name for name, item in items.items() if item.paper == paper]
         done = sum(record.exists(name, scale) for name in own)
-        counts = [str(kind["count"]) for kind in verdicts.tally(v for v in judged if v.paper == paper)]
+        ready, waiting = _by_records([verdict for verdict in judged if verdict.paper == paper], scale)
+        counts = [str(kind["count"]) for kind in verdicts.tally(ready)] + [str(len(waiting))]
         lines.append(f"| {tables.md_text(paper)} | {done} of {len(own)} | " + " | ".join(counts) + " |")
     lines += ["", f"The numbers are claims, judged by the records of scale `{scale}`.", ""]
     for name in best(scale):
@@ -65,6 +66,15 @@ def gallery_markdown(scale: str, base: str | os.PathLike | None = None) -> str:
         f"All tables and figures: {page}, to be opened in a browser. All verdicts with their reasons: {every}."
     )
     return "\n".join(lines) + "\n"
+
+
+def _by_records(judged: Sequence[claims.Verdict], scale: str) -> tuple[list[claims.Verdict], list[claims.Verdict]]:
+    """The verdicts whose records are all there, and those that wait for one."""
+    there = [all(record.exists(item, scale) for item in verdict.items) for verdict in judged]
+    return (
+        [verdict for verdict, known in zip(judged, there, strict=True) if known],
+        [verdict for verdict, known in zip(judged, there, strict=True) if not known],
+    )
 
 
 def best(scale: str) -> list[str]:
@@ -88,7 +98,9 @@ def claims_markdown(scale: str, judged: Sequence[claims.Verdict]) -> str:
     lines += ["Computed from the records by the rules of `config/claims.yaml`; the evidence is on `index.html`.", ""]
     for paper in dict.fromkeys(verdict.paper for verdict in judged):
         own = [verdict for verdict in judged if verdict.paper == paper]
-        told = ", ".join(f"{kind['count']} {kind['name']}" for kind in verdicts.tally(own) if kind["count"])
+        ready, waiting = _by_records(own, scale)
+        counts = [f"{kind['count']} {kind['name']}" for kind in verdicts.tally(ready) if kind["count"]]
+        told = ", ".join([*counts, *([f"{len(waiting)} without a record yet"] if waiting else [])])
         lines += [f"## {tables.md_text(paper)}", "", f"{told}.", ""]
         lines += ["| verdict | claim | source | why |", "| --- | --- | --- | --- |"]
         for verdict in own:
