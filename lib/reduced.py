@@ -13,6 +13,7 @@ _WORDS = {
     "width": "width",
     "hidden": "hidden units",
 }
+_AFTER = ("width", "hidden units", "dropout", "last dropout")  # the number stands behind
 
 
 def phrases(scale: str, networks: Iterable[str], study: Mapping[str, Any], full: Mapping[str, Any]) -> list[str]:
@@ -24,21 +25,54 @@ def phrases(scale: str, networks: Iterable[str], study: Mapping[str, Any], full:
             paper scale does not have is left out.
         study: settings that the run used, as {"seeds": [0], "test images": 2000}; lists are compared by length.
         full: the same settings at the paper scale.
-    Returns: one phrase a difference, networks first; empty at the paper scale.
+    Returns: one phrase a difference, networks first; where networks differ in theirs, what all share and then a phrase
+        for each kind of network, "fc5 on mnist: 3 epochs instead of 20, width 16 instead of 64". Empty at the paper
+        scale.
     """
     here, there = config.load(scale), config.load("paper")
-    found: dict[str, None] = {}
-    for name in _with_parents(here, networks):
-        if name not in there.networks:
-            continue
-        own, paper = here.recipe(name), there.recipe(name)
-        for key in ("data", "arch", "epochs", "train_limit"):
-            found |= _compare(_WORDS[key], getattr(own, key), getattr(paper, key))
-        for key in {**paper.arch_args, **own.arch_args}:
-            found |= _compare(_WORDS.get(key, key), own.arch_args.get(key), paper.arch_args.get(key))
+    each = {
+        name: _of_network(here.recipe(name), there.recipe(name))
+        for name in _with_parents(here, networks)
+        if name in there.networks
+    }
+    found = [*_together({name: said for name, said in each.items() if said}, here)]
     for key, value in study.items():
-        found |= _compare(key, value, full.get(key))
-    return list(found)
+        found += _compare(key, value, full.get(key))
+    return list(dict.fromkeys(found))
+
+
+def _of_network(own: config.Recipe, paper: config.Recipe) -> tuple[str, ...]:
+    """What one network's recipe has less of."""
+    found: list[str] = []
+    for key in ("data", "arch", "epochs", "train_limit"):
+        found += _compare(_WORDS[key], getattr(own, key), getattr(paper, key))
+    for key in {**paper.arch_args, **own.arch_args}:
+        found += _compare(_WORDS.get(key, key.replace("_", " ")), own.arch_args.get(key), paper.arch_args.get(key))
+    return tuple(found)
+
+
+def _together(each: Mapping[str, tuple[str, ...]], scale: config.Scale) -> list[str]:
+    """What all networks have less of, then what each kind has: by architecture and data, by name where these agree."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, said in each.items():
+        groups.setdefault(said, []).append(name)
+    shared = [phrase for phrase in next(iter(groups), ()) if all(phrase in said for said in groups)]
+    found = list(shared)
+    kinds = {said: dict.fromkeys(_kind(scale.recipe(name)) for name in names) for said, names in groups.items()}
+    for said, names in groups.items():
+        rest = [phrase for phrase in said if phrase not in shared]
+        own = all(kind not in other for kind in kinds[said] for key, other in kinds.items() if key != said)
+        if rest:
+            found.append(f"{_listed(list(kinds[said]) if own else names)}: {', '.join(rest)}")
+    return found
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _kind(recipe: config.Recipe) -> str:
+    return f"{recipe.arch} on {recipe.data}"
 
 
 def _with_parents(scale: config.Scale, networks: Iterable[str]) -> list[str]:
@@ -52,23 +86,21 @@ def _with_parents(scale: config.Scale, networks: Iterable[str]) -> list[str]:
     return list(found)
 
 
-def _compare(what: str, own: Any, paper: Any) -> dict[str, None]:
+def _compare(what: str, own: Any, paper: Any) -> list[str]:
     if own == paper:
-        return {}
+        return []
     if what in ("data set", "architecture"):
-        return {f"{own} instead of {paper}": None}
+        return [f"{own} instead of {paper}"]
     if isinstance(own, (list, tuple)) and isinstance(paper, (list, tuple)) and what != "hidden units":
-        what = what.removesuffix("s") if len(own) == 1 else what
-        return {} if len(own) == len(paper) else {f"{len(own)} {what} instead of {len(paper)}": None}
-    own, paper = (_text(value) for value in (own, paper))
-    return {
-        f"{what} {own} instead of {paper}"
-        if what in ("width", "hidden units")
-        else f"{own} {what} instead of {paper}": None
-    }
+        counted, of, rest = what.partition(" of ")
+        what = counted.removesuffix("s") + of + rest if len(own) == 1 else what
+        return [] if len(own) == len(paper) else [f"{len(own)} {what} instead of {len(paper)}"]
+    missing = "all" if "images" in what else "the default"
+    own, paper = (missing if value is None else _text(value) for value in (own, paper))
+    if what in _AFTER:
+        return [f"{what} {own} instead of {paper}"]
+    return [f"{own} {what} instead of {paper}"]
 
 
 def _text(value: Any) -> str:
-    if value is None:
-        return "the usual"
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

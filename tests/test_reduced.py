@@ -33,9 +33,17 @@ def two_scales(monkeypatch, tmp_path):
 def test_each_difference_is_said_once():
     assert reduced.phrases("smoke", ["a"], {}, {}) == ["5 epochs instead of 100", "width 16 instead of 64"]
     assert reduced.phrases("smoke", ["a", "a", "b"], {}, {}) == [
-        "5 epochs instead of 100",
         "width 16 instead of 64",
-        "5 epochs instead of 200",
+        "a: 5 epochs instead of 100",
+        "b: 5 epochs instead of 200",
+    ]
+
+
+def test_networks_that_differ_are_told_apart_by_architecture_and_data():
+    assert reduced.phrases("smoke", ["a", "fc", "same"], {}, {}) == [
+        "resnet18 on cifar10: 5 epochs instead of 100, width 16 instead of 64",
+        "fc5 on mnist5k: mnist5k instead of cifar10, 500 training images instead of all, "
+        "hidden units 8 4 4 2 instead of the default",
     ]
 
 
@@ -46,8 +54,8 @@ def test_another_architecture_is_said():
 def test_data_images_and_arguments_that_one_side_leaves_to_the_default():
     assert reduced.phrases("smoke", ["fc"], {}, {}) == [
         "mnist5k instead of cifar10",
-        "500 training images instead of the usual",
-        "hidden units 8 4 4 2 instead of the usual",
+        "500 training images instead of all",
+        "hidden units 8 4 4 2 instead of the default",
     ]
 
 
@@ -60,11 +68,13 @@ def test_settings_of_the_study():
     own = {"seeds": [0], "test images": 2000, "epsilons": (0, 1, 2), "rank ratios": (0.5, 0.25)}
     full = {"seeds": (0, 1, 2), "test images": 10000, "epsilons": (0, 4, 8), "rank ratios": (0.5, 0.25)}
     assert reduced.phrases("smoke", [], own, full) == ["1 seed instead of 3", "2000 test images instead of 10000"]
+    several = reduced.phrases("smoke", [], {"seeds of all classes": [0]}, {"seeds of all classes": [0, 1]})
+    assert several == ["1 seed of all classes instead of 2"]
 
 
 def test_the_paper_scale_reduces_nothing_and_the_others_something(monkeypatch):
     monkeypatch.delenv("NEURONS_CONFIG")
     said = {name: reduced.phrases(name, config.load(name).networks, {}, {}) for name in config.SCALES}
     assert said["paper"] == []
-    assert "mnist5k instead of cifar10" in said["smoke"]
-    assert "width 16 instead of 64" in said["cpu"]
+    assert "mnist5k instead of cifar10" in " ".join(said["smoke"])
+    assert "width 16 instead of 64" in " ".join(said["cpu"])
