@@ -56,6 +56,7 @@ def signals(scale: str, seed: int) -> pd.DataFrame:
 # --- whole slices, reduced to a few numbers a layer
 
 
+@lru_cache(maxsize=1)
 def signal_inputs(scale: str, seed: int) -> dict[str, Given]:
     """The inputs whose whole slices are taken: clean, each attack's, and the noise controls'."""
     chosen, inputs = settings(scale), test_inputs(scale, seed)
@@ -112,9 +113,9 @@ def _slices(images: Tensor, scale: str, seed: int) -> Any:
 def described(name: str, scale: str, seed: int) -> pd.DataFrame:
     """`describe` of the inputs of `signal_inputs` by name, or of "fit", the clean training ones; kept in the cache."""
     chosen = settings(scale)
+    inputs = fit_inputs(scale, seed)[1] if name == "fit" else signal_inputs(scale, seed)[name]
 
     def make() -> dict[str, Any]:
-        inputs = fit_inputs(scale, seed)[1] if name == "fit" else signal_inputs(scale, seed)[name]
         frame = describe(inputs.images, scale, seed) if len(inputs) else pd.DataFrame()
         return {"columns": list(frame), "rows": frame.round(9).to_numpy().tolist()}
 
@@ -123,6 +124,7 @@ def described(name: str, scale: str, seed: int) -> pd.DataFrame:
         "weights": zoo.card(chosen["network"], scale, seed)["weights"],
         "seed": seed,
         "inputs": name,
+        "index": store.fingerprint(inputs.index.tolist()),  # sets made anew elsewhere may hold other images
         **{name: chosen[name] for name in SLICE_KEYS},
         **images_key(scale),
     }
