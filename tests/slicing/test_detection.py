@@ -4,6 +4,7 @@ import math
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import sparse
@@ -12,7 +13,8 @@ from torch import nn
 from lib import detectors
 from lib.slicing import adaptive, detection
 from lib.slicing.detection import ClassMeans, Inputs
-from lib.slicing.study import detection_inputs
+from lib.slicing.study import detection_inputs, signals
+from lib.slicing.study.detection_inputs import Given
 
 CLASSES, WIDTH = 3, 30
 
@@ -301,3 +303,25 @@ def test_the_suite_is_the_scales_in_the_papers_order(monkeypatch):
     assert detection_inputs.attack_names("smoke") == ["fgsm_2", "rpgd_8"]
     scale.attacks = {}
     assert len(detection_inputs.attack_names("smoke")) == 17
+
+
+def test_described_slices_are_kept_by_the_images_they_are_of(monkeypatch, tmp_path):
+    """An adversarial set made anew on another machine may hold other images: its slices are not those kept before."""
+    made = []
+
+    def describe(images, scale, seed):
+        made.append(len(images))
+        return pd.DataFrame({"similarity:fc": images.flatten(1).sum(1).numpy()})
+
+    def inputs(index):
+        images, labels = torch.tensor(index).view(-1, 1, 1, 1).float(), np.zeros(len(index), np.int64)
+        return {"fgsm_2": Given(images, np.array(index), labels, labels, labels.astype(float))}
+
+    monkeypatch.setenv("NEURONS_CACHE", str(tmp_path))
+    monkeypatch.setattr(signals.zoo, "card", lambda *_: {"weights": "w"})
+    monkeypatch.setattr(signals, "images_key", lambda _: {})
+    monkeypatch.setattr(signals, "describe", describe)
+    for index in ([1, 2, 3], [1, 2, 3], [1, 2, 4], [1, 2]):
+        monkeypatch.setattr(signals, "signal_inputs", lambda *_, index=index: inputs(index))
+        assert signals.described("fgsm_2", "smoke", 0)["similarity:fc"].tolist() == index
+    assert made == [3, 3, 2]
