@@ -267,6 +267,9 @@ def write(scale: str, seeds: Sequence[int], numbers: Sequence[Any], figure: Any)
     """Write the record, with what was reduced; its table is `layout`."""
     used, full = (_used(name) for name in (scale, "paper"))
     used["seeds"] = list(seeds)
+    for name in [name for name in used if name.startswith("images under ")]:
+        if all(words.get(name) in (None, words["images an attack"]) for words in (used, full)):
+            del used[name]  # as most attacks have it
     fingerprints = {}
     for split in ("train", "test"):
         images = data.load(settings(scale)["data"], split)
@@ -291,7 +294,7 @@ def _used(scale: str) -> dict[str, Any]:
     }
     for name, plan in plans.items():
         label = SUITE[name].label
-        used[f"images under {label}"] = plan.images if plan.images != usual else "the usual"
+        used[f"images under {label}"] = plan.images
         for key, value in plan.parameters.items():
             shown = f"{255 * value:.4g}/255" if key == "epsilon" else value
             used[f"{key.replace('_', ' ')} of {label}"] = shown
