@@ -5,11 +5,13 @@ import shutil
 
 import nbformat
 import pytest
+import yaml
 from handed_on import ITEM, NOTEBOOK, OTHER, copied, edit, executed, figure, make, seconds, temperatures
 from samples import write
 from workshop import Workshop
 
 from lib import checksums, claims, record, report, store, verify
+from lib.verify import checks
 from lib.verify.__main__ import main
 
 
@@ -132,6 +134,32 @@ def test_a_damaged_record(results):
 def test_another_configuration_is_told(results, tmp_path):
     edit(tmp_path / "config/smoke.yaml", "threads: 1", "threads: 7")
     assert found() == set() and found(verify.UNTRACED) == {(ITEM, "settings"), (OTHER, "settings")}
+
+
+@pytest.mark.parametrize(
+    ("where", "untraced"),
+    [
+        (("study", "dynamic"), set()),
+        (("networks", "dynamic-resnet"), set()),
+        (("study", "robustness"), {ITEM}),
+        (("networks", "resnet18-t{t}"), {ITEM}),
+        (("study", "nnslicer"), {OTHER}),
+    ],
+)
+def test_only_what_an_item_is_made_with_counts(results, tmp_path, monkeypatch, where, untraced):
+    path = tmp_path / "config/smoke.yaml"
+    before = path.read_text()
+    monkeypatch.setattr(record, "git_file", lambda *_: before)
+    settings = yaml.safe_load(before)
+    section, name = where
+    settings[section][name] |= {"epochs": 77} if section == "networks" else {"something_else": 1}
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    for cached in (checks._hash_then, checks._scale_then):
+        cached.cache_clear()
+    assert found() <= {("claims", "verdicts")}
+    assert found(verify.UNTRACED) == {(item, "settings") for item in untraced}
+    for cached in (checks._hash_then, checks._scale_then):
+        cached.cache_clear()
 
 
 def test_verdicts_that_do_not_follow(results):

@@ -1,6 +1,7 @@
 """The checks of a scale's results: from checksums to records, from records to tables, figures and verdicts."""
 
 import json
+import tempfile
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -51,22 +52,50 @@ def _item(name: str, scale: str, folder: Path) -> Iterator[Finding]:
     facts = known["provenance"]
     if facts["config"] == config.load(scale).hash:
         yield Finding(name, "settings")
-    elif facts["config"] == _settings_then(facts["git"], scale):
-        why = f"made with config/{scale}.yaml of commit {facts['git']}, which has changed since"
-        yield Finding(name, "settings", UNTRACED, why)
-    else:
+    elif facts["config"] != _hash_then(facts["git"], scale):
         why = f"made with a config/{scale}.yaml that is neither the present one nor that of commit {facts['git']}"
         yield Finding(name, "settings", UNTRACED, why)
+    elif _used(name, _scale_then(facts["git"], scale)) == _used(name, config.load(scale)):
+        yield Finding(name, "settings")
+    else:
+        why = f"made with settings of config/{scale}.yaml at commit {facts['git']} that have changed since"
+        yield Finding(name, "settings", UNTRACED, why)
+
+
+def _used(name: str, scale: config.Scale | None) -> dict[str, Any] | None:
+    """What of a scale's settings an item is made with: its study's, and the recipes of its networks."""
+    if scale is None:
+        return None
+    item = config.items()[name]
+    wanted = [network for family in item.families for network in scale.families.get(family, ())]
+    for network in wanted:  # grows by what a network starts from
+        start = scale.recipe(network).start
+        wanted += [start["network"]] if start is not None and start["network"] not in wanted else []
+    recipes = {network: scale.recipe(network) for network in wanted}
+    parts = {"compute": scale.compute, "study": scale.study.get(item.study), "attacks": scale.attacks}
+    return {**parts, "recipes": recipes}
 
 
 @lru_cache(maxsize=64)
-def _settings_then(commit: str, scale: str) -> str:
+def _hash_then(commit: str, scale: str) -> str:
     """Hash of a scale's settings at a commit; empty where git does not have it."""
     text = record.git_file(commit, f"config/{scale}.yaml")
     try:
         return "" if text is None else store.fingerprint(yaml.safe_load(text))
     except (yaml.YAMLError, TypeError, ValueError):
         return ""
+
+
+@lru_cache(maxsize=64)
+def _scale_then(commit: str, scale: str) -> config.Scale | None:
+    """A scale's settings at a commit; None where they cannot be read today."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{scale}.yaml"
+        path.write_text(record.git_file(commit, f"config/{scale}.yaml") or "")
+        try:
+            return config.load(scale, path)
+        except config.ConfigError:
+            return None
 
 
 def _figure(name: str, known: dict[str, Any], folder: Path) -> Iterator[Finding]:
