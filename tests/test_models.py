@@ -52,6 +52,7 @@ def test_this_table_has_every_architecture():
 def test_images_to_logits(arch, shape):
     if arch == "deepid" and shape[1] == 28:
         shape = (1, 31, 31)  # the smallest that it takes
+    torch.manual_seed(0)
     model = build(arch, shape=shape, classes=7)
     images = torch.rand(3, *shape)
     logits = model(images)
@@ -59,7 +60,7 @@ def test_images_to_logits(arch, shape):
     assert logits.dtype == torch.float32
     assert torch.isfinite(logits).all()
     assert (logits.std(0) > 0).all()  # other images, other logits
-    assert torch.allclose(model(images[1:2]), logits[1:2], rtol=1e-4, atol=1e-5)
+    assert torch.allclose(model(images[1:2]), logits[1:2], rtol=1e-4, atol=1e-5 * float(logits.abs().max()))
 
 
 @every
