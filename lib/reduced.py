@@ -92,14 +92,19 @@ def _compare(what: str, own: Any, paper: Any) -> list[str]:
     if what in ("data set", "architecture"):
         return [f"{own} instead of {paper}"]
     if isinstance(own, (list, tuple)) and isinstance(paper, (list, tuple)) and what != "hidden units":
-        counted, of, rest = what.partition(" of ")
-        what = counted.removesuffix("s") + of + rest if len(own) == 1 else what
+        what = _one(what) if len(own) == 1 else what
         return [] if len(own) == len(paper) else [f"{len(own)} {what} instead of {len(paper)}"]
     missing = "all" if "images" in what else "the default"
     own, paper = (missing if value is None else _text(value) for value in (own, paper))
     if what in _AFTER:
         return [f"{what} {own} instead of {paper}"]
-    return [f"{own} {what} instead of {paper}"]
+    return [f"{own} {_one(what) if own == '1' else what} instead of {paper}"]
+
+
+def _one(what: str) -> str:
+    """The word for one of them: seeds of all classes -> seed of all classes."""
+    counted, of, rest = what.partition(" of ")
+    return counted.removesuffix("s") + of + rest
 
 
 def _text(value: Any) -> str:

@@ -70,6 +70,9 @@ def test_settings_of_the_study():
     assert reduced.phrases("smoke", [], own, full) == ["1 seed instead of 3", "2000 test images instead of 10000"]
     several = reduced.phrases("smoke", [], {"seeds of all classes": [0]}, {"seeds of all classes": [0, 1]})
     assert several == ["1 seed of all classes instead of 2"]
+    assert reduced.phrases("smoke", [], {"epochs of gates": 1}, {"epochs of gates": 10}) == [
+        "1 epoch of gates instead of 10"
+    ]
 
 
 def test_the_paper_scale_reduces_nothing_and_the_others_something(monkeypatch):
