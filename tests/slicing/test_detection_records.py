@@ -175,3 +175,11 @@ def test_the_numbers_are_a_records(numbers):
         "success",
         "distance",
     }
+
+
+def test_methods_on_other_images_are_said_and_equal_ones_are_not():
+    even = pd.DataFrame({"attack": ["fgsm_2", "fgsm_2", "clean", "clean"], "n": [9, 9, 1000, 1000]})
+    uneven = pd.DataFrame({"attack": ["fgsm_2", "pointwise", "pointwise"], "n": [9, 115, 1597]})
+    assert records.uneven_text({0: even}) == ""
+    told = records.uneven_text({0: even, 1: uneven})
+    assert "Pointwise (115 to 1,597)" in told and "FGSM" not in told

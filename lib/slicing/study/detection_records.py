@@ -263,6 +263,26 @@ def setting_text(scale: str, seeds: Sequence[int], numbers: Sequence[Any]) -> st
     return evaluations.setting_text(scale, chosen["data"], seeds, rest)
 
 
+def uneven_text(tables: Mapping[int, pd.DataFrame]) -> str:
+    """Attacks of which the methods were not given the same number of images, in words; empty where there is none.
+
+    Args:
+        tables: seed -> as `detection.detection_table` returns it.
+    """
+    told = []
+    for name in dict.fromkeys(attack for table in tables.values() for attack in table["attack"]):
+        spans = [table.loc[table["attack"] == name, "n"] for table in tables.values()]
+        if any(span.nunique() > 1 for span in spans):
+            found = "; ".join(f"{span.min():,} to {span.max():,}" for span in spans if span.nunique() > 1)
+            told.append(f"{SUITE[name].label if name in SUITE else name} ({found})")
+    if not told:
+        return ""
+    return (
+        "**Not the same images for every method**, as some tables were made on another machine, from adversarial sets "
+        f"made and looked at again there; images by seed, fewest to most: {', '.join(told)}."
+    )
+
+
 def write(scale: str, seeds: Sequence[int], numbers: Sequence[Any], figure: Any) -> None:
     """Write the record, with what was reduced; its table is `layout`."""
     used, full = (_used(name) for name in (scale, "paper"))
