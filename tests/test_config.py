@@ -113,6 +113,7 @@ def trunk_and(**branch) -> dict:
     ("content", "message"),
     [
         ("networks: {a: [", "not valid YAML"),
+        ("study:\n  a: {seeds: [0]}\n  b: {}\n  a: {seeds: [1]}\n", "line 4: key 'a' stands in line 2 already"),
         ("- a list", "expected a mapping at the top, found list"),
         ("", "expected a mapping at the top, found NoneType"),
         ({"nets": {}}, "unknown key 'nets'; one of attacks, compute, estimate, networks, recipes, ship, study"),

@@ -12,12 +12,25 @@ class ConfigError(ValueError):
 
 
 def read_yaml(source: Path) -> dict[str, Any]:
-    """A YAML mapping. Raises: ConfigError naming the file where it is missing or not a mapping."""
+    """A YAML mapping. Raises: ConfigError naming the file where it is missing, not a mapping, or says a key twice."""
     import yaml
 
+    # The C parser, where PyYAML has it, is ten times as fast; both make plain values only.
+    class Once(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            lines: dict[Any, int] = {}
+            for key, _ in node.value:
+                line, same = key.start_mark.line + 1, (key.tag, str(key.value))
+                if same in lines:
+                    raise ConfigError(
+                        f"{source}: line {line}: key {key.value!r} stands in line {lines[same]} already; "
+                        "keep one of the two"
+                    )
+                lines[same] = line
+            return super().construct_mapping(node, deep)
+
     try:
-        # The C parser, where PyYAML has it, is ten times as fast; both make plain values only.
-        raw = yaml.load(source.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        raw = yaml.load(source.read_text(), Loader=Once)
     except FileNotFoundError:
         raise ConfigError(f"{source}: no such file") from None
     except yaml.YAMLError as error:
