@@ -6,7 +6,7 @@ How 210 subsets, 7 ratios, 4 methods, with and without compensation, take minute
 whatever the target, so that each of their networks runs once over the test images of all classes, and the right
 decisions class by class add up to those of every subset. For NNSlicer and EffectivePath a subset's synapses are ranked
 once for all ratios, the weights of one network in memory are masked in place, and only the subset's images go through
-it, in batches of 400 in bfloat16 (twice the images a second of float32; `precision` says how often it decides alike).
+it, in batches of 128 in bfloat16 (twice the images a second of float32; `precision` says how often it decides alike).
 What is done is kept a few subsets at a time, so that a run that was stopped goes on from there.
 """
 
