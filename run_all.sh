@@ -17,7 +17,8 @@ Scales:  smoke   every notebook on 5,000 real digits that a pip package ships: m
          paper   the papers' settings: one GPU or a cluster
 
 Options: --cores N      cores used at a time (default: all, or what the profile says)
-         --only ITEM    one item (robustness_fig3) or one notebook (01_robustness_magnitude_pruning), and what it needs
+         --only ITEM    one item (robustness_fig3) or one notebook (01_robustness_magnitude_pruning), and what it needs;
+                        may be given more than once
          --data DIR     folder of the image sets, in torchvision's layout (default: $DATA_ROOT, else data/)
          --dry-run      print the graph, an estimate of time and disk, and what is out of date; run nothing
          --profile NAME a Snakemake profile, a folder of profiles/ (default: local)

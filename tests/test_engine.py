@@ -59,7 +59,13 @@ def test_notebooks_without_an_item_come_last(small):
 
 @pytest.mark.parametrize("only", ["robustness_two", "01_one", "01_one.ipynb"])
 def test_only_names_an_item_or_a_notebook(small, only):
-    assert engine.select(only) == ["01_one"]
+    assert engine.select([only]) == ["01_one"]
+
+
+def test_several_items_and_notebooks_are_taken_together_and_each_once(small):
+    assert engine.select(["90_last", "robustness_two", "robustness_one"]) == ["01_one", "90_last"]
+    with pytest.raises(config.ConfigError, match="no item 'robustness_zero'"):
+        engine.select(["01_one", "robustness_zero"])
 
 
 def test_a_family_that_a_scale_does_not_have_is_named(small):
@@ -121,7 +127,7 @@ def test_estimate_by_hand(small):
     known = engine.estimate("smoke", cores=2)
     assert known == {"networks": 8, "epochs": 20, "seconds": pytest.approx(52), "megabytes": 24}
     assert engine.estimate("smoke", cores=8)["seconds"] == pytest.approx(50)
-    assert engine.estimate("smoke", cores=1, only="02_two")["seconds"] == pytest.approx(4)
+    assert engine.estimate("smoke", cores=1, only=["02_two"])["seconds"] == pytest.approx(4)
 
 
 def test_a_branch_costs_only_what_comes_after_its_trunk(small):

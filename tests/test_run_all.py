@@ -115,6 +115,12 @@ def test_works_from_any_folder_and_through_links(shop, tmp_path):
         assert "train     dense" not in done.stdout
 
 
+def test_only_may_be_given_more_than_once(shop):
+    done = shop.call("--dry-run", "--only", "02_two", "--only=robustness_one")
+    assert done.returncode == 0, done.stderr
+    assert "notebook  01_one" in done.stdout and "notebook  02_two" in done.stdout and "90_last" not in done.stdout
+
+
 def test_data_is_a_folder_from_where_the_caller_is(shop, tmp_path):
     (tmp_path / "here" / "my sets").mkdir(parents=True)
     shop.write("lib/report.py", "import os\nprint(os.environ.get('DATA_ROOT'))\n")

@@ -14,7 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     whole = commands.add_parser("run", help="bring a scale up to date, or with --dry-run say what that takes")
     whole.add_argument("--cores", type=int)
-    whole.add_argument("--only")
+    whole.add_argument("--only", action="append", default=[])
     whole.add_argument("--profile", default="local")
     whole.add_argument("--dry-run", action="store_true")
     whole.add_argument("--retrain", action="store_true")

@@ -1,6 +1,6 @@
 """Estimates of time and disk, from the rates that a scale's `estimate:` gives."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lib import config
@@ -21,13 +21,13 @@ TRAIN_IMAGES = {
 }
 
 
-def estimate(scale: str, cores: int = 1, only: str | None = None) -> dict[str, Any]:
+def estimate(scale: str, cores: int = 1, only: Sequence[str] = ()) -> dict[str, Any]:
     """What a run from nothing would cost: training, and evaluation where the scale says what it takes.
 
     Args:
         scale: smoke, cpu or paper.
         cores: jobs side by side, from 1.
-        only: an item or a notebook; None for all.
+        only: items or notebooks; none for all.
     Returns: networks, epochs (of all networks together), seconds (the work shared by the cores, and at least the
         longest chain of families), megabytes of the networks; None where the scale gives no rate or size.
     """

@@ -1,6 +1,6 @@
 """What there is to do at a scale: notebooks, the families of networks they read, and their seeds."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -36,19 +36,22 @@ def notebooks() -> dict[str, list[str]]:
     return dict(sorted(made.items(), key=lambda entry: (not entry[1] and entry[0] not in shown, entry[0])))
 
 
-def select(only: str | None = None) -> list[str]:
-    """The notebook of an item or of a notebook's name; all of them for None.
+def select(only: Sequence[str] = ()) -> list[str]:
+    """The notebooks of items or of notebooks' names, in the order in which a run shows them; all of them for none.
 
     Raises: ConfigError listing what exists.
     """
     known = notebooks()
-    if only is None:
-        return list(known)
+    wanted = [_notebook_of(name, known) for name in only]
+    return [notebook for notebook in known if notebook in wanted or not only]
+
+
+def _notebook_of(name: str, known: Mapping[str, Sequence[str]]) -> str:
     for notebook, made in known.items():
-        if only in (notebook, f"{notebook}.ipynb", *made):
-            return [notebook]
+        if name in (notebook, f"{notebook}.ipynb", *made):
+            return notebook
     every = [item for made in known.values() for item in made]
-    raise ConfigError(f"no item {only!r}: one of {', '.join(every)}; or a notebook: {', '.join(known)}")
+    raise ConfigError(f"no item {name!r}: one of {', '.join(every)}; or a notebook: {', '.join(known)}")
 
 
 def is_of(item: config.Item, notebook: str) -> bool:

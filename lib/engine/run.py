@@ -19,7 +19,7 @@ from lib.engine.profile import Profile
 def run(
     scale: str,
     cores: int | None = None,
-    only: str | None = None,
+    only: Sequence[str] = (),
     place: str = "local",
     dry_run: bool = False,
     retrain: bool = False,
@@ -29,7 +29,7 @@ def run(
     Args:
         scale: smoke, cpu or paper.
         cores: used at a time; None: as many as the profile says, or this machine has.
-        only: an item or a notebook; None for all.
+        only: items or notebooks; none for all.
         place: where jobs run, a folder of profiles/.
         dry_run: print the graph, its cost and what is out of date; run nothing.
         retrain: train every network anew.
@@ -40,7 +40,7 @@ def run(
     _plain_folders(scale)
     where = profile.load(place)
     cores = cores or where.cores
-    arguments = _arguments(scale, cores, chosen, only is not None, where, retrain)
+    arguments = _arguments(scale, cores, chosen, bool(only), where, retrain)
     os.environ.update(jobs.environment(scale))
     if dry_run:
         print(plan(scale, cores, only), flush=True)
@@ -56,7 +56,7 @@ def run(
         refused = refusal(scale) if status else None
         if status and not told and not refused:
             print("\n".join(heard.errors), file=sys.stderr)
-        if status or only is not None:
+        if status or only:
             status = max(status, _report(scale))
         print(summary.summary(scale, chosen, time.time() - began, whole=not status), flush=True)
         if refused:
@@ -87,7 +87,7 @@ def _shortly(due: Sequence[str]) -> str:
     return f"{len(due)} jobs: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items())
 
 
-def plan(scale: str, cores: int, only: str | None = None) -> str:
+def plan(scale: str, cores: int, only: Sequence[str] = ()) -> str:
     """The graph of a run from nothing, two lines a family, with what its training costs."""
     preset = config.load(scale)
     chosen = graph.select(only)

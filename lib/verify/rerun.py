@@ -28,7 +28,7 @@ def rerun(scale: str, only: str | None = None) -> list[Finding]:
     Raises: ConfigError for an item that does not exist, or has no record at this scale.
     """
     made = engine.notebooks()
-    known = {name: [i for i in made[name] if record.exists(i, scale)] for name in engine.select(only)}
+    known = {name: [i for i in made[name] if record.exists(i, scale)] for name in engine.select([only] if only else [])}
     known = {name: items for name, items in known.items() if items}
     if not known:
         what = f"{only} has no record" if only else "no item has a record"
@@ -81,7 +81,7 @@ def twice(scale: str, cores: int = 1, only: str | None = None) -> list[Finding]:
     Returns: one finding an item.
     Raises: ConfigError for an item that does not exist.
     """
-    wanted = [item for name in engine.select(only) for item in engine.notebooks()[name]]
+    wanted = [item for name in engine.select([only] if only else []) for item in engine.notebooks()[name]]
     with tempfile.TemporaryDirectory(prefix="verify-") as place:
         folders = [Path(place) / name for name in ("first", "second")]
         for folder in folders:
