@@ -52,7 +52,8 @@ def deterministic() -> None:
     docs/reproducibility.md lists them, and what still differs between machines.
     """
     config.steady_cublas()
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # As use_deterministic_algorithms(True, warn_only=True), without its import of the compiler: a second a process.
+    torch.set_deterministic_debug_mode("warn")
     torch.backends.cudnn.benchmark = False
 
 

@@ -47,6 +47,12 @@ def test_deterministic_and_threads():
         torch.use_deterministic_algorithms(strict)
 
 
+def test_deterministic_loads_no_compiler():
+    program = "import sys; from lib import compute; compute.deterministic(); print('torch._inductor' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=config.ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_the_device_in_words():
     compute.describe.cache_clear()
     words = compute.describe()

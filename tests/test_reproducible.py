@@ -103,7 +103,7 @@ def test_deterministic_settles_torch_cudnn_and_cublas(as_before, user, used):
 def test_the_guide_names_what_the_code_sets():
     text = (config.ROOT / "docs" / "reproducibility.md").read_text()
     for word in (
-        "use_deterministic_algorithms(True, warn_only=True)",
+        'set_deterministic_debug_mode("warn")',
         "cudnn.benchmark",
         "CUBLAS_WORKSPACE_CONFIG=:4096:8",
     ):
