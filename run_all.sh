@@ -28,7 +28,8 @@ Options: --cores N      cores used at a time (default: all, or what the profile 
 verify:  --write        enter every file of the results in results/<scale>/checksums.sha256 as it now is
          --strict       fail also where nothing contradicts a result but its origin cannot be told
          --rerun ITEM   execute the notebook of an item (or all) again, elsewhere, and compare the numbers
-         --twice        run the scale twice from nothing, elsewhere, and compare the numbers
+         --twice        run the scale twice from nothing, elsewhere, and compare the numbers; with --profile NAME the
+                        second time there, so as to see whether a cluster makes the same records
 crate:   --check        only read the crate back and check it
 
 The first call makes the environment: the active conda environment if it is the one of environment.yml, else .venv with

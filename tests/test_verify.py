@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -204,11 +207,33 @@ def test_writing_the_checksums_takes_the_files_as_they_are(results, capsys):
         (["--rerun", "robustness_zero"], 2, "no item 'robustness_zero': one of "),
         (["--rerun", "robustness_fig1"], 2, "verify: robustness_fig1 has no record at scale smoke: run"),
         (["--twice", "--only", "robustness_zero"], 2, "no item 'robustness_zero': one of "),
+        (["--twice", "--profile", "moon"], 2, "no profile 'moon': one of kubernetes, local, slurm"),
     ],
 )  # fmt: skip
 def test_what_does_not_exist_is_named(results, capsys, words, status, message):
     assert main(["--scale", "smoke", *words]) == status
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("place", "words"), [(None, "--cores 3"), ("slurm", "--profile slurm")])
+def test_twice_runs_the_scale_into_folders_of_their_own_and_compares(results, tmp_path, monkeypatch, place, words):
+    calls, n = [], record.read(ITEM, "smoke")["numbers"][0]["n"]
+    monkeypatch.setenv("NEURONS_CACHE", str(tmp_path / "cache"))
+
+    def run(said, places, shown):
+        made = Path(places["NEURONS_RESULTS"]) / "smoke" / "numbers"
+        shutil.copytree(results / "numbers", made)
+        if len(calls) == 1:
+            edit(made / f"{ITEM}.json", f'"n": {n}', f'"n": 1{n}')
+        calls.append((" ".join(said), places))
+        return subprocess.CompletedProcess(said, 0)
+
+    monkeypatch.setattr(sys.modules[verify.twice.__module__], "_run", run)
+    told = {finding.thing: finding for finding in verify.twice("smoke", 3, ITEM, place)}
+    (first, _), (second, places) = calls
+    assert f"--only {ITEM}" in first and "--cores 3" in first and words in second
+    assert calls[0][1] != places and not Path(places["NEURONS_CACHE"]).exists()
+    assert told[ITEM].state == verify.DIFFERS and f"n {n}, the second time 1{n}" in told[ITEM].why
 
 
 def test_no_results_at_all(tmp_path, monkeypatch, capsys):

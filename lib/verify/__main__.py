@@ -21,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--strict", action="store_true", help="fail also where something cannot be traced")
     parser.add_argument("--cores", type=int, default=1, metavar="N", help="with --twice: jobs side by side")
     parser.add_argument("--only", metavar="ITEM", help="with --twice: one item or notebook")
+    parser.add_argument("--profile", metavar="NAME", help="with --twice: where the second run's jobs run")
     deed = parser.add_mutually_exclusive_group()
     deed.add_argument("--write", action="store_true", help=f"write {checksums.NAME} anew, of the files as they are")
     deed.add_argument("--rerun", metavar="ITEM", help="execute the notebook of an item, or all, again and compare")
@@ -28,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     if asked.only and not asked.twice:
         parser.error("--only goes with --twice; one item again: --rerun ITEM")
+    if asked.profile and not asked.twice:
+        parser.error("--profile goes with --twice")
     folder = config.results_dir(asked.scale)
     try:
         if asked.write:
@@ -36,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if asked.rerun:
             found = verify.rerun(asked.scale, None if asked.rerun == "all" else asked.rerun)
         elif asked.twice:
-            found = verify.twice(asked.scale, asked.cores, asked.only)
+            found = verify.twice(asked.scale, asked.cores, asked.only, asked.profile)
         else:
             found = verify.check(asked.scale)
     except config.ConfigError as error:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lib import config, engine, record
-from lib.engine import jobs
+from lib.engine import jobs, profile
 from lib.verify.findings import DIFFERS, UNTRACED, Finding
 from lib.verify.numbers import compare
 
@@ -71,22 +71,30 @@ def _notebook(notebook: str, items: Sequence[str], scale: str, again: Path) -> l
     return found
 
 
-def twice(scale: str, cores: int = 1, only: str | None = None) -> list[Finding]:
+def twice(scale: str, cores: int = 1, only: str | None = None, place: str | None = None) -> list[Finding]:
     """Run a scale twice from nothing, each time with a cache and results of its own, and compare every record.
 
     Args:
         scale: smoke, cpu or paper.
-        cores: jobs side by side.
+        cores: jobs side by side, here; a profile has its own.
         only: an item or a notebook; None: all.
+        place: where the second run's jobs run, a folder of profiles/, as a cluster; None: here, as the first's. Both
+            runs then lie below the cache folder, which every node sees.
     Returns: one finding an item.
-    Raises: ConfigError for an item that does not exist.
+    Raises: ConfigError for an item or a profile that does not exist.
     """
     wanted = [item for name in engine.select([only] if only else []) for item in engine.notebooks()[name]]
-    with tempfile.TemporaryDirectory(prefix="verify-") as place:
-        folders = [Path(place) / name for name in ("first", "second")]
+    shared = None
+    if place is not None:
+        profile.load(place)
+        shared = config.cache_dir(scale)
+        shared.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="verify-", dir=shared) as whole:
+        folders = [Path(whole) / name for name in ("first", "second")]
         for folder in folders:
             jobs.say(f"verify: {scale} from nothing, {folder.name} time")
-            words = [sys.executable, "-m", "lib.engine", "run", "--scale", scale, "--cores", str(cores)]
+            words = [sys.executable, "-m", "lib.engine", "run", "--scale", scale]
+            words += ["--profile", place] if place and folder is folders[1] else ["--cores", str(cores)]
             words += ["--only", only] if only else []
             places = {"NEURONS_CACHE": str(folder / "cache"), "NEURONS_RESULTS": str(folder / "results")}
             done = _run(words, places, shown=True)
