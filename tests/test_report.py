@@ -232,6 +232,15 @@ def test_gallery_is_rewritten_between_its_markers(tmp_path, results, capsys):
     assert str(readme) in capsys.readouterr().err and readme.read_text() == "no markers"
 
 
+def test_a_long_list_of_what_is_reduced_is_cut_in_the_readme_only(results):
+    reduced = [f"{k} steps instead of {10 * k}" for k in range(1, 10)]
+    temperature(reduced=reduced)
+    text = report.gallery.gallery_markdown("smoke")
+    assert "5 steps instead of 50; and 4 more settings, see the record." in text and "6 steps" not in text
+    report.build("smoke")
+    assert all(words in (results / "index.html").read_text() for words in reduced)
+
+
 def test_the_gallery_shows_a_figure_a_paper_first(results):
     settings = [{"temperature": t} for t in (1, 20)]
     for item in ("robustness_fig1", "robustness_fig7", "robustness_fig3", "nnslicer_anatomy", "lancet_defects"):

@@ -11,15 +11,16 @@ START, END = "<!-- gallery:start -->", "<!-- gallery:end -->"
 # The figures that tell most of each study, the best first; a paper without a record of these shows its first figure.
 BEST = (
     "robustness_fig7",
-    "nnslicer_detection",
+    "nnslicer_pruning",
     "lancet_backdoors",
     "lcs_detection",
-    "lancet_companions",
-    "nnslicer_anatomy",
-    "robustness_fig3",
     "scratch_pruning",
+    "nnslicer_detection",
+    "lancet_companions",
+    "robustness_fig3",
 )
-MOST = 4  # figures
+MOST = 6  # figures
+REDUCED = 5  # settings named of those that are reduced, where there are more
 TAKEN = ("SVG", "CSV", "record", "notebook")  # files linked from a figure
 
 
@@ -55,7 +56,7 @@ def gallery_markdown(scale: str, base: str | os.PathLike | None = None) -> str:
         found, item = record.read(name, scale), items[name]
         picture = link(tables.md_text(entries.description(found)), folder / "figures" / f"{name}.png")
         caption = f"**{tables.md_text(entries.opening(found['source']))} ({tables.md_text(item.paper)}).**"
-        reduced = "; ".join(found["reduced"]) or "nothing"
+        reduced = _shortly(found["reduced"])
         ways = [link(text, path) for text, path in entries.files(folder, item) if text in TAKEN and path.is_file()]
         told = [f"{verdicts.MARKS[v.verdict]} {tables.md_text(v.statement)}" for v in judged if v.id in item.claims]
         lines += [f"!{picture}", "", f"{caption} {tables.md_text(found['title'])}. Reduced: {tables.md_text(reduced)}."]
@@ -66,6 +67,14 @@ def gallery_markdown(scale: str, base: str | os.PathLike | None = None) -> str:
         f"All tables and figures: {page}, to be opened in a browser. All verdicts with their reasons: {every}."
     )
     return "\n".join(lines) + "\n"
+
+
+def _shortly(reduced: Sequence[str]) -> str:
+    """What is reduced, the first of it by name; all of it is in the record."""
+    more = len(reduced) - REDUCED
+    if more < 2:
+        return "; ".join(reduced) or "nothing"
+    return f"{'; '.join(reduced[:REDUCED])}; and {more} more settings, see the record"
 
 
 def _by_records(judged: Sequence[claims.Verdict], scale: str) -> tuple[list[claims.Verdict], list[claims.Verdict]]:
