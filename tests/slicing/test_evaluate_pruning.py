@@ -220,6 +220,24 @@ def test_protected_networks_are_attacked_once(scale, monkeypatch):
     evaluate_protection.make(scale, 0)
 
 
+def test_what_hiding_leaves_is_set_beside_what_the_attacker_ends_with():
+    """Of six pairs of methods, those in which less of the norm goes with a better recovery are counted."""
+    ends = {"weight": (0.1, 0.5), "nnslicer": (0.2, 0.6), "effective-path": (0.3, 0.4), "random": (0.5, 0.7)}
+    rows = []
+    for method, (norm, accuracy) in ends.items():
+        about = {"n": 100, "seed": 0, "method": method}
+        rows.append({"name": "visible_norm", "value": norm, "unit": "fraction of the squared norm", **about})
+        rows.append({"name": "by_position", "value": 0.0, "unit": "fraction of hidden weights", **about})
+        where = {"images": 10, "share_hidden": 0.5, "classes": "target", "epoch": "last"}
+        rows.append({"name": "accuracy", "value": accuracy, "unit": evaluations.SHARE, **about, **where})
+    told = protection_records.visible_reading(evaluations.numbers(rows))
+    assert "Weight 10 %, NNSlicer 20 %, EffectivePath 30 %, Random 50 %" in told
+    # Better from less: Weight and NNSlicer against EffectivePath.
+    assert told.endswith(
+        "Of 6 pairs of methods, the attacker recovers better from the one that leaves less of the norm in 2."
+    )
+
+
 def test_last_and_best_epochs():
     """The best epoch is each target subset's own; then the mean over subsets."""
     rows = [("a", 0, 1), ("a", 1, 8), ("a", 2, 6), ("b", 0, 3), ("b", 1, 2), ("b", 2, 4)]
