@@ -148,8 +148,8 @@ def visible_reading(numbers: Sequence[Any]) -> str:
     tied = ", ".join(f"{100 * ties[m]:.0f} % for {NAMES[m]}" for m in OF_CLASSES)
     return (
         f"Of the convolutions' squared norm the attacker sees, averaged over the layers: {told}. Of the hidden "
-        f"weights, ties leave to their position: {tied}. Of {len(pairs)} pairs of methods, the attacker recovers better "
-        f"from the one that leaves less of the norm in {agree}."
+        f"weights, ties leave to their position: {tied}. Of {len(pairs)} pairs of methods, the attacker recovers "
+        f"better from the one that leaves less of the norm in {agree}."
     )
 
 
