@@ -27,7 +27,7 @@ def test_notebooks_that_read_records_come_last():
 
 
 def test_the_plan_says_what_it_reads():
-    assert f"notebook  {NOTEBOOK}: reads nnslicer-resnet10, dynamic-resnet" in run.plan("smoke", 2, NOTEBOOK)
+    assert f"notebook  {NOTEBOOK}: reads nnslicer-resnet10, dynamic-resnet" in run.plan("smoke", 2, [NOTEBOOK])
 
 
 def test_a_slip_in_the_file_is_named(tmp_path, monkeypatch):
