@@ -53,7 +53,10 @@ CONF
 
 stop() {
   for name in slurmctld slurmd; do
-    if [ -f "$state/$name.pid" ]; then kill "$(cat "$state/$name.pid")" 2>/dev/null || true; fi
+    [ -f "$state/$name.pid" ] || continue
+    pid=$(cat "$state/$name.pid")
+    kill "$pid" 2>/dev/null || true
+    for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done  # it still writes its state
   done
   [ ! -f /run/munge/munged.pid ] || kill "$(cat /run/munge/munged.pid)" 2>/dev/null || true
   if [ -e "$conf" ] && grep -qxF "$mark" "$conf"; then rm "$conf"; fi
