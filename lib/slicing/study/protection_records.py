@@ -127,7 +127,10 @@ def write(scale: str, seeds: Sequence[int], numbers: Sequence[Any], figure: Any)
             "epochs of the attack": chosen["protect_epochs"],
             "images a step of the attack": chosen["protect_batch"],
             "subsets of classes": len(evaluate_protection.target_subsets(scale)),
-            "subsets in the sweep": len(evaluate_protection.target_subsets(scale, sweep=True)),
+            "target subsets in the sweep": len(evaluate_protection.target_subsets(scale, sweep=True)),
+            "network seeds in the sweep": len(
+                evaluate_protection.sweep_seeds(scale, evaluations.seeds_of(scale, "nnslicer"))
+            ),
             "shares in the sweep": chosen["protect_sweep"],
         }
 
