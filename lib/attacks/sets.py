@@ -44,11 +44,16 @@ class Plan:
     parameters: Mapping[str, Any]
 
 
-def plan(name: str, scale: str = "smoke") -> Plan:
+def plan(name: str, scale: str = "smoke", images: int | None = None) -> Plan:
     """The settings of an attack at a scale: `attacks` in config/<scale>.yaml over this package's defaults.
 
     `images` and `chunk` beside the names hold for every attack; under a name they hold for that attack, together with
     its parameters.
+
+    Args:
+        name: in `SUITE`.
+        scale: smoke, cpu or paper.
+        images: of a study that attacks fewer than the scale says; None: as many as that.
 
     Raises:
         AttackError: for an attack that does not exist.
@@ -69,13 +74,17 @@ def plan(name: str, scale: str = "smoke") -> Plan:
             raise config.ConfigError(f"{where}: {error}") from None
         if other == name:
             parameters, counts = chosen, {key: entry.get(key, count) for key, count in counts.items()}
-    for key, count in counts.items():
+    asked_of = [*counts.items()] + ([] if images is None else [("images", images)])
+    for key, count in asked_of:
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise config.ConfigError(f"{where}: {key} of {name} is {count!r}: a whole number from 1")
-    return Plan(counts["images"], counts["chunk"], row.parameters(parameters))
+    count = counts["images"] if images is None else min(images, counts["images"])
+    return Plan(count, counts["chunk"], row.parameters(parameters))
 
 
-def adversarials(network: str, scale: str = "smoke", seed: int = 0, *, name: str) -> Adversarials:
+def adversarials(
+    network: str, scale: str = "smoke", seed: int = 0, *, name: str, images: int | None = None
+) -> Adversarials:
     """The scale's adversarial set of a named network, made where it is not there yet.
 
     What is read is looked at again: an image that does not fool the network any more, or breaks the attack's
@@ -85,6 +94,7 @@ def adversarials(network: str, scale: str = "smoke", seed: int = 0, *, name: str
         network, scale, seed: of the network, as in `zoo.get`, which trains it where it is not there yet; the seed is
             also the attack's.
         name: in `SUITE`.
+        images: as `plan` takes it; the set is then the first part of the scale's.
 
     Returns:
         Adversarials; index holds positions in the test set.
@@ -93,7 +103,7 @@ def adversarials(network: str, scale: str = "smoke", seed: int = 0, *, name: str
         AttackError: for an attack that does not exist.
         ConfigError: for a network that does not exist, or settings that do not fit.
     """
-    chosen = plan(name, scale)
+    chosen = plan(name, scale, images)
     test = data.load(config.load(scale).recipe(network).data, "test")
     model = zoo.get(network, scale, seed)
     weights = zoo.card(network, scale, seed)["weights"]

@@ -73,6 +73,17 @@ def test_a_set_holds_the_first_correctly_classified_test_images(home, calls):
     assert float((made.images - clean).abs().max()) <= 0.3 + 1e-6
 
 
+def test_a_study_may_attack_fewer(home, calls):
+    part = adversarials("plain", name=NAME, images=10)
+    assert calls == [5, 5]
+    whole = adversarials("plain", name=NAME, images=100)  # more than the scale says
+    assert calls == [5, 5, 2] and len(whole) == 12
+    assert torch.equal(whole.images[:10], part.images) and torch.equal(whole.index[:10], part.index)
+    for count in (0, "many"):
+        with pytest.raises(config.ConfigError, match=f"images of {NAME} is {count!r}: a whole number from 1"):
+            plan(NAME, images=count)
+
+
 def test_it_is_made_once(home, calls):
     made = adversarials("plain", name=NAME)
     calls.until = 3

@@ -20,6 +20,7 @@ VERSION = 1  # raise it when a change in these studies' code changes their numbe
 INSERT = "lib.dynamic.lcs.network.insert"
 
 DEFAULTS: dict[str, Any] = {
+    "attack_images": {},
     "decision_networks": None,
     "detection_networks": None,
     "decision_images": 10000,
@@ -44,7 +45,8 @@ DEFAULTS: dict[str, Any] = {
 }
 """Settings of `study.dynamic` that a scale may leave out.
 
-decision_networks, umap_networks, detection_networks: names of networks with decision units (None: all of the scale
+attack_images: attack -> images that it attacks here, where fewer than the scale has it attack; decision_networks,
+umap_networks, detection_networks: names of networks with decision units (None: all of the scale
 that choose and that no other starts from); decision_images: test images whose choices are counted; permutations: of
 the classes; rare_images: shown; umap_*: training images, adversarials an attack, attacks, neighbours; detection_*:
 attacks, images attacked, clean training images for detectors, trees of a forest; slices_per_class, slices_images:
@@ -54,8 +56,14 @@ training images behind NNSlicer's means, and images attacked that are sliced; ad
 
 
 def settings(scale: str) -> dict[str, Any]:
-    """The scale's settings of the studies of dynamic pruning, with `DEFAULTS` for what it leaves out."""
-    return evaluations.settings(scale, "dynamic", DEFAULTS)
+    """The scale's settings of the studies of dynamic pruning, with `DEFAULTS` for what it leaves out.
+
+    Raises: AttackError for an attack in attack_images that does not exist.
+    """
+    chosen = evaluations.settings(scale, "dynamic", DEFAULTS)
+    for name in chosen["attack_images"]:
+        attacks.find(name)
+    return chosen
 
 
 def networks(scale: str, which: str = "decision_networks") -> list[str]:
@@ -245,7 +253,8 @@ def attacked(
         count: images attacked that are looked at, the classes taking turns; None: all.
     Returns: positions in the test set of these images; attack -> its successes, attacks without left out.
     """
-    made = {attack: attacks.adversarials(name, scale, seed, name=attack) for attack in names}
+    fewer = settings(scale)["attack_images"]
+    made = {attack: attacks.adversarials(name, scale, seed, name=attack, images=fewer.get(attack)) for attack in names}
     started = max((one.index for one in made.values()), key=len)[:count]  # the shorter sets are parts of the longest
     found = {}
     for attack, one in made.items():
@@ -271,8 +280,12 @@ def about(network: LayerwiseChannelSelection, name: str) -> dict[str, Any]:
 
 def attack_key(scale: str, names: Sequence[str]) -> dict[str, Any]:
     """What the adversarial sets of some attacks depend on beside the network's weights."""
-    plans = {name: attacks.plan(name, scale) for name in names}
+    plans = {name: _plan(scale, name) for name in names}
     return {name: {"images": plan.images, **plan.parameters} for name, plan in plans.items()}
+
+
+def _plan(scale: str, name: str) -> attacks.Plan:
+    return attacks.plan(name, scale, settings(scale)["attack_images"].get(name))
 
 
 def data_of(scale: str, name: str) -> str:
@@ -284,7 +297,7 @@ def about_attacks(scale: str, names: Sequence[str]) -> dict[str, Any]:
     """A scale's settings of attacks, by the words that describe them."""
     words: dict[str, Any] = {}
     for name in names:
-        plan, label = attacks.plan(name, scale), attacks.SUITE[name].label
+        plan, label = _plan(scale, name), attacks.SUITE[name].label
         words[f"images under {label}"] = plan.images
         for key, value in plan.parameters.items():
             shown = f"{255 * value:.4g}/255" if key == "epsilon" else value
