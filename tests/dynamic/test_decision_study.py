@@ -1,6 +1,10 @@
 """What the studies of decisions look at: a network of known size, its units' inputs, controls, and their tables."""
 
+import os
+import subprocess
+import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -278,3 +282,18 @@ def test_networks_are_those_with_units_that_choose_and_that_no_other_starts_from
 def test_an_area_counts_pairs():
     found = detection.area(np.array([3.0, 2.0]), np.array([1.0, 2.0]))
     assert found["auroc"] == pytest.approx((1 + 1 + 1 + 0.5) / 4) and (found["n"], found["n_other"]) == (2, 2)
+
+
+@pytest.mark.slow
+def test_umap_leaves_torch_its_threads():
+    code = """
+import numpy as np, torch
+from lib.dynamic.study.decisions import _plane
+torch.set_num_threads(1)
+assert _plane(np.random.default_rng(0).random((60, 8)), 5, 0).shape == (60, 2)
+assert torch.get_num_threads() == 1, torch.get_num_threads()
+"""
+    root = Path(__file__).parents[2]
+    here = {**os.environ, "NUMBA_NUM_THREADS": "2", "PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, env=here, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from lib import compute, data, evaluations
@@ -205,7 +206,11 @@ def _plane(features: np.ndarray, k: int, seed: int) -> np.ndarray:
     """
     from umap import UMAP
 
-    return UMAP(n_neighbors=k, random_state=seed, n_jobs=1).fit_transform(features)
+    threads = torch.get_num_threads()
+    try:
+        return UMAP(n_neighbors=k, random_state=seed, n_jobs=1).fit_transform(features)
+    finally:
+        torch.set_num_threads(threads)  # numba sets OpenMP's threads, which are torch's too, to those of its own
 
 
 def _measures(values: dict[str, np.ndarray], labels: np.ndarray, k: int) -> list[tuple[str, str, float, int]]:
