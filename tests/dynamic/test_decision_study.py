@@ -290,7 +290,8 @@ def test_umap_leaves_torch_its_threads():
 import numpy as np, torch
 from lib.dynamic.study.decisions import _plane
 torch.set_num_threads(1)
-assert _plane(np.random.default_rng(0).random((60, 8)), 5, 0).shape == (60, 2)
+torch.nn.functional.conv2d(torch.rand(8, 16, 32, 32, requires_grad=True), torch.rand(16, 16, 3, 3)).sum().backward()
+assert _plane(np.random.default_rng(0).random((600, 40)), 15, 0).shape == (600, 2)
 assert torch.get_num_threads() == 1, torch.get_num_threads()
 """
     root = Path(__file__).parents[2]
