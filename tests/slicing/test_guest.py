@@ -36,7 +36,17 @@ def test_features_stand_a_row_an_input_and_do_not_depend_on_the_other_kinds(netw
     assert not np.array_equal(found["clean"][:3], found["attack"])
 
 
-def test_a_class_that_the_network_never_gets_right_is_named(network, train):
+def test_a_class_that_the_network_never_gets_right_has_the_mean_of_its_images(network, train):
+    first = (train.labels == 0).nonzero()[:, 0]  # what the network calls by the first name
+    labels = train.labels[first]
+    labels[5:] = 1
+    wrong = ImageSet(train.images[first], labels, train.classes, train.name, train.split)
+    assert not (network(wrong.images).argmax(1) == 1).any() and (labels == 1).any()
+    found = slice_features(network, wrong, {"clean": train.images[:6]}, per_class=5)
+    assert found["clean"].shape[0] == 6 and np.isfinite(found["clean"]).all()
+
+
+def test_a_class_without_images_is_named(network, train):
     wrong = ImageSet(train.images, torch.zeros_like(train.labels), train.classes, train.name, train.split)
-    with pytest.raises(SlicingError, match="no training image of class 1 correctly"):
+    with pytest.raises(SlicingError, match="no training image of class 1 to take"):
         slice_features(network, wrong, {"clean": train.images[:2]}, per_class=5)

@@ -31,20 +31,22 @@ def slice_features(
     Args:
         model: evaluation mode, of the operations that `slicing.slice` knows.
         train: clean training images; the first `per_class` correctly classified of each class give the profile and
-            the mean slices.
+            the mean slices; of a class that is never classified correctly, the first `per_class` as they are.
         images: kind of inputs -> (N, C, H, W) in [0, 1].
         per_class: see `train`.
         reference: mean that slices are taken with.
     Returns: kind -> float64 (N, F), a row an input.
-    Raises: SlicingError where the network cannot be sliced, or gets no image of a class right.
+    Raises: SlicingError where the network cannot be sliced, or gets no image right, or a class has no image.
     Source: Zhang et al. 2020, https://arxiv.org/abs/2009.13747; similarity and activity are ours, see
         `lib.slicing.detection`.
     """
     classes = len(train.classes)
     chosen = [first_correct(model, train, (train.labels == k).nonzero()[:, 0], per_class) for k in range(classes)]
-    empty = [k for k, rows in enumerate(chosen) if not len(rows)]
-    if empty:
-        raise SlicingError(f"the network classifies no training image of class {empty[0]} correctly")
+    for k in range(classes):
+        if not len(chosen[k]):  # a class that it never gets right still has a mean: of what it makes of its images
+            chosen[k] = (train.labels == k).nonzero()[:per_class, 0]
+        if not len(chosen[k]):
+            raise SlicingError(f"there is no training image of class {k} to take the mean slice of")
     rows = torch.cat(chosen)
     rule = slicing.NNSlicer(
         slicing.profile(model, train.images[rows], train.labels[rows], classes, per_class), reference=reference
