@@ -137,7 +137,7 @@ def _bands(ax: Axes, count: int) -> None:
 def _area_axis(ax: Axes) -> None:
     ax.axvline(0.5, color="#777777", linewidth=0.8, linestyle=(0, (1, 2)), marker="", zorder=0.5)
     ax.set_xlim(-0.02, 1.02)
-    ax.set_xlabel("area under the ROC curve (dotted: chance)")
+    ax.set_xlabel("area under the ROC curve\n(dotted: chance)")
 
 
 def _look(index: int) -> dict[str, Any]:
