@@ -96,7 +96,7 @@ def test_the_same_notebook_gives_the_same_bytes(folder):
             "1", shown(text_html="<style>@import 'evil'</style><img src=evil><iframe src=evil></iframe><form></form>")
         ),
         code("1", shown(text_markdown="<script>evil()</script>[a](javascript:evil())")),
-        code("1", shown(application_javascript="evil()"), shown(**{"image_svg+xml": "<svg onload='evil()'/>"})),
+        code("1", shown(application_javascript="evil()")),
         code("'<script>evil()</script>'", v4.new_output("stream", text="<script>evil()</script>\x1b[31m<b>")),
         code("1", v4.new_output("error", ename="<b>", evalue="<script>", traceback=["<script>evil()</script>"])),
     ],
@@ -116,6 +116,14 @@ def test_tables_and_text_of_outputs_stay():
     assert "plain &lt; text" in made
     made = body(code("1", shown(text_markdown="| a | b |\n| --- | ---: |\n| 1 &lt; 2 | x\\|y |")))
     assert '<th scope="col">a</th>' in made and "<td>1 &lt; 2</td>" in made and "<td>x|y</td>" in made
+
+
+def test_a_drawing_is_an_image_in_which_nothing_runs():
+    drawing = '<svg xmlns="http://www.w3.org/2000/svg" onload="evil()"><script>evil()</script></svg>'
+    made = body(v4.new_markdown_cell("## By [eps]"), code("1", shown(**{"image_svg+xml": drawing})))
+    (source,) = re.findall(r'<img alt="Figure 1 of “By eps”" src="data:image/svg\+xml;base64,([^"]+)"/>', made)
+    assert base64.b64decode(source).decode() == drawing
+    assert "evil" not in made and "<svg" not in made
 
 
 def test_pictures_are_named_by_their_heading():

@@ -1,5 +1,6 @@
 """The executed notebooks as HTML: one file each, no script, nothing fetched, linked with the gallery both ways."""
 
+import base64
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -166,9 +167,20 @@ class _Outputs(SanitizeHTML):
     def preprocess_cell(self, cell: NotebookNode, resources: Any, cell_index: int) -> tuple[NotebookNode, Any]:
         """Of a cell of code, its outputs."""
         if cell.cell_type == "code":
+            for output in cell.outputs:
+                _as_picture(output)
             left = self.sanitize_code_outputs(cell.outputs)
             cell.outputs = [output for output in left if output.get("data") != {}]
         return cell, resources
+
+
+def _as_picture(output: NotebookNode) -> None:
+    """An SVG becomes an image in Markdown: browsers run and fetch nothing of what an image holds."""
+    drawn = output.get("data", {}).pop("image/svg+xml", None)
+    if drawn is not None:
+        alt = re.sub(r"[\[\]]", "", output.metadata.get("image/svg+xml", {}).get("alt", ""))
+        data = base64.b64encode(drawn.encode()).decode()
+        output.data = NotebookNode({"text/markdown": f"![{alt}](data:image/svg+xml;base64,{data})"})
 
 
 def _table_attribute(_tag: str, name: str, _value: str) -> bool:
