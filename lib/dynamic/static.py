@@ -7,6 +7,7 @@ structures differ in their scores only.
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -53,17 +54,25 @@ def l1_structure(model: nn.Module, budget: float, shape: tuple[int, ...], refere
     return search_threshold(model, scores, budget, shape, reference=reference)
 
 
-def slimming_structure(model: nn.Module, budget: float, shape: tuple[int, ...], reference: Any = None) -> Structure:
+def slimming_structure(
+    model: nn.Module, budget: float, shape: tuple[int, ...], reference: Any = None, least: float = 0.0
+) -> Structure:
     """The channels of the smallest |scale| of batch normalisation go, over all free convolutions together.
 
     Args:
         model: a network trained with `Slimming`.
         budget, shape, reference: as `l1_structure` takes them.
+        least: share of each layer's channels that only go when no others are left, in [0, 1]. 0 is the source's: a
+            layer whose scales are small as a whole may be left with one channel.
     Returns: the structure.
     Raises: DynamicError where the budget cannot be met.
-    Source: Liu et al. 2017, https://arxiv.org/abs/1708.06519, section 3.
+    Source: Liu et al. 2017, https://arxiv.org/abs/1708.06519, section 3; `least` is ours.
     """
-    return search_threshold(model, norm_scales(model, shape), budget, shape, reference=reference)
+    scores = norm_scales(model, shape)
+    top = max(score.max() for score in scores.values())
+    for score in scores.values():
+        score[score.argsort(descending=True, stable=True)[: math.ceil(least * len(score))]] += top
+    return search_threshold(model, scores, budget, shape, reference=reference)
 
 
 def uniform_structure(model: nn.Module, budget: float, shape: tuple[int, ...], reference: Any = None) -> Structure:

@@ -60,6 +60,7 @@ def rows(seed: int = 0) -> pd.DataFrame:
             told |= {"parameters": 1000, "macs": 10000 if whole else 5000, "share": 1.0 if whole else 0.5}
             told |= {"train_seconds": 8.0, "train_images": 400, "epochs": 4, "n": 500}
             told |= {"search_seconds": 1.0 + place, "search_images": 100 * (not whole)}
+            told |= {"source_epochs": 10 if method.startswith("scratch") else 80}
             gates = {"zeros": 0.3, "mean_gate": 0.4, "rule": "most zeros"} if method == "scratch" else {}
             told |= {"batch1": 0.002 if whole else 0.0012, "batch64": 0.001 if whole else 0.0006}
             made.append({"network": network, "method": method, "budget": 1.0 if whole else 0.5, **told, **gates})
@@ -93,6 +94,8 @@ def test_numbers_of_cost():
     numbers = scratch_records.cost_numbers(FRAMES)
     assert frame(numbers, "total_seconds", network="one", method="scratch")["value"].item() == pytest.approx(10)
     work = frame(numbers, "training_work", network="one").set_index("method")["value"]
+    at_source = frame(numbers, "search_at_source", network="one").set_index("method")["value"]
+    assert at_source["scratch"] == pytest.approx(1e3 * 2 / 100 * 10) and "full" not in at_source
     assert work["full"] == 1 and work["scratch"] == pytest.approx((400 * 5000 + 100 * 10000) / (400 * 10000))
     valid(numbers, scratch_records.cost_table(numbers))
 
@@ -110,6 +113,7 @@ def test_texts_say_what_the_numbers_say():
         numbers
     )
     assert "from scratch 2 s; L1 norm 8 s (4.0 times" in scratch_records.cost_reading(costs)
+    assert "0.03 of L1 norm's seconds" in scratch_records.cost_reading(costs)
 
 
 def structures(starts=3) -> pd.DataFrame:
@@ -196,12 +200,13 @@ def tiny(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_the_whole_table_and_nothing_is_done_twice(tiny, trainings):
     first = scratch.table("smoke", 0)
-    wanted = "full scratch scratch-budget plain random uniform uniform-budget l1 slimming"
+    wanted = "full scratch scratch-budget plain random uniform uniform-budget l1 slimming slimming-floor"
     assert list(first["method"]) == wanted.split()
     by = first.set_index("method")
     assert by.loc["scratch-budget", "epochs"] == 4 and by.loc["l1", "epochs"] == 2
     assert by.loc["full", "macs"] == cost.macs(scratch_networks.fresh("smoke", "tiny", 0), (1, 28, 28))
     assert (by["share"].drop("full") - 0.5).abs().max() < 0.1
+    assert by["source_epochs"].drop(["full", "random", "uniform", "uniform-budget"]).isna().all()  # paper has no such
     assert by.loc["l1", "search_images"] == 64 and by.loc["uniform", "search_images"] == 0
     done = len(trainings)
     again = scratch.table("smoke", 0)

@@ -54,6 +54,19 @@ def test_slimming_ranks_over_all_layers():
     assert found.keep_ratios().std() > 0.1
 
 
+def test_slimming_with_a_share_of_each_layer_held_back():
+    model = build("resnet20", width=16).float()
+    model.get_submodule("layer2.1.bn1").weight.data.mul_(0.01)
+    found = static.slimming_structure(model, 0.7, SHAPE, least=0.1)
+    assert found.channels["layer2.1.conv1"] == 4  # of 32
+    scale = model.get_submodule("layer2.1.bn1").weight.abs()
+    kept = found.keep["layer2.1.conv1"]
+    assert scale[kept].min() >= scale[~kept].max()
+    assert found.macs == pytest.approx(static.slimming_structure(model, 0.7, SHAPE).macs, rel=0.01)
+    same = static.slimming_structure(build("vgg16-bn"), 0.5, SHAPE)
+    assert same.channels == static.slimming_structure(build("vgg16-bn"), 0.5, SHAPE, least=0.01).channels
+
+
 def test_uniform_depends_on_no_weight():
     one, other = build("vgg16-bn", seed=0), build("vgg16-bn", seed=1)
     first, second = (static.uniform_structure(model, 0.5, SHAPE) for model in (one, other))

@@ -18,7 +18,7 @@ from lib.evaluations import frame
 
 GROUPS = {
     "trained for E epochs": ("scratch", "plain", "random", "uniform"),
-    "for as much work as the whole network": ("scratch-budget", "uniform-budget", "l1", "slimming"),
+    "for as much work as the whole network": ("scratch-budget", "uniform-budget", "l1", "slimming", "slimming-floor"),
 }
 
 

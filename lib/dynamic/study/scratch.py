@@ -48,10 +48,13 @@ METHODS = {
     "uniform-budget": "uniform, budget",
     "l1": "L1 norm",
     "slimming": "network slimming",
+    "slimming-floor": "network slimming, a tenth of each layer stays",
 }
 FRESH = ("scratch", "plain", "random", "uniform")
-TRAINED = {"l1": "half", "slimming": "half-slim"}
+TRAINED = {"l1": "half", "slimming": "half-slim", "slimming-floor": "half-slim"}
 """Pruned from a trained network: which variant of the whole one."""
+LEAST = 0.1
+"""Share of each layer's channels that "slimming-floor" keeps: slimming as stated may leave a layer one channel."""
 
 
 def networks(scale: str, seed: int) -> list[str]:
@@ -73,7 +76,8 @@ def table(scale: str = "smoke", seed: int = 0) -> pd.DataFrame:
         scale, seed: of first weights, gates and training.
     Returns: one row each: network, method, budget (1 for the whole network), accuracy, n, parameters, macs, share,
         epochs, train_seconds and train_images (after the structure is known), search_seconds and search_images (before
-        it is), batch1 and so on (median seconds an image, one column a batch of `latency_batches`), zeros, mean_gate,
+        it is), source_epochs (of the search, in the settings of `paper`, where they have the network; else empty),
+        batch1 and so on (median seconds an image, one column a batch of `latency_batches`), zeros, mean_gate,
         rule, before (accuracy before fine-tuning; empty where there is none).
     """
     parts = []
@@ -113,6 +117,7 @@ def _full(scale: str, name: str, seed: int) -> dict[str, Any]:
         "train_images": seen(recipe_of(scale, name), len(train_images(scale, name))),
         "search_seconds": 0.0,
         "search_images": 0,
+        "source_epochs": 0,
     }
 
 
@@ -141,6 +146,7 @@ def _from_fresh(scale: str, name: str, seed: int, method: str, budget: float) ->
                 "train_images": found["images"],
                 "search_seconds": first["seconds"],
                 "search_images": looked,
+                "source_epochs": _source_epochs(name, gates=True) if gates else 0,
                 **{key: first[key] for key in ("zeros", "mean_gate", "rule")},
                 "channels": channels,
                 "expansion": float(first["expansion"]),
@@ -163,9 +169,18 @@ def _from_trained(scale: str, name: str, seed: int, method: str, budget: float) 
         "train_images": found["images"],
         "search_seconds": first["seconds"] + card["seconds"],
         "search_images": seen(recipe, len(train_images(scale, name))),
+        "source_epochs": _source_epochs(name),
         "channels": channels_of(rows),
         "expansion": 1.0,
     }
+
+
+def _source_epochs(name: str, gates: bool = False) -> int | None:
+    """Epochs of the search in the settings of `paper`: of the gates, or of training before pruning; None: no such."""
+    paper, base = config.load("paper"), f"{name}-half"
+    if base not in paper.networks:
+        return None
+    return int(settings("paper")["gate_epochs"]) if gates else paper.recipe(base).epochs
 
 
 def _pruned(scale: str, name: str, seed: int, method: str, budget: float) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -174,19 +189,24 @@ def _pruned(scale: str, name: str, seed: int, method: str, budget: float) -> tup
     chosen, whole = settings(scale), config.load(scale).recipe(name)
     epochs = max(1, round((whole.epochs - config.load(scale).recipe(base).epochs) / budget))
     recipe = recipe_of(scale, name, epochs, learning_rate=whole.learning_rate * chosen["finetune_rate"])
-    cut = static.l1_structure if method == "l1" else static.slimming_structure
-    key = {**network_key(scale, name), "method": method, "budget": budget}
+    cut: Any = static.l1_structure if method == "l1" else static.slimming_structure
+    options = {"least": LEAST} if method == "slimming-floor" else {}
+    key = {**network_key(scale, name), "method": method, "budget": budget, **options}
 
     def find() -> pd.DataFrame:
-        return rows_of(cut(zoo.get(base, scale, seed), budget, shape), 1.0)
+        return rows_of(cut(zoo.get(base, scale, seed), budget, shape, **options), 1.0)
 
     def tune() -> pd.DataFrame:
         model = zoo.get(base, scale, seed)
-        model = shrink(model, cut(model, budget, shape).keep)
+        model = shrink(model, cut(model, budget, shape, **options).keep)
         before = accuracy(model, test_images(scale, name))
         return pd.DataFrame([{**fitted(scale, name, model, recipe, seed), "before": before}])
 
     rows = evaluations.kept("scratch-static", base, scale, seed, key, find, VERSION)
+    if method == "slimming-floor":
+        stated, tuned_as_stated = _pruned(scale, name, seed, "slimming", budget)
+        if channels_of(stated) == channels_of(rows):  # of one layer's channels the same ones go either way
+            return rows, tuned_as_stated
     tuned = evaluations.kept(
         "scratch-tuned", base, scale, seed, {**key, **training_key(scale, name, recipe)}, tune, VERSION
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from lib.dynamic.study.scratch_networks import settings, test_images, train_imag
 from lib.evaluations import SHARE, frame
 from lib.intervals import student
 
-RIVALS = {"scratch": ("uniform", "random"), "scratch-budget": ("uniform-budget", "l1", "slimming")}
+RIVALS = {"scratch": ("uniform", "random"), "scratch-budget": ("uniform-budget", "l1", "slimming", "slimming-floor")}
 """What is compared with what at an equal training budget: equally many epochs, or as much work."""
 PLACE = ["network", "method", "budget"]
 
@@ -62,8 +63,10 @@ def cost_numbers(frames: Mapping[int, pd.DataFrame]) -> list[Any]:
     """Numbers of `scratch_cost`, all at {network, method, budget}.
 
     Returns: "search_seconds" and "search_images" before the structure is known; "train_seconds" and "train_images"
-        after; "total_seconds"; "training_work", multiply-accumulates of the forward passes of all training, search
-        included, over those of the whole network's training.
+        after; "search_at_source", the search's seconds an image times its epochs in the settings of `paper`: what an
+        image of the training set costs there before the structure is known; "total_seconds"; "training_work",
+        multiply-accumulates of the forward passes of all training, search included, over those of the whole network's
+        training.
     """
     rows: list[dict[str, Any]] = []
     for seed, table in frames.items():
@@ -82,6 +85,9 @@ def cost_numbers(frames: Mapping[int, pd.DataFrame]) -> list[Any]:
                     work / (full["train_images"] * full["macs"]), "fraction of the whole network's training", 1
                 ),
             }  # fmt: skip
+            if row["search_images"] and not pd.isna(row["source_epochs"]):
+                each = 1e3 * row["search_seconds"] / row["search_images"] * row["source_epochs"]
+                values["search_at_source"] = (each, "milliseconds a training image, at the epochs of `paper`", 1)
             rows += _rows(values, where)
     return evaluations.numbers(rows)
 
@@ -114,6 +120,7 @@ def cost_table(numbers: Sequence[Any]) -> pd.DataFrame:
     names = {
         "search_seconds": "search, s",
         "search_images": "search, images",
+        "search_at_source": "search, ms a training image at the source's epochs",
         "train_seconds": "training, s",
         "total_seconds": "all, s",
         "training_work": "work of all training",
@@ -213,6 +220,7 @@ def latency_reading(numbers: Sequence[Any]) -> str:
 def cost_reading(numbers: Sequence[Any]) -> str:
     """What is spent before the structure is known, against training a network first, as Markdown."""
     seconds, images = frame(numbers, "search_seconds"), frame(numbers, "search_images")
+    at_source = frame(numbers, "search_at_source").set_index(["network", "budget", "method"])["value"]
     lines = []
     for (network, budget), group in seconds[seconds["method"] != "full"].groupby(["network", "budget"], sort=False):
         by = group.set_index("method")["value"]
@@ -221,8 +229,12 @@ def cost_reading(numbers: Sequence[Any]) -> str:
             f"{METHODS[other]} {by[other]:.0f} s ({by[other] / by['scratch']:.1f} times; "
             f"{here[other] / here['scratch']:.1f} times the images)"
             for other in TRAINED
+            if other != "slimming-floor"  # the same training as slimming
         )
         lines.append(f"- **{network}:** from scratch {by['scratch']:.0f} s; {told}.")
+        ratio = at_source.get((network, budget, "scratch"), math.nan) / at_source.get((network, budget, "l1"), math.nan)
+        if not math.isnan(ratio):
+            lines[-1] += f" At the source's epochs, an image as dear as here: {ratio:.2f} of L1 norm's seconds."
     return "Before the structure is known:\n\n" + "\n".join(lines)
 
 
@@ -278,7 +290,7 @@ def write(
     names = [
         variant
         for name in settings(scale)["scratch_networks"]
-        for variant in (name, *(f"{name}-{kind}" for kind in TRAINED.values()))
+        for variant in (name, *(f"{name}-{kind}" for kind in dict.fromkeys(TRAINED.values())))
     ]
     test = test_images(scale, names[0])
     known = {f"{config.load(scale).recipe(names[0]).data}/test": test.fingerprint}
