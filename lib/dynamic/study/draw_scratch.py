@@ -18,7 +18,14 @@ from lib.evaluations import frame
 
 GROUPS = {
     "trained for E epochs": ("scratch", "plain", "random", "uniform"),
-    "for as much work as the whole network": ("scratch-budget", "uniform-budget", "l1", "slimming", "slimming-floor"),
+    "for as much work as the whole network": (
+        "scratch-budget",
+        "scratch-counted",
+        "uniform-budget",
+        "l1",
+        "slimming",
+        "slimming-floor",
+    ),
 }
 
 

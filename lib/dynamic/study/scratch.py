@@ -3,9 +3,10 @@
     python -m lib.evaluations --run lib.dynamic.study.scratch:make --scale smoke --seed 0
 
 Training budget, counted in multiply-accumulates of the whole network: with E epochs of it as the unit, a network with a
-share s of its FLOPs trains E epochs ("E epochs", cost s) or E / s epochs ("budget", cost 1). The pruning of a trained
-network spends half of the budget on training the whole network for E / 2 epochs and half on fine-tuning the pruned one
-for E / (2 s): cost 1 too.
+share s of its FLOPs trains E epochs ("E epochs", cost s) or E / s epochs ("budget", cost 1, the search not counted, as
+in the paper). With the search counted ("gates counted", ours), what the gates cost is taken off the training. The
+pruning of a trained network spends half of the budget on training the whole network for E / 2 epochs and half on
+fine-tuning the pruned one for E / (2 s): cost 1 too, its search counted.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ METHODS = {
     "full": "the whole network",
     "scratch": "from scratch",
     "scratch-budget": "from scratch, budget",
+    "scratch-counted": "from scratch, budget, gates counted",
     "plain": "from scratch, not widened",
     "random": "random structure",
     "uniform": "uniform",
@@ -53,6 +55,9 @@ METHODS = {
 FRESH = ("scratch", "plain", "random", "uniform")
 TRAINED = {"l1": "half", "slimming": "half-slim", "slimming-floor": "half-slim"}
 """Pruned from a trained network: which variant of the whole one."""
+PASSES, GATE_PASSES = 3, 2
+"""Forward passes that an image costs in training (the gradients of activations and of weights cost one each), and in
+learning gates, where no weight has a gradient."""
 LEAST = 0.1
 """Share of each layer's channels that "slimming-floor" keeps: slimming as stated may leave a layer one channel."""
 
@@ -75,10 +80,11 @@ def table(scale: str = "smoke", seed: int = 0) -> pd.DataFrame:
     Args:
         scale, seed: of first weights, gates and training.
     Returns: one row each: network, method, budget (1 for the whole network), accuracy, n, parameters, macs, share,
-        epochs, train_seconds and train_images (after the structure is known), search_seconds and search_images (before
-        it is), source_epochs (of the search, in the settings of `paper`, where they have the network; else empty),
-        batch1 and so on (median seconds an image, one column a batch of `latency_batches`), zeros, mean_gate,
-        rule, before (accuracy before fine-tuning; empty where there is none).
+        epochs, train_seconds, train_images and train_work (after the structure is known; work in multiply-accumulates
+        of forward and backward passes), search_seconds, search_images and search_work (before it is), source_epochs
+        (of the search, in the settings of `paper`, where they have the network; else empty), same_as (a method whose
+        structure this very one is; else empty), batch1 and so on (median seconds an image, one column a batch of
+        `latency_batches`), zeros, mean_gate, rule, before (accuracy before fine-tuning; empty where there is none).
     """
     parts = []
     for name in bar(networks(scale, seed), desc="networks"):
@@ -101,8 +107,8 @@ def structures(scale: str, seed: int, name: str, budget: float) -> pd.DataFrame:
 
 def _full(scale: str, name: str, seed: int) -> dict[str, Any]:
     card = zoo.card(name, scale, seed)
-    shape = shape_of(scale, name)
-    epochs = config.load(scale).recipe(name).epochs
+    epochs, macs = config.load(scale).recipe(name).epochs, _whole(scale, name, seed)
+    images = seen(recipe_of(scale, name), len(train_images(scale, name)))
     return {
         "network": name,
         "method": "full",
@@ -110,15 +116,22 @@ def _full(scale: str, name: str, seed: int) -> dict[str, Any]:
         "accuracy": card["test_accuracy"],
         "n": card["test_images"],
         "parameters": card["parameters"],
-        "macs": cost.macs(fresh(scale, name, seed), shape),
+        "macs": macs,
         "share": 1.0,
         "epochs": epochs,
         "train_seconds": card["seconds"],
-        "train_images": seen(recipe_of(scale, name), len(train_images(scale, name))),
+        "train_images": images,
+        "train_work": PASSES * images * macs,
         "search_seconds": 0.0,
         "search_images": 0,
+        "search_work": 0,
         "source_epochs": 0,
     }
+
+
+def _whole(scale: str, name: str, seed: int, expansion: float = 1.0) -> int:
+    """Multiply-accumulates of an image's pass through the whole network, widened or not."""
+    return cost.macs(fresh(scale, name, seed, expansion), shape_of(scale, name))
 
 
 def _from_fresh(scale: str, name: str, seed: int, method: str, budget: float) -> list[dict[str, Any]]:
@@ -126,12 +139,16 @@ def _from_fresh(scale: str, name: str, seed: int, method: str, budget: float) ->
     rows = structure(scale, name, seed, method, budget)
     first, channels = rows.iloc[0], channels_of(rows)
     epochs = config.load(scale).recipe(name).epochs
+    chosen, train = settings(scale), len(train_images(scale, name))
+    gates = method in ("scratch", "plain")
+    looked = chosen["gate_epochs"] * min(chosen["gate_images"], train) if gates else 0
+    work = GATE_PASSES * looked * _whole(scale, name, seed, float(first["expansion"]))
     lengths = {method: epochs}
     if f"{method}-budget" in METHODS:
         lengths[f"{method}-budget"] = max(1, round(epochs / budget))
-    chosen = settings(scale)
-    gates = method in ("scratch", "plain")
-    looked = chosen["gate_epochs"] * min(chosen["gate_images"], len(train_images(scale, name))) if gates else 0
+    if f"{method}-counted" in METHODS:
+        spent = epochs * work / (PASSES * seen(recipe_of(scale, name), train) * _whole(scale, name, seed))
+        lengths[f"{method}-counted"] = max(1, round((epochs - spent) / budget))
     made = []
     for each, length in lengths.items():
         found = trained(scale, name, seed, channels, float(first["expansion"]), length).iloc[0]
@@ -144,8 +161,10 @@ def _from_fresh(scale: str, name: str, seed: int, method: str, budget: float) ->
                 "share": first["share"],
                 "train_seconds": found["seconds"],
                 "train_images": found["images"],
+                "train_work": PASSES * found["images"] * found["macs"],
                 "search_seconds": first["seconds"],
                 "search_images": looked,
+                "search_work": work,
                 "source_epochs": _source_epochs(name, gates=True) if gates else 0,
                 **{key: first[key] for key in ("zeros", "mean_gate", "rule")},
                 "channels": channels,
@@ -159,6 +178,8 @@ def _from_trained(scale: str, name: str, seed: int, method: str, budget: float) 
     rows, found = _pruned(scale, name, seed, method, budget)
     first, base = rows.iloc[0], f"{name}-{TRAINED[method]}"
     card, recipe = zoo.card(base, scale, seed), config.load(scale).recipe(base)
+    looked = seen(recipe, len(train_images(scale, name)))
+    stated = channels_of(_pruned(scale, name, seed, "slimming", budget)[0]) if method == "slimming-floor" else None
     return {
         "network": name,
         "method": method,
@@ -167,9 +188,12 @@ def _from_trained(scale: str, name: str, seed: int, method: str, budget: float) 
         "share": first["share"],
         "train_seconds": found["seconds"],
         "train_images": found["images"],
+        "train_work": PASSES * found["images"] * found["macs"],
         "search_seconds": first["seconds"] + card["seconds"],
-        "search_images": seen(recipe, len(train_images(scale, name))),
+        "search_images": looked,
+        "search_work": PASSES * looked * _whole(scale, name, seed),
         "source_epochs": _source_epochs(name),
+        "same_as": "slimming" if channels_of(rows) == stated else None,
         "channels": channels_of(rows),
         "expansion": 1.0,
     }
@@ -217,6 +241,7 @@ def _with_latency(scale: str, name: str, seed: int, rows: pd.DataFrame, budget: 
     narrow = rows[rows["method"].isin([*FRESH, *TRAINED])]
     of = {row["method"]: (row["channels"], row["expansion"]) for row in narrow.to_dict("records")}
     found = latencies(scale, name, seed, of, budget).pivot(index="method", columns="batch", values="median")
+    of_structure = {m: m.removesuffix("-budget").removesuffix("-counted") for m in rows["method"]}
     for batch in found.columns:
-        rows[f"batch{int(batch)}"] = [found.loc[method.removesuffix("-budget"), batch] for method in rows["method"]]
+        rows[f"batch{int(batch)}"] = [found.loc[of_structure[method], batch] for method in rows["method"]]
     return rows

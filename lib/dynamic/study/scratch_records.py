@@ -14,7 +14,8 @@ from lib.dynamic.study.scratch_networks import settings, test_images, train_imag
 from lib.evaluations import SHARE, frame
 from lib.intervals import student
 
-RIVALS = {"scratch": ("uniform", "random"), "scratch-budget": ("uniform-budget", "l1", "slimming", "slimming-floor")}
+_AS_MUCH = ("uniform-budget", "l1", "slimming", "slimming-floor")
+RIVALS = {"scratch": ("uniform", "random"), "scratch-budget": _AS_MUCH, "scratch-counted": _AS_MUCH}
 """What is compared with what at an equal training budget: equally many epochs, or as much work."""
 PLACE = ["network", "method", "budget"]
 
@@ -25,11 +26,25 @@ def label(scale: str, name: str) -> str:
     return f"{recipe.arch}, width {recipe.arch_args.get('width', 'usual')}"
 
 
+def distinct(frames: Mapping[int, pd.DataFrame]) -> dict[int, pd.DataFrame]:
+    """The tables without methods that found, for every seed, the structure of another method: it stands there once.
+
+    Args:
+        frames: seed -> as `scratch.table` returns it.
+    """
+    whole = pd.concat(list(frames.values()))
+    same = whole.groupby(PLACE)["same_as"].apply(lambda found: found.notna().all())
+    return {
+        seed: table[[not same[tuple(row)] for row in table[PLACE].itertuples(index=False)]].reset_index(drop=True)
+        for seed, table in frames.items()
+    }
+
+
 def pruning_numbers(frames: Mapping[int, pd.DataFrame]) -> list[Any]:
     """Numbers of `scratch_pruning`, all at {network, method, budget}.
 
     Args:
-        frames: seed -> as `scratch.table` returns it.
+        frames: seed -> as `distinct` returns them.
     Returns: "accuracy" (n test images); "parameters"; "flops" of one image, 2 x MAC; "share" of the whole network's
         FLOPs; "epochs" of training (after the structure is known); "latency" at {..., batch}, median milliseconds an
         image; "accuracy_before_tuning", of networks that were pruned after training; "zero_gates" and "mean_gate" of
@@ -65,8 +80,8 @@ def cost_numbers(frames: Mapping[int, pd.DataFrame]) -> list[Any]:
     Returns: "search_seconds" and "search_images" before the structure is known; "train_seconds" and "train_images"
         after; "search_at_source", the search's seconds an image times its epochs in the settings of `paper`: what an
         image of the training set costs there before the structure is known; "total_seconds"; "training_work",
-        multiply-accumulates of the forward passes of all training, search included, over those of the whole network's
-        training.
+        multiply-accumulates of all training, forward and backward, search included, over those of the whole network's
+        training; "search_work", the search's part of it.
     """
     rows: list[dict[str, Any]] = []
     for seed, table in frames.items():
@@ -74,15 +89,16 @@ def cost_numbers(frames: Mapping[int, pd.DataFrame]) -> list[Any]:
         for row in table.to_dict("records"):
             where = {key: row[key] for key in PLACE} | {"seed": seed}
             full = whole.loc[row["network"]]
-            work = row["train_images"] * row["macs"] + row["search_images"] * full["macs"]
+            work = row["train_work"] + row["search_work"]
             values = {
                 "search_seconds": (row["search_seconds"], "seconds", 1),
                 "search_images": (row["search_images"], "images", 1),
                 "train_seconds": (row["train_seconds"], "seconds", 1),
                 "train_images": (row["train_images"], "images", 1),
                 "total_seconds": (row["search_seconds"] + row["train_seconds"], "seconds", 1),
-                "training_work": (
-                    work / (full["train_images"] * full["macs"]), "fraction of the whole network's training", 1
+                "training_work": (work / full["train_work"], "fraction of the whole network's training", 1),
+                "search_work": (
+                    row["search_work"] / full["train_work"], "fraction of the whole network's training", 1
                 ),
             }  # fmt: skip
             if row["search_images"] and not pd.isna(row["source_epochs"]):
@@ -123,7 +139,8 @@ def cost_table(numbers: Sequence[Any]) -> pd.DataFrame:
         "search_at_source": "search, ms a training image at the source's epochs",
         "train_seconds": "training, s",
         "total_seconds": "all, s",
-        "training_work": "work of all training",
+        "search_work": "work of the search",
+        "training_work": "work of search and training",
     }
     return _wide(numbers, names)
 
@@ -221,6 +238,7 @@ def cost_reading(numbers: Sequence[Any]) -> str:
     """What is spent before the structure is known, against training a network first, as Markdown."""
     seconds, images = frame(numbers, "search_seconds"), frame(numbers, "search_images")
     at_source = frame(numbers, "search_at_source").set_index(["network", "budget", "method"])["value"]
+    works = frame(numbers, "search_work").set_index(["network", "budget", "method"])["value"]
     lines = []
     for (network, budget), group in seconds[seconds["method"] != "full"].groupby(["network", "budget"], sort=False):
         by = group.set_index("method")["value"]
@@ -231,7 +249,8 @@ def cost_reading(numbers: Sequence[Any]) -> str:
             for other in TRAINED
             if other != "slimming-floor"  # the same training as slimming
         )
-        lines.append(f"- **{network}:** from scratch {by['scratch']:.0f} s; {told}.")
+        work = works[network, budget, "scratch"]
+        lines.append(f"- **{network}:** from scratch {by['scratch']:.0f} s, {work:.2f} of a training's work; {told}.")
         ratio = at_source.get((network, budget, "scratch"), math.nan) / at_source.get((network, budget, "l1"), math.nan)
         if not math.isnan(ratio):
             lines[-1] += f" At the source's epochs, an image as dear as here: {ratio:.2f} of L1 norm's seconds."
