@@ -1,12 +1,11 @@
 """Named networks: a recipe in, a trained network out. Trained once, under a lock; loaded after that."""
 
 import argparse
-import importlib
 import json
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +16,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from lib import compute, config, data, models, store, training
+from lib import compute, config, data, recipes, store, training
 from lib.config import Recipe, Scale
 
 SHIPPED_MB = 3  # largest weights file that ships with the package
@@ -90,7 +89,7 @@ def key(name: str, scale: str = "smoke", seed: int = 0) -> str:
 
 def _key(preset: Scale, name: str, seed: int) -> dict[str, Any]:
     recipe = preset.recipe(name)
-    plugs = [_plug(plug)[0] for plug in (*recipe.transforms, *recipe.hooks, *recipe.prepare)]
+    plugs = [recipes.plug(plug)[0] for plug in (*recipe.transforms, *recipe.hooks, *recipe.prepare)]
     return {
         "recipe": {**recipe.plain(), "start": None},
         "start": recipe.start and {**recipe.start, "network": _key(preset, recipe.start["network"], seed)},
@@ -98,17 +97,6 @@ def _key(preset: Scale, name: str, seed: int) -> dict[str, Any]:
         "data": data.load(recipe.data, recipe.fit_split).fingerprint,
         "versions": [VERSION, training.VERSION, *(getattr(plug, "version", 1) for plug in plugs)],
     }
-
-
-def _plug(plug: Any) -> tuple[Any, dict[str, Any]]:
-    """The callable a recipe names by dotted path, and its arguments."""
-    arguments = config.thaw(plug)
-    path = arguments.pop("use")
-    module, _, attribute = path.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), attribute), arguments
-    except (ImportError, AttributeError) as error:
-        raise config.ConfigError(f"recipe names {path!r}, which cannot be imported: {error}") from error
 
 
 def _obtain(preset: Scale, name: str, seed: int, retrain: bool) -> tuple[nn.Module, dict[str, Any]]:
@@ -172,40 +160,12 @@ def _load(preset: Scale, name: str, place: _Place, address: str) -> tuple[nn.Mod
         return None
     try:
         with torch.random.fork_rng(devices=[]):  # first weights are drawn and replaced: the caller's state stays
-            model = _blank(preset, preset.recipe(name))
+            model = recipes.blank(preset, preset.recipe(name))
         model.load_state_dict(load_tensors(blob))
     except (SafetensorError, RuntimeError) as error:
         warnings.warn(f"{place.weights} cannot be used ({error}); the network is made anew", stacklevel=4)
         return None
     return model.eval(), about
-
-
-def _fresh(recipe: Recipe) -> nn.Module:
-    spec = data.SETS[recipe.data]
-    arguments = config.thaw(recipe.arch_args)
-    if arguments.pop("normalise", True):
-        arguments.update(mean=spec.mean, std=spec.std)
-    return models.build(recipe.arch, shape=spec.shape, classes=spec.classes, **arguments)
-
-
-def _blank(preset: Scale, recipe: Recipe) -> nn.Module:
-    """The network's structure, its weights to be loaded."""
-    return _transformed(_untransformed(preset, recipe), recipe)
-
-
-def _untransformed(preset: Scale, recipe: Recipe) -> nn.Module:
-    """The structure that a recipe's transforms are applied to: its parent's with the parent's own, else a fresh one."""
-    if recipe.start is None or "epoch" in recipe.start:
-        return _fresh(recipe)
-    parent = preset.recipe(recipe.start["network"])
-    return _blank(preset, replace(recipe, start=parent.start, transforms=parent.transforms))
-
-
-def _transformed(model: nn.Module, recipe: Recipe) -> nn.Module:
-    for plug in recipe.transforms:
-        function, arguments = _plug(plug)
-        model = function(model, **arguments)
-    return model
 
 
 def _train(preset: Scale, name: str, seed: int, place: _Place, address: str) -> None:
@@ -261,7 +221,7 @@ def _fit(
         images,
         recipe,
         seed=seed,
-        hooks=[function(**arguments) for function, arguments in map(_plug, recipe.hooks)],
+        hooks=[function(**arguments) for function, arguments in map(recipes.plug, recipe.hooks)],
         checkpoint=place.checkpoint,
         trunk=trunk,
         device=preset.compute.device,
@@ -287,7 +247,7 @@ def _training_images(preset: Scale, recipe: Recipe, seed: int) -> data.ImageSet:
         _obtain(preset, recipe.start["network"], seed, retrain=False)[0] if recipe.start and recipe.prepare else None
     )
     for plug in recipe.prepare:
-        function, arguments = _plug(plug)
+        function, arguments = recipes.plug(plug)
         images = function(images, start=start, seed=seed, **arguments)
     return images
 
@@ -296,11 +256,11 @@ def _beginning(preset: Scale, recipe: Recipe, seed: int) -> nn.Module:
     """The untrained network: fresh weights or its parent's, transforms applied. A branch takes its trunk's later."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _untransformed(preset, recipe)
+        model = recipes.untransformed(preset, recipe)
         if recipe.start is not None and "epoch" not in recipe.start:
             parent, _ = _obtain(preset, recipe.start["network"], seed, retrain=False)
             model.load_state_dict(parent.state_dict())
-        return _transformed(model, recipe)
+        return recipes.transformed(model, recipe)
 
 
 def _trunk_of(preset: Scale, name: str, seed: int) -> Path | None:

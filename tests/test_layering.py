@@ -13,7 +13,7 @@ from lib import config
 FLOORS = [
     "config compute record progress plots store tensors late checksums intervals contract comparisons tables reduced",
     "data models",
-    "training zoo attacks evaluations",
+    "recipes training zoo attacks evaluations",
     "detectors",
     "slicing robustness dynamic lancet",
     "explore",

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lib import config, data, store, zoo
+from lib import config, data, recipes, store, zoo
 from lib.data import ImageSet
 from lib.models.layers import weight_layers
 from lib.robustness import low_rank
@@ -49,7 +49,7 @@ def hooks_of(recipe: config.Recipe) -> list:
     """The recipe's hooks, those that begin and end at an epoch within this one."""
     made = []
     for plug in recipe.hooks:
-        function, arguments = zoo._plug(plug)
+        function, arguments = recipes.plug(plug)
         inspect.signature(function).bind(**arguments)
         made.append(function(**arguments | ({"begin": 0, "end": 1} if "begin" in arguments else {})))
     return made
@@ -76,7 +76,7 @@ def test_a_paper_recipe_takes_a_step(monkeypatch, name):
 
     def parent(preset, other, seed, retrain):
         """A parent of the right structure, as it would be loaded."""
-        return zoo._blank(preset, preset.recipe(other)), {}
+        return recipes.blank(preset, preset.recipe(other)), {}
 
     monkeypatch.setattr(zoo, "_obtain", parent)
     model = zoo._beginning(PAPER, recipe, 0)
@@ -99,7 +99,7 @@ def test_a_paper_recipe_takes_a_step(monkeypatch, name):
             continue
         assert same != (key in trained) or not key.endswith("weight"), f"{key} was {'not ' * same}trained"
     with torch.device("meta"):
-        again = zoo._blank(PAPER, recipe).state_dict()  # what its weights will be loaded into
+        again = recipes.blank(PAPER, recipe).state_dict()  # what its weights will be loaded into
     assert {key: value.shape for key, value in again.items()} == {key: value.shape for key, value in after.items()}
 
 
@@ -114,6 +114,6 @@ def test_pruning_and_low_rank_act_on_the_layers_they_name():
     pruned = PAPER.networks["resnet18-b128-s0.9"]
     assert pruned.hooks[0]["begin"] == pruned.start["epoch"] and pruned.hooks[0]["end"] <= pruned.epochs
     with torch.device("meta"):
-        whole = zoo._fresh(PAPER.networks["alexnet-b512"])
+        whole = recipes.fresh(PAPER.networks["alexnet-b512"])
     sizes = sorted(layer.out_features for layer in whole.modules() if isinstance(layer, nn.Linear))
     assert sizes == [10, 4096, 4096]

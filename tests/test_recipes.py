@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lib import config, zoo
+from lib import config, recipes
 
 
 @pytest.mark.parametrize("scale", config.SCALES)
@@ -15,5 +15,5 @@ def test_every_network_of_a_scale_can_be_built(scale):
             continue
         built.add(about)
         with torch.device("meta"):
-            network = zoo._fresh(recipe)
+            network = recipes.fresh(recipe)
         assert all(parameter.numel() for parameter in network.parameters()), name

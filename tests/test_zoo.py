@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from training_tools import TINY, same, state
 from zoo_tools import GRADUAL, SCALE, SMOKE, folder, reconfigure, unlike_any
 
-from lib import config, data, store, training, zoo
+from lib import config, data, recipes, store, training, zoo
 from lib.robustness.magnitude_pruning import GradualPruning
 
 pytestmark = pytest.mark.usefixtures("house")
@@ -35,7 +35,7 @@ def test_trained_once_then_loaded(trainings):
 def test_the_network_is_what_the_loop_gives_from_the_seed():
     recipe = config.load("smoke").networks["plain"]
     torch.manual_seed(2)
-    model = zoo._fresh(recipe)
+    model = recipes.fresh(recipe)
     training.fit(model, data.load("mnist5k", "train").stratified(60, seed=0), recipe, seed=2)
     assert same(state(model), state(zoo.get("plain", seed=2)))
 

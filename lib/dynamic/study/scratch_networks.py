@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from lib import compute, config, data, evaluations, models, training
+from lib import compute, config, data, evaluations, recipes, training
 from lib.config import Recipe
 from lib.dynamic import cost, static
 from lib.dynamic.channels import gated_sites
@@ -102,12 +102,9 @@ def fresh(scale: str, name: str, seed: int, expansion: float = 1.0) -> nn.Module
     if "width" not in arguments:
         raise DynamicError(f"network {name}: arch_args has no width to expand: write it into config/{scale}.yaml")
     arguments["width"] = round(arguments["width"] * expansion)
-    spec = data.SETS[recipe.data]
-    if arguments.pop("normalise", True):
-        arguments.update(mean=spec.mean, std=spec.std)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = models.build(recipe.arch, shape=spec.shape, classes=spec.classes, **arguments)
+        model = recipes.fresh(replace(recipe, arch_args=arguments))
     preset = config.load(scale).compute
     layout = torch.channels_last if preset.channels_last else torch.contiguous_format
     return model.to(compute.device(preset.device)).to(memory_format=layout)

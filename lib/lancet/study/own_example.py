@@ -13,7 +13,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lib import config, data
+from lib import config, data, recipes
 from lib.lancet.study import wrong
 from lib.lancet.study.companions import first_half
 
@@ -46,10 +46,7 @@ def on_disk(scale: str, seed: int) -> Iterator[OnDisk]:
     recipe = config.load(scale).recipe(wrong.settings(scale)["defect_network"])
     model, half = wrong.network_of(scale, seed), first_half(scale)
     spec = data.SETS[recipe.data]
-    arguments = config.thaw(recipe.arch_args)
-    about: dict[str, Any] = {"shape": spec.shape, "classes": spec.classes}
-    if arguments.pop("normalise", True):
-        about |= {"mean": spec.mean, "std": spec.std}
+    given = {key: value for key, value in config.thaw(recipe.arch_args).items() if key != "normalise"}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
@@ -61,7 +58,7 @@ def on_disk(scale: str, seed: int) -> Iterator[OnDisk]:
         write_images(folder / "clean", clean.float(), clean.labels)
         command = (
             f"python -m lib.lancet.own --weights net.safetensors --structure {recipe.arch} --arguments "
-            f"'{json.dumps(arguments)}' --shape {' '.join(map(str, spec.shape))} --classes {spec.classes} "
+            f"'{json.dumps(given)}' --shape {' '.join(map(str, spec.shape))} --classes {spec.classes} "
             "--wrong wrong --clean clean --out repaired.safetensors"
         )
         yield OnDisk(
@@ -69,7 +66,7 @@ def on_disk(scale: str, seed: int) -> Iterator[OnDisk]:
             wrong=folder / "wrong",
             clean=folder / "clean",
             structure=recipe.arch,
-            about={**about, **arguments},
+            about=recipes.arguments(recipe),
             classes=half.classes,
             command=command,
         )
