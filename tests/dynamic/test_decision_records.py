@@ -10,8 +10,8 @@ from lib import plots
 from lib.contract import check_number
 from lib.dynamic.study import decision_records, detection_records, draw_decisions, draw_detection, names
 from lib.dynamic.study.decisions import SPACES
-from lib.dynamic.study.detection import DECISIONS, ON_CLEAN, PAIRS, PENULTIMATE, UNTRAINED
 from lib.dynamic.study.detection_adaptive import AIMS, ANEW
+from lib.dynamic.study.detection_bench import DECISIONS, ON_CLEAN, PAIRS, PENULTIMATE, UNTRAINED
 from lib.evaluations import frame
 
 NETWORKS = {"net-a": "stated", "net-b": "standardised"}

@@ -14,7 +14,7 @@ from lib import evaluations, models
 from lib.data import ImageSet
 from lib.dynamic.errors import DynamicError
 from lib.dynamic.lcs.network import LayerwiseChannelSelection
-from lib.dynamic.study import decision_inputs, decisions, detection, detection_adaptive
+from lib.dynamic.study import decision_inputs, decisions, detection, detection_adaptive, detection_bench
 from lib.dynamic.study.decision_inputs import Attacked, choices, noise_like, see, untrained_feature
 
 CLASSES = 4
@@ -104,7 +104,7 @@ def test_noise_is_as_large_as_the_perturbation_and_stays_an_image():
 
 def test_folding_fixed_masks_gives_an_ordinary_network_that_computes_the_same(network, image_set):
     masks = {layer: network.unit(layer).masks[1].detach() for layer in network.layers}
-    plain = detection.folded(network, masks)
+    plain = detection_bench.folded(network, masks)
     images = image_set.images[:20]
     with torch.no_grad(), network.choosing("static", masks=masks):
         assert torch.allclose(plain(images), network(images), atol=1e-3)
@@ -151,23 +151,24 @@ def study(network, image_set, monkeypatch):
         with torch.no_grad():
             good = network(made).argmax(1) != labels
         sets[attack] = Attacked(made[good], index[good], labels[good], good.float().mean().item())
-    for module in (decisions, detection):
+    for module in (decisions, detection_bench):
         monkeypatch.setattr(module, "network_of", lambda *_: network)
         monkeypatch.setattr(module, "attacked", lambda *_: (index, sets))
         monkeypatch.setattr(module, "images_of", lambda scale, name, split, count: image_set)
         monkeypatch.setattr(module, "attack_key", lambda *_: {})
         monkeypatch.setattr(module, "settings", lambda _: SETTINGS)
-    monkeypatch.setattr(detection_adaptive, "settings", lambda _: SETTINGS)
-    monkeypatch.setattr(detection, "data_of", lambda *_: "random")
+    for module in (detection, detection_adaptive):
+        monkeypatch.setattr(module, "settings", lambda _: SETTINGS)
+    monkeypatch.setattr(detection_bench, "data_of", lambda *_: "random")
     data = types.SimpleNamespace(load=lambda *_: image_set)
     monkeypatch.setattr(decisions, "data", data)
-    monkeypatch.setattr(detection, "data", data)
+    monkeypatch.setattr(detection_bench, "data", data)
     monkeypatch.setattr(evaluations, "kept", lambda kind, name, scale, seed, key, make, version: make())
     decisions._test.cache_clear()
-    detection.bench_of.cache_clear()
+    detection_bench.bench_of.cache_clear()
     yield sets
     decisions._test.cache_clear()
-    detection.bench_of.cache_clear()
+    detection_bench.bench_of.cache_clear()
 
 
 def test_the_tables_of_decisions_agree_with_each_other(study, network):
@@ -204,17 +205,19 @@ def test_the_measures_of_a_plane_know_neighbours_and_distance():
 
 def test_detectors_are_fitted_on_one_half_and_reported_on_the_other(study):
     table = detection.table("smoke", 0, "net")
-    bench = detection.bench_of("smoke", 0, "net")
+    bench = detection_bench.bench_of("smoke", 0, "net")
     assert not set(bench.halves["fit"]) & set(bench.halves["test"])
     assert set(bench.halves["fit"]) | set(bench.halves["test"]) == set(range(160))
     kinds = set(zip(table["detector"], table["trained_on"], strict=True))
-    assert ("max-softmax", detection.ON_CLEAN) in kinds and ("LID", "fgsm_8") in kinds
-    assert set(table["pair"]) == set(detection.PAIRS)
+    assert ("max-softmax", detection_bench.ON_CLEAN) in kinds and ("LID", "fgsm_8") in kinds
+    assert set(table["pair"]) == set(detection_bench.PAIRS)
     assert table["auroc"].between(0, 1).all() and (table["low"] <= table["auroc"]).all()
-    row = table[(table["attack"] == "fgsm_8") & (table["pair"] == detection.PAIRS[0])].iloc[0]
+    row = table[(table["attack"] == "fgsm_8") & (table["pair"] == detection_bench.PAIRS[0])].iloc[0]
     assert row["n"] == bench.part("fgsm_8", "test").sum() and row["n_other"] == len(bench.halves["test"])
-    noise = bench.seen[detection.NOISE + "fgsm_8"]
-    labels = bench.seen[detection.CLEAN].predicted[torch.from_numpy(bench.index[detection.NOISE + "fgsm_8"])]
+    noise = bench.seen[detection_bench.NOISE + "fgsm_8"]
+    labels = bench.seen[detection_bench.CLEAN].predicted[
+        torch.from_numpy(bench.index[detection_bench.NOISE + "fgsm_8"])
+    ]
     assert torch.equal(noise.predicted, labels)
 
 
@@ -230,9 +233,9 @@ def test_a_guest_that_sees_everything_detects_everything_and_one_that_sees_nothi
         for word, describe in (("telling", telling), ("blind", blind))
     ]
     for table, wanted in zip(tables, (1.0, 0.5), strict=True):
-        of_adversarials = table[table["pair"] == detection.PAIRS[0]]["auroc"]
+        of_adversarials = table[table["pair"] == detection_bench.PAIRS[0]]["auroc"]
         assert of_adversarials.tolist() == pytest.approx([wanted] * len(of_adversarials))
-    assert tables[0][tables[0]["pair"] == detection.PAIRS[1]]["auroc"].tolist() == [0.5] * 4
+    assert tables[0][tables[0]["pair"] == detection_bench.PAIRS[1]]["auroc"].tolist() == [0.5] * 4
     assert tables[0]["n_other"].max() <= 120  # of the first images only
     short = detection.Guest("short", lambda given: {"clean": np.zeros((3, 1))}, {})
     with pytest.raises(DynamicError, match=r"short: features of 'clean' have 3 rows, 120 are wanted"):
@@ -242,7 +245,7 @@ def test_a_guest_that_sees_everything_detects_everything_and_one_that_sees_nothi
 def test_the_adaptive_table_has_every_aim_gradient_weight_and_detector(study):
     table = detection_adaptive.adaptive("smoke", 0, "net")
     assert set(table["aim"]) == set(detection_adaptive.AIMS) and set(table["weight"]) == {0.0, 1.0}
-    assert {detection.DECISIONS, detection_adaptive.ANEW, "max-softmax"} <= set(table["detector"])
+    assert {detection_bench.DECISIONS, detection_adaptive.ANEW, "max-softmax"} <= set(table["detector"])
     unaware = table[table["weight"] == 0].groupby(["gradient", "detector"])["auroc"].nunique()
     assert (unaware == 1).all()  # without a weight the aim plays no part
     means = table.drop_duplicates(["aim", "gradient", "weight"]).set_index(["aim", "gradient", "weight"])["distance"]
@@ -280,7 +283,7 @@ def test_networks_are_those_with_units_that_choose_and_that_no_other_starts_from
 
 
 def test_an_area_counts_pairs():
-    found = detection.area(np.array([3.0, 2.0]), np.array([1.0, 2.0]))
+    found = detection_bench.area(np.array([3.0, 2.0]), np.array([1.0, 2.0]))
     assert found["auroc"] == pytest.approx((1 + 1 + 1 + 0.5) / 4) and (found["n"], found["n_other"]) == (2, 2)
 
 

@@ -197,8 +197,8 @@ def test_controls_choose_otherwise_and_only_inside(one_thread):
         (lambda lcs: lcs.choosing("best").__enter__(), "choosing 'best': one of decided, random, static, top"),
         (lambda lcs: lcs.choosing("top").__enter__(), "'top' needs frequencies"),
         (lambda lcs: lcs.choosing("static").__enter__(), "'static' needs masks"),
-        (lambda lcs: lcs.threshold_masks(0.01, pictures(4)), "a budget of 0.01 of the MACs cannot be met: with 0.1"),
-        (lambda lcs: lcs.threshold_masks(1.5, pictures(4)), "budget is 1.5: a share"),
+        (lambda lcs: budget.threshold(lcs, 0.01, pictures(4)), "a budget of 0.01 of the MACs cannot be met: with 0.1"),
+        (lambda lcs: budget.threshold(lcs, 1.5, pictures(4)), "budget is 1.5: a share"),
         (lambda lcs: collect(lcs, []), "the source holds no images"),
         (lambda lcs: collect(lcs, ["a"]), "a loader gives images or"),
         (lambda _: DecisionUnit(2, 2, form="other"), "form is 'other': one of stated, standardised"),
@@ -227,7 +227,7 @@ def test_macs_of_an_image_are_those_of_the_network_that_has_only_its_channels(on
 def test_thresholding_keeps_the_largest_entries_that_fit(share, one_thread):
     lcs, x = selection(share=0.0), pictures(20)
     before = {layer: lcs.unit(layer).masks.detach().clone() for layer in lcs.layers}
-    told = lcs.threshold_masks(share, x, least=0.05)
+    told = budget.threshold(lcs, share, x, least=0.05)
     assert share - 0.05 < told.share <= share and told.share == pytest.approx(budget.share_of(lcs, x))
     after = {layer: lcs.unit(layer).masks.detach() for layer in lcs.layers}
     for layer, mask in after.items():
@@ -242,9 +242,9 @@ def test_thresholding_keeps_the_largest_entries_that_fit(share, one_thread):
 def test_a_budget_that_is_met_already_changes_nothing_and_one_that_cannot_be_met_neither(one_thread):
     lcs, x = selection(share=0.6), pictures(20)
     before = copy.deepcopy(lcs.state_dict())
-    assert lcs.threshold_masks(1.0, x).share < 0.9
+    assert budget.threshold(lcs, 1.0, x).share < 0.9
     with pytest.raises(DynamicError, match="cannot be met"):
-        lcs.threshold_masks(0.05, x)
+        budget.threshold(lcs, 0.05, x)
     assert all(torch.equal(value, before[name]) for name, value in lcs.state_dict().items())
 
 

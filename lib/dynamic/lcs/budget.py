@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,9 +11,7 @@ from torch import Tensor
 from lib import compute
 from lib.dynamic.cost import Prices, macs
 from lib.dynamic.errors import DynamicError
-
-if TYPE_CHECKING:
-    from lib.dynamic.lcs.network import LayerwiseChannelSelection
+from lib.dynamic.lcs.network import LayerwiseChannelSelection
 
 STEPS = 16  # halvings of the number of entries kept
 

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from lib import compute
 from lib.dynamic.errors import DynamicError
-from lib.dynamic.lcs import budget as budgets
 from lib.dynamic.lcs.units import DecisionUnit
 from lib.dynamic.lcs.wiring import wires
 
@@ -261,10 +260,6 @@ class LayerwiseChannelSelection(nn.Module):
     def magnitude(self) -> float:
         """The mean size of the mask entries, over all rows of all layers."""
         return torch.cat([self.unit(layer).masks.detach().flatten() for layer in self.layers]).abs().mean().item()
-
-    def threshold_masks(self, budget: float, images: Tensor, least: float = 0.1) -> "budgets.Reached":
-        """Set the smallest mask entries to zero until the images' mean MACs fit; see `budget.threshold`."""
-        return budgets.threshold(self, budget, images, least)
 
     @torch.no_grad()
     def recalibrate_bn(self, images: Tensor, batch: int = 500, units: bool = False) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lib.dynamic.errors import DynamicError
+from lib.dynamic.lcs.budget import threshold
 from lib.dynamic.lcs.controls import static_masks
 from lib.dynamic.lcs.network import LayerwiseChannelSelection
 from lib.training import Hook, Run
@@ -131,10 +132,10 @@ class Frozen(Hook):
     def images(self, run: Run, images: Tensor, labels: Tensor) -> Tensor:
         if run.step == 0:
             if self.budget is not None:
-                self.lcs.threshold_masks(self.budget, images, self.least)
+                threshold(self.lcs, self.budget, images, self.least)
                 if self.lcs.form == "standardised":
                     self.lcs.recalibrate_bn(images, units=True)
-                    self.lcs.threshold_masks(self.budget, images, self.least)
+                    threshold(self.lcs, self.budget, images, self.least)
             if self.choose == "static":
                 self.lcs.collapse(static_masks(self.lcs, images))
         return images

@@ -12,7 +12,7 @@ from torch import Tensor
 from lib import evaluations
 from lib.dynamic.decision_attack import GRADIENTS, Evaded, decision_pgd, observed
 from lib.dynamic.study.decision_inputs import VERSION, about, see, settings
-from lib.dynamic.study.detection import CLEAN, DECISIONS, Bench, Scorer, area, bench_of, fit_key
+from lib.dynamic.study.detection_bench import CLEAN, Bench, Scorer, area, bench_of, fit_key
 from lib.progress import bar
 
 AIMS = ("own", "class mean")
@@ -110,6 +110,3 @@ def _detected(bench: Bench, scorers: dict[str, Scorer], start: np.ndarray, made:
         known[ANEW] = lambda inputs: anew.score(inputs.feature.numpy())
     clean, adversarial = bench.half(CLEAN, "test"), seen.take(test)
     return [{"detector": word, **area(scorer(adversarial), scorer(clean)), **told} for word, scorer in known.items()]
-
-
-__all__ = ["AIMS", "ANEW", "DECISIONS", "adaptive"]

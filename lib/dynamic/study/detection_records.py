@@ -10,7 +10,7 @@ import pandas as pd
 from lib import data, evaluations, tables
 from lib.attacks import SUITE
 from lib.dynamic.study.decision_inputs import about_attacks, data_of, networks, settings
-from lib.dynamic.study.detection import DECISIONS, NOISE_SHOWN, ON_CLEAN, PAIRS, PENULTIMATE, UNTRAINED
+from lib.dynamic.study.detection_bench import DECISIONS, NOISE_SHOWN, ON_CLEAN, PAIRS, PENULTIMATE, UNTRAINED
 from lib.evaluations import frame
 
 ITEM = "lcs_detection"

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 
 from lib import plots
 from lib.attacks import SUITE
-from lib.dynamic.study.detection import DECISIONS, ON_CLEAN, PAIRS, PENULTIMATE, UNTRAINED
 from lib.dynamic.study.detection_adaptive import ANEW
+from lib.dynamic.study.detection_bench import DECISIONS, ON_CLEAN, PAIRS, PENULTIMATE, UNTRAINED
 from lib.dynamic.study.detection_records import AVERAGE, CONTROLS, SAME, attack_label, of_pair
 from lib.dynamic.study.names import titled
 from lib.evaluations import frame

@@ -309,7 +309,7 @@ def _stages(scale: str, seed: int, base: str, form: str, budget: float) -> pd.Da
         images = calibration(scale, base).float(begun.device)
         rows = [_stage(scale, base, begun, "trained")]
         cut = copy.deepcopy(begun)
-        cut.threshold_masks(budget, images, least)
+        budgets.threshold(cut, budget, images, least)
         rows.append(_stage(scale, base, cut, "thresholded"))
         cut.recalibrate_bn(images, units=True)
         rows += [_stage(scale, base, cut, "recalibrated"), _stage(scale, base, ended, "tuned")]
