@@ -124,6 +124,7 @@ def test_a_structure_found_twice_stands_once():
     _, axes = plots.panels(2)
     draw_scratch.accuracies(axes, numbers, 0.5)
     draw_scratch.costs(axes, scratch_records.cost_numbers(found), 0.5)
+    assert [text.get_text() for text in axes[0].texts].count("the same structure") == 2  # once a plot
     plt.close("all")
 
 

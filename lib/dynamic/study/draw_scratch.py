@@ -53,6 +53,7 @@ def accuracies(axes: Sequence[Axes], numbers: Sequence[Any], budget: float) -> N
             )
             for place, each in zip(places, shown["per_seed"], strict=True):
                 ax.plot(list(each.values()), [place + 0.22] * len(each), marker=".", markersize=3, alpha=0.6, **look)
+        _say_same(ax, [methods.index(method) for method in methods if method not in part.index])
         if "full" in part.index:
             ax.axvline(
                 part.loc["full", "value"],
@@ -102,10 +103,19 @@ def costs(axes: Sequence[Axes], numbers: Sequence[Any], budget: float) -> None:
         ax.barh(
             range(len(methods)), after, left=before, color=plots.PALETTE[0], hatch="///", label="training it, after"
         )
+        _say_same(ax, [place for place, method in enumerate(methods) if method not in before.dropna().index])
         plots.named_rows(ax, [METHODS[method] for method in methods], 0.6)
         ax.set_title(titled(name))
         ax.set_xlabel("seconds")
     plots.legend_below(axes, 2)
+
+
+def _say_same(ax: Axes, places: Sequence[int]) -> None:
+    """Rows without a number: their structure stands in another row already (`scratch_records.distinct`)."""
+    for place in places:
+        ax.text(
+            0.03, place, "the same structure", va="center", fontsize=plots.SMALLEST, transform=ax.get_yaxis_transform()
+        )
 
 
 def matrices(axes: Sequence[Axes], tables: dict[str, pd.DataFrame]) -> None:
