@@ -42,7 +42,7 @@ def within(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
             ax.errorbar(part["value"], place, xerr=spread, linestyle="none", elinewidth=0.7, label=words, **look)
         _bands(ax, len(detectors))
         plots.named_rows(ax, detectors)
-        ax.set_title(titled(str(name)))
+        ax.set_title(titled(str(name), 18))
         _area_axis(ax)
     plots.legend_below(axes, 5)
 
@@ -90,7 +90,7 @@ def noise(axes: Sequence[Axes], numbers: Sequence[Any], detector: str = DECISION
             ax.errorbar(part["value"], place, xerr=spread, linestyle="none", elinewidth=0.7, label=pair, **_look(index))
         _bands(ax, len(attacks))
         plots.named_rows(ax, [attack_label(one) for one in attacks])
-        ax.set_title(titled(str(name)))
+        ax.set_title(titled(str(name), 18))
         _area_axis(ax)
     plots.legend_below(axes, 3)
 
@@ -137,7 +137,7 @@ def _bands(ax: Axes, count: int) -> None:
 def _area_axis(ax: Axes) -> None:
     ax.axvline(0.5, color="#777777", linewidth=0.8, linestyle=(0, (1, 2)), marker="", zorder=0.5)
     ax.set_xlim(-0.02, 1.02)
-    ax.set_xlabel("area under the ROC curve\n(dotted: chance)")
+    ax.set_xlabel("area under the\nROC curve\n(dotted: chance)")
 
 
 def _look(index: int) -> dict[str, Any]:
