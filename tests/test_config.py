@@ -264,9 +264,10 @@ def test_every_item_has_a_notebook_and_families_at_every_scale(item):
 
 
 def test_every_network_of_a_scale_is_one_that_paper_has():
+    """But for those trained longer than the scale's others to see what its short trainings do; paper's are long."""
     paper = config.load("paper").networks
     for name in ("smoke", "cpu"):
-        assert set(config.load(name).networks) <= set(paper), name
+        assert {network for network in config.load(name).networks if "-long" not in network} <= set(paper), name
 
 
 def test_reading_the_configuration_is_quick():

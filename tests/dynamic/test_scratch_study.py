@@ -134,6 +134,7 @@ def test_texts_say_what_the_numbers_say():
     assert "from scratch, budget:** +0.0 (+0.0 to +0.0)" not in text
     assert text.count("+1.0 (+1.0 to +1.0) over uniform") == 6
     assert "+1.0 (+1.0 to +1.0) over network slimming" in text
+    assert "uniform narrowing**, which chooses nothing, has +0.0 (+0.0 to +0.0) over L1 norm" in text
     assert "widening first +1.0" in scratch_records.control_reading(numbers)
     assert "30.0 % are zero, their mean is 0.40" in scratch_records.gates_reading(numbers)
     assert "was met in 0 % of the runs" in scratch_records.gates_reading(numbers)
