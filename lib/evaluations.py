@@ -172,6 +172,7 @@ def write(
     full: Mapping[str, Any],
     fingerprints: Mapping[str, str],
     table: pd.DataFrame | None = None,
+    once: Sequence[str] = (),
 ) -> None:
     """Write an item's record, with what was reduced and the fingerprints of the data, and say where it is.
 
@@ -184,13 +185,15 @@ def write(
         numbers, figure, table: as `record.write` takes them.
         used, full: this scale's settings and the paper's, by the words that describe them.
         fingerprints: of the data beside the networks' own.
+        once: networks of the first seed only.
     """
     cards = [zoo.card(name, scale, seed) for name in networks for seed in seeds]
+    cards += [zoo.card(name, scale, seeds[0]) for name in once]
     known = dict(fingerprints)
     for card in cards:
         known |= card["data"]
     seconds = sum(card["seconds"] for card in cards) + record.since_last_write()
-    smaller = reduced.phrases(scale, networks, {"seeds": list(seeds), **used}, full)
+    smaller = reduced.phrases(scale, [*networks, *once], {"seeds": list(seeds), **used}, full)
     machines = {f"{card['device']}, torch {card['torch']}" for card in cards} | _made_on
     path = record.write(item, scale, numbers, smaller, figure, table, known, seconds, sorted(machines))
     print(f"{item}: {path.relative_to(config.results_dir(scale).parent)}")

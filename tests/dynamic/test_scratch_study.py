@@ -128,6 +128,16 @@ def test_a_structure_found_twice_stands_once():
     plt.close("all")
 
 
+def test_a_network_of_one_seed_says_so():
+    frames = {seed: table if not seed else table[table["network"] == "one"] for seed, table in FRAMES.items()}
+    _, axes = plots.panels(2)
+    draw_scratch.accuracies(axes, scratch_records.pruning_numbers(frames), 0.5)
+    assert [ax.get_title() for ax in axes] == ["one", "two, one seed,\ninterval over images"]
+    draw_scratch.costs(axes, scratch_records.cost_numbers(frames), 0.5)
+    assert [ax.get_title() for ax in axes] == ["one", "two, one seed"]
+    plt.close("all")
+
+
 def test_texts_say_what_the_numbers_say():
     numbers, costs = scratch_records.pruning_numbers(FRAMES), scratch_records.cost_numbers(FRAMES)
     text = scratch_records.accuracy_reading(numbers)

@@ -64,7 +64,7 @@ def accuracies(axes: Sequence[Axes], numbers: Sequence[Any], budget: float) -> N
                 label="the whole network",
             )
         plots.named_rows(ax, [METHODS[method] for method in methods], 0.6)
-        ax.set_title(titled(name))
+        ax.set_title(titled(name) + _fewer(rows, name, ",\ninterval over images"))
         ax.set_xlabel("accuracy")
     plots.legend_below(axes, 3)
 
@@ -105,9 +105,15 @@ def costs(axes: Sequence[Axes], numbers: Sequence[Any], budget: float) -> None:
         )
         _say_same(ax, [place for place, method in enumerate(methods) if method not in before.dropna().index])
         plots.named_rows(ax, [METHODS[method] for method in methods], 0.6)
-        ax.set_title(titled(name))
+        ax.set_title(titled(name) + _fewer(search, name))
         ax.set_xlabel("seconds")
     plots.legend_below(axes, 2)
+
+
+def _fewer(rows: pd.DataFrame, name: str, more: str = "") -> str:
+    """What a panel's title adds for a network of one seed beside others of several."""
+    seeds = rows.groupby("network")["seeds"].max()
+    return f", one seed{more}" if seeds[name] == 1 < seeds.max() else ""
 
 
 def _say_same(ax: Axes, places: Sequence[int]) -> None:

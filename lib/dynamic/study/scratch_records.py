@@ -269,15 +269,18 @@ def setting_text(scale: str, seeds: Sequence[int], numbers: Sequence[Any]) -> st
     epochs = {each: config.load(scale).recipe(each).epochs for each in networks(scale, seeds[0])}
     recipes = "; ".join(
         f"{label(scale, each)} for E = {count} epochs of {len(train_images(scale, each)):,} images"
+        + (" (first seed only)" if each in chosen["scratch_once"] and len(seeds) > 1 else "")
         for each, count in epochs.items()
     )
     rest = f"{len(test_images(scale, name)):,} test images; {recipes}; budgets {chosen['scratch_budgets']} of the FLOPs"
     text = evaluations.setting_text(scale, chosen["data"], seeds, rest)
-    means = frame(numbers).groupby("method")["value"].mean()
+    rows = frame(numbers)
+    means = rows[rows["network"].isin(chosen["scratch_networks"])].groupby("method")["value"].mean()
     return (
-        f"{text} Mean accuracy over networks and budgets: from scratch {means['scratch']:.3f}, uniform "
-        f"{means['uniform']:.3f}; for as much work as the whole network, from scratch {means['scratch-budget']:.3f}, "
-        f"L1 norm {means['l1']:.3f}, slimming {means['slimming']:.3f}; the whole network {means['full']:.3f}."
+        f"{text} Mean accuracy over the networks of every seed, and budgets: from scratch {means['scratch']:.3f}, "
+        f"uniform {means['uniform']:.3f}; for as much work as the whole network, from scratch "
+        f"{means['scratch-budget']:.3f}, L1 norm {means['l1']:.3f}, slimming {means['slimming']:.3f}; the whole "
+        f"network {means['full']:.3f}."
     )
 
 
@@ -297,7 +300,7 @@ def described(scale: str) -> dict[str, Any]:
     chosen = settings(scale)
     words = {
         "data set": chosen["data"],
-        "networks": [*chosen["scratch_networks"], *chosen["scratch_once"]],
+        "networks": chosen["scratch_networks"],
         "budgets": chosen["scratch_budgets"],
     }
     gates = {"images for the gates": chosen["gate_images"], "epochs of the gates": chosen["gate_epochs"]}
@@ -309,13 +312,22 @@ def write(
 ) -> None:
     """Write the record of `scratch_pruning` or `scratch_cost`."""
     full: dict[str, Any] = {}
-    if "dynamic" in config.load("paper").study:
+    used, chosen, here, paper = described(scale), settings(scale), config.load(scale), config.load("paper")
+    if "dynamic" in paper.study:
         full = {"seeds": evaluations.seeds_of("paper", "dynamic"), **described("paper")}
-    names = [
-        variant
-        for name in settings(scale)["scratch_networks"]
-        for variant in (name, *(f"{name}-{kind}" for kind in dict.fromkeys(TRAINED.values())))
-    ]
+    names, once = _with_variants(chosen["scratch_networks"]), _with_variants(chosen["scratch_once"])
+    for name in chosen["scratch_once"]:
+        used[f"seeds of {name}"], full[f"seeds of {name}"] = list(seeds[:1]), full.get("seeds", list(seeds))
+        same = [known for known in chosen["scratch_networks"] if here.recipe(known).arch == here.recipe(name).arch]
+        if name not in paper.networks and same and same[0] in paper.networks:
+            used[f"epochs of {name}"] = here.recipe(name).epochs
+            full[f"epochs of {name}"] = paper.recipe(same[0]).epochs
     test = test_images(scale, names[0])
     known = {f"{config.load(scale).recipe(names[0]).data}/test": test.fingerprint}
-    evaluations.write(item, scale, seeds, names, numbers, figure, described(scale), full, known, table)
+    evaluations.write(item, scale, seeds, names, numbers, figure, used, full, known, table, once)
+
+
+def _with_variants(names: Sequence[str]) -> list[str]:
+    """Networks, each with those trained to be pruned."""
+    kinds = list(dict.fromkeys(TRAINED.values()))
+    return [variant for name in names for variant in (name, *(f"{name}-{kind}" for kind in kinds))]
