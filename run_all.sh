@@ -4,16 +4,17 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-Usage: ./run_all.sh [smoke|cpu|paper] [options]     regenerate the figures and tables of a scale (default: smoke)
-       ./run_all.sh test [pytest arguments]         run the tests
-       ./run_all.sh lab [jupyter lab arguments]     open the notebooks in JupyterLab
-       ./run_all.sh report [smoke|cpu|paper]        build results/<scale>/index.html anew from the records
-       ./run_all.sh verify [smoke|cpu|paper] [...]  check that tables, figures and claims follow from the records
-       ./run_all.sh crate [smoke|cpu|paper] [...]   describe a scale's results as an RO-Crate, to hand them on
-       ./run_all.sh setup                           only make the environment
+Usage: ./run_all.sh [smoke|cpu|gpu|paper] [options]    regenerate the figures and tables of a scale (default: smoke)
+       ./run_all.sh test [pytest arguments]            run the tests
+       ./run_all.sh lab [jupyter lab arguments]        open the notebooks in JupyterLab
+       ./run_all.sh report [smoke|cpu|gpu|paper]       build results/<scale>/index.html anew from the records
+       ./run_all.sh verify [smoke|cpu|gpu|paper] [...] check that tables, figures and claims follow from the records
+       ./run_all.sh crate [smoke|cpu|gpu|paper] [...]  describe a scale's results as an RO-Crate, to hand them on
+       ./run_all.sh setup                              only make the environment
 
 Scales:  smoke   every notebook on 5,000 real digits that a pip package ships: minutes, no network
          cpu     the papers' own data at reduced size: hours on two cores, resumable
+         gpu     the papers' networks at full width, schedules as short as reach the usual accuracy: one GPU
          paper   the papers' settings: one GPU or a cluster
 
 Options: --cores N      cores used at a time (default: all, or what the profile says)
@@ -123,7 +124,7 @@ install_into() {
 }
 
 known_scale() {
-  case $1 in smoke | cpu | paper) ;; *) die "no scale '$1': smoke, cpu or paper" ;; esac
+  case $1 in smoke | cpu | gpu | paper) ;; *) die "no scale '$1': smoke, cpu, gpu or paper" ;; esac
 }
 
 run_scale() {

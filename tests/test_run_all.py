@@ -53,14 +53,14 @@ def bare(shop, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["large"], "no scale 'large': smoke, cpu or paper"),
+        (["large"], "no scale 'large': smoke, cpu, gpu or paper"),
         (["smoke", "cpu"], "one scale at a time: 'smoke' and 'cpu'"),
         (["--fast"], "no option '--fast': see ./run_all.sh --help"),
         (["--cores"], "--cores wants a value"),
         (["--cores", "none"], "--cores none: a whole number from 1"),
         (["--cores=0"], "--cores 0: a whole number from 1"),
         (["--data", "no such folder"], "--data: no folder no such folder"),
-        (["report", "large"], "no scale 'large': smoke, cpu or paper"),
+        (["report", "large"], "no scale 'large': smoke, cpu, gpu or paper"),
         (["report", "cpu", "paper"], "report takes one scale"),
     ],
 )

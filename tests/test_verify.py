@@ -262,7 +262,7 @@ def test_run_all_hands_its_words_on(tmp_path, words, handed):
     shop.write(".venv/bin/python", '#!/bin/sh\necho "$@"\n')
     assert shop.call(*words).stdout == handed + "\n"
     wrong = shop.call(words[0], "large")
-    assert (wrong.returncode, wrong.stderr) == (2, "run_all.sh: no scale 'large': smoke, cpu or paper\n")
+    assert (wrong.returncode, wrong.stderr) == (2, "run_all.sh: no scale 'large': smoke, cpu, gpu or paper\n")
 
 
 # ---- two makings of a record

@@ -7,8 +7,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lib import checksums, claims, config, plots, record, store, tables
 from lib.engine import jobs
 from lib.verify.findings import DIFFERS, OK, UNTRACED, Finding
@@ -52,20 +50,18 @@ def _item(name: str, scale: str, folder: Path) -> Iterator[Finding]:
     facts = known["provenance"]
     if facts["config"] == config.load(scale).hash:
         yield Finding(name, "settings")
-    elif facts["config"] != _hash_then(facts["git"], scale):
+    elif (then := _scale_then(facts["git"], scale)) is None or facts["config"] != then.hash:
         why = f"made with a config/{scale}.yaml that is neither the present one nor that of commit {facts['git']}"
         yield Finding(name, "settings", UNTRACED, why)
-    elif _used(name, _scale_then(facts["git"], scale)) == _used(name, config.load(scale)):
+    elif _used(name, then) == _used(name, config.load(scale)):
         yield Finding(name, "settings")
     else:
         why = f"made with settings of config/{scale}.yaml at commit {facts['git']} that have changed since"
         yield Finding(name, "settings", UNTRACED, why)
 
 
-def _used(name: str, scale: config.Scale | None) -> dict[str, Any] | None:
+def _used(name: str, scale: config.Scale) -> dict[str, Any]:
     """What of a scale's settings an item is made with: its study's, and the recipes of its networks."""
-    if scale is None:
-        return None
     item = config.items()[name]
     wanted = [network for family in item.families for network in scale.families.get(family, ())]
     for network in wanted:  # grows by what a network starts from
@@ -77,23 +73,14 @@ def _used(name: str, scale: config.Scale | None) -> dict[str, Any] | None:
 
 
 @lru_cache(maxsize=64)
-def _hash_then(commit: str, scale: str) -> str:
-    """Hash of a scale's settings at a commit; empty where git does not have it."""
-    text = record.git_file(commit, f"config/{scale}.yaml")
-    try:
-        return "" if text is None else store.fingerprint(yaml.safe_load(text))
-    except (yaml.YAMLError, TypeError, ValueError):
-        return ""
-
-
-@lru_cache(maxsize=64)
 def _scale_then(commit: str, scale: str) -> config.Scale | None:
-    """A scale's settings at a commit; None where they cannot be read today."""
+    """A scale's settings at a commit; None where git does not have them, or they cannot be read today."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"{scale}.yaml"
-        path.write_text(record.git_file(commit, f"config/{scale}.yaml") or "")
+        for name in config.SCALES:  # a scale may be like another
+            if (text := record.git_file(commit, f"config/{name}.yaml")) is not None:
+                (Path(folder) / f"{name}.yaml").write_text(text)
         try:
-            return config.load(scale, path)
+            return config.load(scale, Path(folder) / f"{scale}.yaml")
         except config.ConfigError:
             return None
 
