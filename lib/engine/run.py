@@ -113,7 +113,9 @@ def plan(scale: str, cores: int, only: Sequence[str] = ()) -> str:
     lines += [f"  step      {step.study} {step.name}, seed {step.seed}" for step in ahead]
     for notebook in chosen:
         reads = ", ".join(graph.families(preset, notebook)) or "every record"
-        lines.append(f"  notebook  {notebook}: {', '.join(made[notebook]) or f'reads {reads}'}")
+        alone = cost.estimate(scale, 1, [notebook])["seconds"]
+        training = f"; its networks from nothing, one by one: {cost.in_words(alone)}" if made[notebook] else ""
+        lines.append(f"  notebook  {notebook}: {', '.join(made[notebook]) or f'reads {reads}'}{training}")
     known = cost.estimate(scale, cores, only)
     device = preset.estimate.get("device")
     size = "unknown" if known["megabytes"] is None else f"about {known['megabytes']:,.0f} MB"
