@@ -13,17 +13,20 @@ from lib import config
 
 
 def device(prefer: str = "auto") -> torch.device:
-    """The device to compute on.
+    """The device to compute on. Where it is a GPU, float32 is true float32 from then on, see `true_float32`.
 
     Args:
         prefer: auto (a GPU where there is one), cpu, cuda, cuda:<k> or mps.
     Raises: RuntimeError where the device asked for is not there.
     """
-    if prefer == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = torch.device(prefer)
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError(f"device {prefer!r} was asked for and no CUDA device is there: set compute.device to auto")
+    there = torch.cuda.is_available()
+    chosen = torch.device(("cuda" if there else "cpu") if prefer == "auto" else prefer)
+    if chosen.type == "cuda":
+        if not there:
+            raise RuntimeError(
+                f"device {prefer!r} was asked for and no CUDA device is there: set compute.device to auto"
+            )
+        true_float32()
     return chosen
 
 
@@ -34,16 +37,30 @@ def autocast(on: torch.device, precision: str) -> AbstractContextManager:
 
 @contextmanager
 def evaluation(model: torch.nn.Module) -> Iterator[None]:
-    """Inside, the network is in evaluation mode and autocast is off; each module's own mode is given back after."""
+    """Inside, the network is in evaluation mode, autocast is off and float32 is float32 on any device; each module's
+    own mode, and torch's settings, are given back after."""
     training = [module for module in model.modules() if module.training]
     device = next(model.parameters(), torch.empty(0)).device
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     model.eval()
+    true_float32()
     try:
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
         for module in training:
             module.training = True
+
+
+def true_float32() -> None:
+    """Turn TF32 off for convolutions (torch's default is on) and matrix products.
+
+    TF32 keeps 10 of float32's 23 bits of each factor. Gradients near zero, ties and near-equal logits, on which attacks
+    and the examination of gradient masking rest, would be its rounding. Training in bfloat16 does not use it.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def deterministic() -> None:
@@ -54,6 +71,10 @@ def deterministic() -> None:
     config.steady_cublas()
     # As use_deterministic_algorithms(True, warn_only=True), without its import of the compiler: a second a process.
     torch.set_deterministic_debug_mode("warn")
+    # Deterministic mode would fill memory that is not written yet with NaN, a pass over many a new tensor, so that a
+    # read of it repeats itself. Nothing here reads such memory: each `empty` of `lib` is written whole before it is
+    # read, as it had to be while it was filled, since one NaN would have reached the results.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
 
 

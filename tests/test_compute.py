@@ -10,7 +10,67 @@ import torch
 from lib import compute, config
 
 
-def test_auto_takes_a_gpu_where_there_is_one(monkeypatch):
+@pytest.fixture
+def tf32():
+    """TF32 as torch has it at first, and on for products too; what it was is given back."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    yield lambda: (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def test_a_gpu_computes_in_true_float32(monkeypatch, tf32):
+    compute.device("cpu")
+    assert tf32() == (True, True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    compute.device()
+    assert tf32() == (False, False)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_evaluation_is_in_true_float32_and_gives_all_settings_back(tf32, training):
+    model = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(2, 2)).train(training)
+    model[0].eval()
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(KeyError), compute.evaluation(model):
+        assert tf32() == (False, False) and not any(module.training for module in model.modules())
+        assert model(torch.eye(2)).dtype == torch.float32
+        raise KeyError
+    assert tf32() == (True, True)
+    assert [module.training for module in model.modules()] == [training, False, training]
+
+
+def test_what_reads_exact_values_is_in_true_float32(tf32):
+    """Each of the package's own evaluations, on a network that notes the settings it is called with."""
+    from lib import attacks, robustness, training
+    from lib.data import ImageSet
+
+    seen = []
+
+    class Noting(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(4, 3)
+
+        def forward(self, images):
+            seen.append((*tf32(), self.training))
+            return self.linear(images.flatten(1))
+
+    model, images, labels = Noting().train(), torch.rand(6, 1, 2, 2), torch.arange(6) % 3
+    calls = {
+        "sweep": lambda: robustness.fgsm_sweep(model, images, labels, [0.0, 0.1]),
+        "diagnosis": lambda: robustness.diagnose(model, images, labels),
+        "PGD": lambda: robustness.pgd_correct(model, images, labels, [0.1], robustness.masking.exact_sign_loss, 2),
+        "accuracy": lambda: training.accuracy(model, ImageSet((255 * images).byte(), labels, tuple("abc"), "r", "t")),
+        "attacks": lambda: attacks.attack("fgsm_2", model, images, labels),
+    }
+    for name, call in calls.items():
+        seen.clear()
+        call()
+        assert set(seen) == {(False, False, False)}, name
+        assert model.training and tf32() == (True, True), name
+
+
+def test_auto_takes_a_gpu_where_there_is_one(monkeypatch, tf32):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert compute.device() == torch.device("cuda")
     assert compute.device("cuda:1") == torch.device("cuda:1")
@@ -36,9 +96,11 @@ def test_autocast(precision, dtype):
 
 def test_deterministic_and_threads():
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.utils.deterministic.fill_uninitialized_memory = True
     try:
         compute.set_threads(1)
         compute.deterministic()
+        assert not torch.utils.deterministic.fill_uninitialized_memory
         assert torch.get_num_threads() == 1
         assert torch.are_deterministic_algorithms_enabled()
         assert torch.is_deterministic_algorithms_warn_only_enabled()
