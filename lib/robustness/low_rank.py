@@ -259,7 +259,7 @@ class NuclearNorm(Hook):
     W is the (out, in * kh * kw) matrix of a Conv2d or Linear layer. Norm and gradient are exact (float64 inside),
     whatever the run's precision. Each step's pull lowers every singular value by learning rate * lambda (with momentum
     mu, by that over 1 - mu in the end). With `every` = m > 1 the term enters steps 0, m, 2m, .. only, m times as
-    strong: the same pull on average for 1/m of the cost. Values smaller than one use's pull, learning rate * lambda * m /
+    strong: the same pull on average for 1/m of the cost. Values smaller than one pull, learning rate * lambda * m /
     (1 - mu), swing about zero instead of going there; the directions hardly turn meanwhile. So m may grow as long as
     that pull stays far below the values that count, and the training takes many times m steps: m = 50 pulls by 0.01
     at learning rate 0.02, lambda 0.001 and mu 0.9.
