@@ -3,9 +3,10 @@
 import platform
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -41,14 +42,11 @@ def evaluation(model: torch.nn.Module) -> Iterator[None]:
     own mode, and torch's settings, are given back after."""
     training = [module for module in model.modules() if module.training]
     device = next(model.parameters(), torch.empty(0)).device
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     model.eval()
-    true_float32()
     try:
-        with torch.autocast(device.type, enabled=False):
+        with _in_true_float32(), torch.autocast(device.type, enabled=False):
             yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
         for module in training:
             module.training = True
 
@@ -60,7 +58,41 @@ def true_float32() -> None:
     and the examination of gradient masking rest, would be its rounding. Training in bfloat16 does not use it.
     """
     torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    for operation in _operations():
+        if operation.fp32_precision == "tf32":  # as torch.backends.fp32_precision, the user's, has it for all
+            operation.fp32_precision = "ieee"
+
+
+@contextmanager
+def _in_true_float32() -> Iterator[None]:
+    """Inside, TF32 is off; torch's settings are given back after, by the names that the user set them by."""
+    by_operation = [operation.fp32_precision for operation in _operations()]
+    convolutions = _older(lambda: torch.backends.cudnn.allow_tf32)
+    products = _older(torch.get_float32_matmul_precision)
+    true_float32()
+    try:
+        yield
+    finally:
+        for operation, precision in zip(_operations(), by_operation, strict=True):
+            operation.fp32_precision = precision
+        if convolutions is not None:
+            torch.backends.cudnn.allow_tf32 = convolutions
+        if products is not None:
+            torch.set_float32_matmul_precision(products)
+
+
+def _older(ask: Callable[[], Any]) -> Any:
+    """What torch's older names say; None where the newer ones were used, which it then refuses to translate."""
+    try:
+        return ask()
+    except RuntimeError:
+        return None
+
+
+def _operations() -> tuple[Any, ...]:
+    cudnn: Any = torch.backends.cudnn
+    return cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul
 
 
 def deterministic() -> None:

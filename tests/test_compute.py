@@ -27,6 +27,56 @@ def test_a_gpu_computes_in_true_float32(monkeypatch, tf32):
     assert tf32() == (False, False)
 
 
+SETTINGS = {
+    "as torch has them": "pass",
+    "products too": "torch.set_float32_matmul_precision('high')",
+    "products in bfloat16": "torch.set_float32_matmul_precision('medium')",
+    "by the older names": "torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True",
+    "off by the older names": "torch.backends.cudnn.allow_tf32 = False",
+    "convolutions, by the newer names": "torch.backends.cudnn.conv.fp32_precision = 'tf32'",
+    "convolutions off, by the newer names": "torch.backends.cudnn.conv.fp32_precision = 'ieee'",
+    "products, by the newer names": "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+    "all, by the newer names": "torch.backends.fp32_precision = 'tf32'",
+}
+
+
+def test_true_float32_whatever_the_user_has_set_and_by_which_names():
+    """Each in a process of its own, forked from one that has loaded torch: some of these cannot be taken back."""
+    program = """
+import os, sys, torch
+from lib import compute
+operations = compute._operations()
+def asked():
+    told = [operation.fp32_precision for operation in operations]
+    for ask in (lambda: torch.backends.cudnn.allow_tf32, lambda: torch.backends.cuda.matmul.allow_tf32,
+                torch.get_float32_matmul_precision):
+        try:
+            told.append(ask())
+        except RuntimeError:
+            told.append("mixed")
+    return [0 if one == "none" else one for one in told]  # torch's word for the default: off
+for setting in sys.argv[1:]:
+    if os.fork() == 0:
+        exec(setting)
+        before = asked()
+        with compute.evaluation(torch.nn.Linear(1, 1)):
+            inside = [operation.fp32_precision for operation in operations]
+        after = asked()
+        off = {0: "ieee"}
+        same = [off.get(one, one) for one in before] == [off.get(one, one) for one in after]
+        print(setting, not {"tf32", "bf16"} & set(inside), same, before, after, sep="|", flush=True)
+        os._exit(0)
+    os.wait()
+"""
+    words = [sys.executable, "-W", "ignore", "-c", program, *SETTINGS.values()]
+    done = subprocess.run(words, cwd=config.ROOT, capture_output=True, text=True, check=True)
+    told = [line.split("|") for line in done.stdout.splitlines()]
+    assert [row[0] for row in told] == list(SETTINGS.values()), done.stderr
+    for name, (_, exact, same, before, after) in zip(SETTINGS, told, strict=True):
+        assert exact == "True", (name, before, after)
+        assert same == "True", (name, before, after)
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_evaluation_is_in_true_float32_and_gives_all_settings_back(tf32, training):
     model = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(2, 2)).train(training)
