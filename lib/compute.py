@@ -74,8 +74,10 @@ def _in_true_float32() -> Iterator[None]:
     try:
         yield
     finally:
-        for operation, precision in zip(_operations(), by_operation, strict=True):
-            operation.fp32_precision = precision
+        older = (convolutions, convolutions, products)
+        for operation, precision, known in zip(_operations(), by_operation, older, strict=True):
+            if known is None:
+                operation.fp32_precision = precision
         if convolutions is not None:
             torch.backends.cudnn.allow_tf32 = convolutions
         if products is not None:
