@@ -200,6 +200,19 @@ def test_transforms_are_applied_to_the_parents_weights_and_again_on_loading(trai
     assert torch.equal(hot.fc2.weight, 20 * cold.fc2.weight) and torch.equal(hot.fc1.weight, cold.fc1.weight)
 
 
+def test_loading_decomposes_nothing(monkeypatch):
+    """What a transform would compute for weights is left out where they are loaded, also below a parent's."""
+    from lib.robustness import low_rank
+
+    trained = {name: state(zoo.get(name)) for name in ("low", "low-longer")}
+    monkeypatch.setattr(low_rank, "_halves", lambda *_: pytest.fail("a decomposition at a load"))
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    for name, wanted in trained.items():
+        assert same(state(zoo.get(name)), wanted)
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_training_images_are_prepared_with_the_parents_network(house, trainings, monkeypatch):
     seen = {}
 

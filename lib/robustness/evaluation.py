@@ -18,7 +18,7 @@ import torch
 from lib import compute, config, evaluations, zoo
 from lib.evaluations import test_images
 from lib.progress import bar
-from lib.robustness import fgsm, masking, spectra
+from lib.robustness import fgsm, spectra
 
 VERSION = 1  # raise it when a change in this study's code changes its numbers
 
@@ -111,6 +111,8 @@ def masking_of(name: str, scale: str = "smoke", seed: int = 0, twin: str | None 
     epsilons = [float(e) for e in chosen["masking_epsilons"]]
 
     def make() -> pd.DataFrame:
+        from lib.robustness import masking  # loads foolbox, which a plain sweep does without
+
         return masking.examine(
             zoo.get(name, scale, seed),
             zoo.get(twin, scale, seed),
