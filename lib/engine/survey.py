@@ -1,0 +1,68 @@
+"""What a plan's results folder and cache hold already, found out without making anything."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from lib import config
+from lib.engine.goals import Plan
+from lib.engine.jobs import say
+from lib.engine.pool import Pool
+
+CARD, WEIGHTS = "lib.zoo:card", "lib.zoo:kept"
+
+
+def survey(plan: Plan, pool: Pool) -> set[str]:
+    """The tasks that need not be carried out: whose results are there, or that only lead to some that are.
+
+    Raises: ConfigError where it cannot be told which networks are there, as without their data.
+    """
+    networks = [name for name, task in plan.tasks.items() if task.kind == "train"]
+    last = sorted({name for goal in plan.goals for name in goal.tasks} - set(networks))
+    calls = {(name, call): (call, plan.tasks[name].arguments) for name in networks for call in (CARD, WEIGHTS)}
+    calls |= {(name, ""): (plan.tasks[name].call, plan.tasks[name].arguments) for name in last}
+    answers = dict(zip(calls, pool.ask(list(calls.values())), strict=True))
+    for (name, call), answer in answers.items():
+        if answer["event"] == "failed" and call:
+            raise config.ConfigError(f"{name}: {answer['error']}")
+        if answer["event"] == "failed":
+            say(f"not known whether it is done: {name}: {answer['error']}")
+    cards = {name for name in networks if answers[name, CARD]["event"] == "done"}
+    weights = {name for name in networks if answers[name, WEIGHTS].get("value")}
+    made = {name for name in last if answers[name, ""]["event"] == "done"}
+    return finished(plan, cards, weights, made)
+
+
+def finished(plan: Plan, cards: Collection[str], weights: Collection[str], made: Collection[str]) -> set[str]:
+    """The tasks that need not be carried out.
+
+    A network whose weights are wanted and not there is trained again, and may become another one: then its card and
+    whatever was computed on it are made anew as well.
+
+    Args:
+        cards, weights: trainings of networks whose card is there, whose weights are there.
+        made: last tasks whose tables are all there.
+    """
+    last = {name for goal in plan.goals for name in goal.tasks}
+    there = (set(cards) | set(weights) | set(made)) & last
+    again: set[str] = set()
+    while True:
+        needed = plan.closure(last - there, weights)
+        again |= needed & set(cards)
+        stale = {name for name in there if name in again or _reads(plan, name) & again}
+        if not stale:
+            return set(plan.tasks) - needed
+        there -= stale
+
+
+def _reads(plan: Plan, name: str) -> set[str]:
+    """The networks, as trainings, that an evaluation or step reads; of a training none."""
+    found: set[str] = set()
+    left = [] if plan.tasks[name].kind == "train" else list(plan.tasks[name].after)
+    while left:
+        other = left.pop()
+        if plan.tasks[other].kind == "train":
+            found.add(other)
+        else:
+            left += plan.tasks[other].after
+    return found
