@@ -5,8 +5,7 @@ import sys
 from pathlib import Path
 
 from lib import config
-from lib.engine import jobs, merge, run, summary, timebox
-from lib.engine.archive import ArchiveError
+from lib.engine import jobs, run, summary
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,10 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
         if asked.command == "box":
             return _box(asked)
         if asked.command == "merge":
-            return merge.merge(asked.archive, asked.dry_run, asked.replace)
+            return _merge(asked)
         print(summary.summary(asked.scale))
         return 0
-    except (config.ConfigError, ArchiveError) as error:
+    except config.ConfigError as error:
         print(f"run_all.sh: {error}", file=sys.stderr)
         return 2
     except OSError as error:
@@ -94,6 +93,8 @@ def _box(asked: argparse.Namespace) -> int:
         raise config.ConfigError("box wants --only ITEM ... and --minutes M, or --entry NAME of config/queue.yaml")
     if asked.processes < 1 or (asked.threads is not None and asked.threads < 1):
         raise config.ConfigError("--processes and --threads are whole numbers from 1")
+    from lib.engine import timebox  # what the jobs of a run have no use for
+
     return timebox.run(
         asked.scale or "smoke",
         asked.only,
@@ -107,6 +108,12 @@ def _box(asked: argparse.Namespace) -> int:
         asked.commit,
         asked.dry_run,
     )
+
+
+def _merge(asked: argparse.Namespace) -> int:
+    from lib.engine import merge
+
+    return merge.merge(asked.archive, asked.dry_run, asked.replace)
 
 
 def _above_zero(text: str) -> float:

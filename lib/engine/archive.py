@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lib import config, record, store
-from lib.config import Scale
+from lib import config, store
+from lib.config import ConfigError, Scale
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -25,7 +25,7 @@ TABLE = re.compile(r"evaluations/([a-z0-9][a-z0-9-]*)/([0-9a-f]{24})\.json")
 _RESTS_ON = ("weights", "twin", "reference", "from")  # keys of a table's key whose hashes are those of weights
 
 
-class ArchiveError(ValueError):
+class ArchiveError(ConfigError):
     """An archive that cannot be used; the message names it and what is wrong."""
 
 
@@ -130,6 +130,8 @@ class Archive:
                 raise ArchiveError(f"{self.path}: it is of other settings ({of[0]}): name another file with --out")
         if not self.everything:
             self._before = {path: _stamp(path) for path in (*self._cards(), *self._tables())}
+        from lib import record
+
         commit, dirty = record.git_state()
         if commit == "unknown" and self.commit:
             commit, dirty = self.commit.removesuffix("-dirty"), self.commit.endswith("-dirty")

@@ -12,6 +12,7 @@ from lib.engine import cost, graph
 from lib.engine.goals import Goal, Plan, Task
 
 UNKNOWN = 20.0  # seconds of a task, or of an epoch, of which nothing is known yet
+OVERHEAD = 3.0  # seconds of a training beside its epochs, until one was measured
 CAUTION = 1.1  # what is not begun may take this much longer than estimated
 
 
@@ -20,32 +21,35 @@ class Forecast:
 
     First from the scale's `estimate:` (images_per_second, hook_cost, evaluation_seconds by family, attack_seconds by
     attack, step_seconds by study.step); each ratio of measured to estimated seconds then corrects the tasks of the same
-    kind and label, and, of trainings without one, the median of all trainings' ratios.
+    kind and label, and, of trainings without one, the median of all trainings' ratios. What a training takes beside its
+    epochs, as to load the images and to count the test accuracy, is the median of those seen.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.guessed = {name: guess(plan.scale, task) for name, task in plan.tasks.items()}
         self.ratios: dict[tuple[str, str], float] = {}
+        self.beside: list[float] = []
 
     def seconds(self, name: str) -> float:
         """The best estimate of a task's seconds."""
         group = _group(self.plan.tasks[name])
         like = [ratio for (kind, _), ratio in self.ratios.items() if kind == group[0] == "train"]
         ratio = self.ratios.get(group) or (median(like) if like and self.known(name) else 1.0)
-        return self._base(name) * ratio
+        return self._base(name) * ratio + (self.overhead if group[0] == "train" else 0.0)
+
+    @property
+    def overhead(self) -> float:
+        """Seconds of a training beside its epochs."""
+        return median(self.beside) if self.beside else OVERHEAD
 
     def known(self, name: str) -> bool:
         """Whether the scale says what a task takes, or a task like it was measured."""
         return self.guessed[name] is not None or _group(self.plan.tasks[name]) in self.ratios
 
-    def learn(self, name: str, seconds: float, share: float = 1.0) -> None:
-        """Take in what was measured.
-
-        Args:
-            share: of the task that took these seconds, above 0.
-        """
-        self.ratios[_group(self.plan.tasks[name])] = max(seconds, 0.01) / share / self._base(name)
+    def learn(self, name: str, seconds: float) -> None:
+        """Take in the seconds of a task; of a training those of all its epochs, as the ones so far have them."""
+        self.ratios[_group(self.plan.tasks[name])] = max(seconds, 0.01) / self._base(name)
 
     def _base(self, name: str) -> float:
         guessed = self.guessed[name]
@@ -129,49 +133,54 @@ def admit(
         left: seconds.
     Returns: the goals, and the tasks not begun, the first to begin first.
     """
-    after = {name: task.after for name, task in plan.tasks.items()}
-    seconds = {name: forecast.seconds(name) * CAUTION for name in plan.tasks}
     whole = [goal for goal in plan.goals if not set(goal.tasks) <= set(done)]
+    parts = [Goal(f"{goal.wanted}: {name}", goal.seed, (name,)) for goal in whole for name in _worth_having(plan, goal)]
+    need = {goal: plan.closure(goal.tasks, done) for goal in (*whole, *parts)}
+    whole = [goal for goal in whole if not need[goal] & set(lost)]
+    schedule = _Schedule(plan, forecast, running, workers, left)
+    order = schedule.order([need[goal] for goal in whole])
+    if order is not None:  # as at the beginning of most runs: all fits
+        return whole, order
     taken: list[Goal] = []
     scope: set[str] = set()
-    rank: dict[str, float] = {}
-    order: dict[str, tuple[float, float, str]] = {}
-
-    def takes(goal: Goal) -> bool:
-        nonlocal scope, rank, order
-        need = plan.closure(goal.tasks, done)
-        fresh = need - scope
-        if need & set(lost):
-            return False
-        if not fresh:
-            return True
-        trial, ranks = scope | need, {**dict.fromkeys(fresh, float(len(taken))), **rank}
-        begin = trial - set(running)
-        busy = sum(seconds[name] for name in begin) + sum(min(still, left) for still in running.values())
-        if busy > left * workers:
-            return False
-        lengths = chains(begin, seconds, after)
-        sorted_by = {name: (ranks[name], -lengths[name], name) for name in begin}
-        ends = finish_times(begin, sorted_by, seconds, after, running, workers)
-        if any(ends[name] > left for name in trial):
-            return False
-        scope, rank, order = trial, ranks, sorted_by
-        return True
-
-    for goal in whole:
-        if takes(goal):
+    order = []
+    for goal in (*whole, *(part for part in parts if need[part] and not need[part] & set(lost))):
+        if need[goal] <= scope:
+            if goal in whole:
+                taken.append(goal)
+            continue
+        found = schedule.order([*(need[other] for other in taken), need[goal]])
+        if found is not None:
             taken.append(goal)
-    parts = [
-        Goal(f"{goal.wanted}: {name}", goal.seed, (name,))
-        for goal in whole
-        if goal not in taken
-        for name in _worth_having(plan, goal)
-        if name not in done
-    ]
-    for part in parts:
-        if not set(part.tasks) <= scope and takes(part):
-            taken.append(part)
-    return taken, sorted(order, key=lambda name: order[name])
+            scope |= need[goal]
+            order = found
+    return taken, order
+
+
+class _Schedule:
+    """Tries out whether tasks end in time, as `admit` has it."""
+
+    def __init__(self, plan: Plan, forecast: Forecast, running: Mapping[str, float], workers: int, left: float) -> None:
+        self.running, self.workers, self.left = running, workers, left
+        self.after = {name: task.after for name, task in plan.tasks.items()}
+        self.seconds = {name: forecast.seconds(name) * CAUTION for name in plan.tasks}
+        self.busy = sum(min(still, left) for still in running.values())
+
+    def order(self, needs: Iterable[set[str]]) -> list[str] | None:
+        """The tasks to begin, the first one first, of several sets of tasks; None where one ends too late."""
+        rank: dict[str, int] = {}
+        for place, need in enumerate(needs):
+            for name in need:
+                rank.setdefault(name, place)
+        begin = set(rank) - set(self.running)
+        if self.busy + sum(self.seconds[name] for name in begin) > self.left * self.workers:
+            return None
+        lengths = chains(begin, self.seconds, self.after)
+        order = {name: (rank[name], -lengths[name], name) for name in begin}
+        ends = finish_times(begin, order, self.seconds, self.after, self.running, self.workers)
+        if any(ends[name] > self.left for name in rank):
+            return None
+        return sorted(order, key=lambda name: order[name])
 
 
 def _worth_having(plan: Plan, goal: Goal) -> list[str]:

@@ -18,18 +18,22 @@ def survey(plan: Plan, pool: Pool) -> set[str]:
     Raises: ConfigError where it cannot be told which networks are there, as without their data.
     """
     networks = [name for name, task in plan.tasks.items() if task.kind == "train"]
-    last = sorted({name for goal in plan.goals for name in goal.tasks} - set(networks))
-    calls = {(name, call): (call, plan.tasks[name].arguments) for name in networks for call in (CARD, WEIGHTS)}
-    calls |= {(name, ""): (plan.tasks[name].call, plan.tasks[name].arguments) for name in last}
-    answers = dict(zip(calls, pool.ask(list(calls.values())), strict=True))
-    for (name, call), answer in answers.items():
-        if answer["event"] == "failed" and call:
-            raise config.ConfigError(f"{name}: {answer['error']}")
+    answers = pool.ask([(call, plan.tasks[name].arguments) for name in networks for call in (CARD, WEIGHTS)])
+    for name, answer in zip([name for name in networks for _ in (CARD, WEIGHTS)], answers, strict=True):
         if answer["event"] == "failed":
+            raise config.ConfigError(f"{name}: {answer['error']}")
+    cards = {name for name, answer in zip(networks, answers[::2], strict=True) if answer["event"] == "done"}
+    weights = {name for name, answer in zip(networks, answers[1::2], strict=True) if answer.get("value")}
+    last = sorted({name for goal in plan.goals for name in goal.tasks} - set(networks))
+    looked_at = [name for name in last if _reads(plan, name) <= cards]  # others have nothing to rest on
+    made = set()
+    for name, answer in zip(
+        looked_at, pool.ask([(plan.tasks[name].call, plan.tasks[name].arguments) for name in looked_at]), strict=True
+    ):
+        if answer["event"] == "done":
+            made.add(name)
+        elif answer["event"] == "failed":
             say(f"not known whether it is done: {name}: {answer['error']}")
-    cards = {name for name in networks if answers[name, CARD]["event"] == "done"}
-    weights = {name for name in networks if answers[name, WEIGHTS].get("value")}
-    made = {name for name in last if answers[name, ""]["event"] == "done"}
     return finished(plan, cards, weights, made)
 
 

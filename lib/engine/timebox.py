@@ -135,7 +135,8 @@ class TimeBox:
         seen = self.epochs.get(name)
         if seen is not None and seen.done:
             each = (seen.last - seen.began) / seen.done
-            return max(each * (seen.total - seen.done) - (time.monotonic() - seen.last), 0.1)
+            left = each * (seen.total - seen.done) + self.forecast.overhead / 2
+            return max(left - (time.monotonic() - seen.last), 0.1)
         return max(self.forecast.seconds(name) - spent, 0.2 * spent)
 
     def _think(self) -> list[str]:
@@ -193,8 +194,10 @@ class TimeBox:
         if message["event"] == "done":
             went.state = "done"
             self.done.add(name)
-            if not task.epochs or (seen and seen.total == task.epochs):  # trained from its beginning
+            if not task.epochs:
                 self.forecast.learn(name, went.seconds)
+            elif seen is not None:  # its epochs are learnt as they end; one that was there has none
+                self.forecast.beside.append(max(went.seconds - (seen.last - seen.began), 0.0))
             say(f"done    {name}, {went.seconds:.1f} s")
             return
         went.error = str(message["error"])
