@@ -20,40 +20,49 @@ class Forecast:
     """Seconds a task takes beside as many others as run at a time.
 
     First from the scale's `estimate:` (images_per_second, hook_cost, evaluation_seconds by family, attack_seconds by
-    attack, step_seconds by study.step); each ratio of measured to estimated seconds then corrects the tasks of the same
-    kind and label, and, of trainings without one, the median of all trainings' ratios. What a training takes beside its
-    epochs, as to load the images and to count the test accuracy, is the median of those seen.
+    attack, step_seconds by study.step). Then by what was measured: a training by the seconds an image of the last one
+    of the same label, or, where there is none, by the median of what others took over what was estimated; any other
+    task by the last one of its kind and label. What a training takes beside its epochs, as to load the images and to
+    count the test accuracy, is the median of those seen.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.guessed = {name: guess(plan.scale, task) for name, task in plan.tasks.items()}
-        self.ratios: dict[tuple[str, str], float] = {}
+        self.pace: dict[tuple[str, str], float] = {}  # seconds of a unit of work, by kind and label
+        self.ratios: dict[str, float] = {}  # measured over estimated seconds of trainings, by label
         self.beside: list[float] = []
 
     def seconds(self, name: str) -> float:
         """The best estimate of a task's seconds."""
-        group = _group(self.plan.tasks[name])
-        like = [ratio for (kind, _), ratio in self.ratios.items() if kind == group[0] == "train"]
-        ratio = self.ratios.get(group) or (median(like) if like and self.known(name) else 1.0)
-        return self._base(name) * ratio + (self.overhead if group[0] == "train" else 0.0)
+        task = self.plan.tasks[name]
+        work, guessed = self._work(task), self.guessed[name]
+        beside = self.overhead if task.epochs else 0.0
+        if _group(task) in self.pace:
+            return self.pace[_group(task)] * work + beside
+        if guessed is None:
+            return UNKNOWN * max(task.epochs, 1) + beside
+        return guessed * (median(self.ratios.values()) if task.epochs and self.ratios else 1.0) + beside
+
+    def known(self, name: str) -> bool:
+        """Whether the scale says what a task takes, or a task like it was measured."""
+        return self.guessed[name] is not None or _group(self.plan.tasks[name]) in self.pace
 
     @property
     def overhead(self) -> float:
         """Seconds of a training beside its epochs."""
         return median(self.beside) if self.beside else OVERHEAD
 
-    def known(self, name: str) -> bool:
-        """Whether the scale says what a task takes, or a task like it was measured."""
-        return self.guessed[name] is not None or _group(self.plan.tasks[name]) in self.ratios
-
     def learn(self, name: str, seconds: float) -> None:
         """Take in the seconds of a task; of a training those of all its epochs, as the ones so far have them."""
-        self.ratios[_group(self.plan.tasks[name])] = max(seconds, 0.01) / self._base(name)
+        task, guessed = self.plan.tasks[name], self.guessed[name]
+        self.pace[_group(task)] = seconds / self._work(task)
+        if task.epochs and guessed:
+            self.ratios[task.label] = seconds / guessed
 
-    def _base(self, name: str) -> float:
-        guessed = self.guessed[name]
-        return UNKNOWN * max(self.plan.tasks[name].epochs, 1) if guessed is None else max(guessed, 0.01)
+    def _work(self, task: Task) -> float:
+        """Images that a training sees; 1 for anything else."""
+        return task.epochs * (cost.images_of(self.plan.scale, task.network) or 1) if task.epochs else 1
 
 
 def _group(task: Task) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lib import config
+from lib import config, store
 from lib.config import ConfigError, Scale
 from lib.engine import graph, stages
 
@@ -184,7 +184,8 @@ def branchings(scale: Scale, name: str) -> list[int]:
 
 def _label(made: Plan, name: str) -> str:
     recipe = made.scale.recipe(name)
-    return " ".join([recipe.arch, *(hook["use"].rpartition(".")[2] for hook in recipe.hooks)])
+    hooks = [hook["use"].rpartition(".")[2] for hook in recipe.hooks]
+    return " ".join([recipe.arch, store.canonical_json(recipe.arch_args), recipe.data, *hooks])
 
 
 def _evaluate(made: Plan, study: str, name: str, seed: int) -> str:
