@@ -67,6 +67,7 @@ def test_a_dry_run_says_what_fits_and_makes_nothing(tmp_path):
     assert not (tmp_path / "box.zip").exists() and not list((tmp_path / "cache").glob("*/networks/*/card.json"))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_finished_gives_way_and_the_time_is_kept(tmp_path):
     """The estimate says that the slow network fits; its epochs say that it does not."""
     content = boxes.smoke()
@@ -82,6 +83,7 @@ def test_what_cannot_be_finished_gives_way_and_the_time_is_kept(tmp_path):
     assert about["tasks"]["train slow seed 0"]["state"] == "stopped"
 
 
+@pytest.mark.slow
 def test_a_run_cut_off_loses_nothing_finished_and_is_gone_on_with(tmp_path):
     """SIGKILL while the slow network, whose estimate is far too small, is in training."""
     content = boxes.smoke()
@@ -105,6 +107,7 @@ def test_a_run_cut_off_loses_nothing_finished_and_is_gone_on_with(tmp_path):
     assert store.sweep(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_task_that_fails_is_told_and_the_others_go_on(tmp_path):
     bad = {**boxes.TINY, "learning_rate": 1e9, "family": "slow"}
     place, out = boxes.house(tmp_path, boxes.smoke(slow=bad)), tmp_path / "box.zip"

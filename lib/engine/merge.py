@@ -13,10 +13,11 @@ from typing import Any
 
 from lib import checksums, config, store
 from lib.config import Scale
-from lib.engine import archive, goals, timebox
+from lib.engine import archive, goals
 from lib.engine.alone import Alone
 from lib.engine.archive import CARD, TABLE, WEIGHTS, ArchiveError, Contents, rests_on
 from lib.engine.pool import Pool
+from lib.engine.survey import survey
 
 
 @dataclass
@@ -245,11 +246,15 @@ def _items(merging: Merge, pool: Pool, dry_run: bool) -> list[str]:
     about = merging.contents.manifest
     if dry_run:
         return [f"finished, as the archive says: {', '.join(about.get('finished', ())) or 'nothing'}"]
-    asked = dict.fromkeys(name.rpartition(" seed ")[0] for name in about.get("asked", ()))
-    known = [name for name in asked if name in config.items() or name in merging.scale.families]
+    lines, known = [], []
+    for wanted in dict.fromkeys(name.rpartition(" seed ")[0] for name in about.get("asked", ())):
+        try:
+            goals.plan(merging.scale, [wanted])
+            known.append(wanted)
+        except config.ConfigError as error:  # an item or family that the scale has no longer
+            lines.append(f"{wanted}: {error}")
     plan = goals.plan(merging.scale, known)
-    done = timebox.survey(plan, pool)
-    lines = []
+    done = survey(plan, pool)
     for wanted in known:
         left = {goal.seed: plan.closure(goal.tasks, done) for goal in plan.goals if goal.wanted == wanted}
         whole = " ".join(str(seed) for seed, tasks in left.items() if not tasks)
