@@ -86,23 +86,26 @@ def plan(scale: Scale, only: Sequence[str], seeds: Sequence[int] = ()) -> Plan:
         seeds: the most urgent first; none: all that the scale has for each.
     Raises: ConfigError for a name that does not exist, or a seed that nothing reads at this scale.
     """
-    made, read = Plan(scale), set()
-    for wanted in _written_out(scale, only):
-        known = _seeds(scale, wanted)
+    items = config.items()
+    named = _written_out(scale, only, items)
+    maker = _Maker(scale, items, [name for name in named if name in items])
+    read: set[int] = set()
+    for wanted in named:
+        known = maker.seeds_of(wanted)
         read.update(known)
         for seed in seeds or known:
-            last = tuple(_last_tasks(made, wanted, seed)) if seed in known else ()
+            last = tuple(maker.last_tasks(wanted, seed)) if seed in known else ()
             if last:
-                made.goals.append(Goal(wanted, seed, last))
+                maker.made.goals.append(Goal(wanted, seed, last))
     unread = [str(seed) for seed in seeds if seed not in read]
     if unread:
         raise ConfigError(f"nothing reads seed {', '.join(unread)} at scale {scale.name!r}: it has {sorted(read)}")
-    return made
+    return maker.made
 
 
-def _written_out(scale: Scale, only: Sequence[str]) -> list[str]:
+def _written_out(scale: Scale, only: Sequence[str], items: Mapping[str, config.Item]) -> list[str]:
     """Items and families in order, each once; a notebook stands for its items."""
-    items, notebooks = config.items(), graph.notebooks()
+    notebooks = graph.notebooks()
     found: dict[str, None] = {}
     for name in only:
         if name in items or name in scale.families:
@@ -117,106 +120,107 @@ def _written_out(scale: Scale, only: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def _families(scale: Scale, wanted: str) -> list[str]:
-    items = config.items()
-    return graph.matching(scale, items[wanted].families, f"item {wanted}") if wanted in items else [wanted]
-
-
-def _seeds(scale: Scale, wanted: str) -> list[int]:
-    """Seeds at which an item or family is read."""
-    found = {seed for family in _families(scale, wanted) for seed in graph.seeds(scale, family)}
-    items = config.items()
-    if wanted in items:
-        found.update(scale.study.get(items[wanted].study, {}).get("seeds", ()))
-    return sorted(found)
-
-
-def _last_tasks(made: Plan, wanted: str, seed: int) -> list[str]:
-    """The tasks at which an item or family ends, added with all that they wait for."""
-    scale, items = made.scale, config.items()
-    studies = [items[wanted].study] if wanted in items else graph.studies(scale, wanted)
-    found = []
-    for family in _families(scale, wanted):
-        if seed not in graph.seeds(scale, family):
-            continue
-        for name in scale.families[family]:
-            found.append(_train(made, name, seed))
-            found += [_evaluate(made, study, name, seed) for study in studies if graph.evaluated(study)]
-    if wanted in items:
-        known = {(step.name, step.seed): step for step in stages.steps(scale, graph.select([wanted]))}
-        own = [known[name, seed] for name in items[wanted].steps if (name, seed) in known]
-        found += [_step(made, step, known) for step in own]
-    return list(dict.fromkeys(found))
-
-
-def _train(made: Plan, name: str, seed: int) -> str:
-    recipe = made.scale.recipe(name)
-    start, own = recipe.start or {}, branchings(made.scale, name)
-    after = []
-    if start and ("epoch" not in start or recipe.prepare):
-        after.append(_train(made, start["network"], seed))
-    if "epoch" in start:
-        after.append(_trunk(made, start["network"], seed, start["epoch"]))
-    elif own:
-        after.append(_trunk(made, name, seed, own[0]))
-    epochs = recipe.epochs - (start.get("epoch") or (own[0] if own else 0))
-    arguments = {"name": name, "scale": made.scale.name, "seed": seed}
-    title = f"train {name} seed {seed}"
-    return made.add(
-        Task(title, "train", "lib.zoo:get", arguments, seed, tuple(after), _label(made, name), name, epochs)
-    )
-
-
-def _trunk(made: Plan, name: str, seed: int, epoch: int) -> str:
-    recipe = made.scale.recipe(name)
-    start = recipe.start or {}
-    after = (_train(made, start["network"], seed),) if start and ("epoch" not in start or recipe.prepare) else ()
-    arguments = {"name": name, "scale": made.scale.name, "seed": seed, "epoch": epoch}
-    title = f"trunk {name} seed {seed} to epoch {epoch}"
-    return made.add(Task(title, "trunk", "lib.zoo:trunk", arguments, seed, after, _label(made, name), name, epoch))
-
-
 def branchings(scale: Scale, name: str) -> list[int]:
     """The epochs at which other networks branch off a network's training, in order."""
     starts = [recipe.start for recipe in scale.networks.values() if recipe.start]
     return sorted({start["epoch"] for start in starts if start["network"] == name and "epoch" in start})
 
 
-def _label(made: Plan, name: str) -> str:
-    recipe = made.scale.recipe(name)
-    hooks = [hook["use"].rpartition(".")[2] for hook in recipe.hooks]
-    return " ".join([recipe.arch, store.canonical_json(recipe.arch_args), recipe.data, *hooks])
+class _Maker:
+    """Makes the tasks of a plan, each once."""
 
+    def __init__(self, scale: Scale, items: Mapping[str, config.Item], wanted: Sequence[str]) -> None:
+        self.scale, self.items, self.made = scale, items, Plan(scale)
+        found = stages.steps(scale, graph.select(wanted)) if wanted else []
+        self.steps = {(step.study, step.name, step.seed): step for step in found}
+        self._seeds: dict[str, list[int]] = {}
 
-def _evaluate(made: Plan, study: str, name: str, seed: int) -> str:
-    """What a study asks of one network; the first of its family is the one that others are compared with."""
-    family = made.scale.recipe(name).family
-    first = made.scale.families[family][0]
-    after = tuple(dict.fromkeys((_train(made, name, seed), _train(made, first, seed))))
-    arguments = {"scale": made.scale.name, "name": name, "seed": seed}
-    call = f"lib.{study}.evaluation:evaluate_network"
-    return made.add(
-        Task(f"evaluate {study} {name} seed {seed}", "evaluate", call, arguments, seed, after, family, name)
-    )
+    def families(self, wanted: str) -> list[str]:
+        if wanted not in self.items:
+            return [wanted]
+        return graph.matching(self.scale, self.items[wanted].families, f"item {wanted}")
 
+    def seeds(self, family: str) -> list[int]:
+        """Seeds at which a family is read."""
+        if family not in self._seeds:
+            self._seeds[family] = graph.seeds(self.scale, family)
+        return self._seeds[family]
 
-def _step(made: Plan, step: stages.StepNode, known: Mapping[tuple[str, int], stages.StepNode]) -> str:
-    scale = made.scale
-    after = []
-    for family in step.families:
-        seeds = graph.seeds(scale, family)
-        seed = step.seed if step.seed in seeds else seeds[0]
-        after += [_train(made, name, seed) for name in scale.families[family]]
-    after += [_step(made, known[name, step.seed], known) for name in step.after]
-    for network, attacks in step.attacks:
-        after += [_attack(made, network, step.seed, attack) for attack in attacks.split()]
-    arguments = {"scale": scale.name, "seed": step.seed}
-    label = f"{step.study}.{step.name}"
-    return made.add(Task(f"step {label} seed {step.seed}", "step", step.run, arguments, step.seed, tuple(after), label))
+    def seeds_of(self, wanted: str) -> list[int]:
+        """Seeds at which an item or family is read."""
+        found = {seed for family in self.families(wanted) for seed in self.seeds(family)}
+        if wanted in self.items:
+            found.update(self.scale.study.get(self.items[wanted].study, {}).get("seeds", ()))
+        return sorted(found)
 
+    def last_tasks(self, wanted: str, seed: int) -> list[str]:
+        """The tasks at which an item or family ends, added with all that they wait for."""
+        item = self.items.get(wanted)
+        studies = [item.study] if item else graph.studies(self.scale, wanted)
+        studies = [study for study in studies if graph.evaluated(study)]
+        found = []
+        for family in self.families(wanted):
+            for name in self.scale.families[family] if seed in self.seeds(family) else ():
+                found += [self.train(name, seed), *(self.evaluate(study, name, seed) for study in studies)]
+        for name in item.steps if item else ():
+            if item and (item.study, name, seed) in self.steps:
+                found.append(self.step(self.steps[item.study, name, seed]))
+        return list(dict.fromkeys(found))
 
-def _attack(made: Plan, network: str, seed: int, attack: str) -> str:
-    arguments = {"network": network, "scale": made.scale.name, "seed": seed, "name": attack}
-    after = (_train(made, network, seed),)
-    title = f"attack {network} seed {seed} {attack}"
-    return made.add(Task(title, "attack", "lib.attacks.sets:adversarials", arguments, seed, after, attack))
+    def train(self, name: str, seed: int) -> str:
+        recipe = self.scale.recipe(name)
+        start, own = recipe.start or {}, branchings(self.scale, name)
+        after = self._parent(name, seed)
+        if "epoch" in start:
+            after.append(self.trunk(start["network"], seed, start["epoch"]))
+        elif own:
+            after.append(self.trunk(name, seed, own[0]))
+        epochs = recipe.epochs - (start.get("epoch") or (own[0] if own else 0))
+        title = f"train {name} seed {seed}"
+        return self._training(title, "train", "lib.zoo:get", name, seed, after, epochs)
+
+    def trunk(self, name: str, seed: int, epoch: int) -> str:
+        title = f"trunk {name} seed {seed} to epoch {epoch}"
+        return self._training(title, "trunk", "lib.zoo:trunk", name, seed, self._parent(name, seed), epoch)
+
+    def _parent(self, name: str, seed: int) -> list[str]:
+        """The training whose weights a network starts from, or whose network prepares its images."""
+        recipe = self.scale.recipe(name)
+        needed = recipe.start and ("epoch" not in recipe.start or recipe.prepare)
+        return [self.train(recipe.start["network"], seed)] if needed and recipe.start else []
+
+    def _training(
+        self, title: str, kind: str, call: str, name: str, seed: int, after: Sequence[str], epochs: int
+    ) -> str:
+        arguments = {"name": name, "scale": self.scale.name, "seed": seed}
+        if kind == "trunk":
+            arguments["epoch"] = epochs
+        recipe = self.scale.recipe(name)
+        hooks = [hook["use"].rpartition(".")[2] for hook in recipe.hooks]
+        label = " ".join([recipe.arch, store.canonical_json(recipe.arch_args), recipe.data, *hooks])
+        return self.made.add(Task(title, kind, call, arguments, seed, tuple(after), label, name, epochs))
+
+    def evaluate(self, study: str, name: str, seed: int) -> str:
+        """What a study asks of one network; the first of its family is the one that others are compared with."""
+        family = self.scale.recipe(name).family
+        after = dict.fromkeys(self.train(other, seed) for other in (name, self.scale.families[family][0]))
+        arguments = {"scale": self.scale.name, "name": name, "seed": seed}
+        call, title = f"lib.{study}.evaluation:evaluate_network", f"evaluate {study} {name} seed {seed}"
+        return self.made.add(Task(title, "evaluate", call, arguments, seed, tuple(after), family, name))
+
+    def step(self, step: stages.StepNode) -> str:
+        after = []
+        for family in step.families:
+            seed = step.seed if step.seed in self.seeds(family) else self.seeds(family)[0]
+            after += [self.train(name, seed) for name in self.scale.families[family]]
+        before = [(step.study, name, step.seed) for name in step.after]
+        after += [self.step(self.steps[key]) for key in before if key in self.steps]
+        after += [self.attack(name, step.seed, one) for name, several in step.attacks for one in several.split()]
+        arguments, label = {"scale": self.scale.name, "seed": step.seed}, f"{step.study}.{step.name}"
+        title = f"step {label} seed {step.seed}"
+        return self.made.add(Task(title, "step", step.run, arguments, step.seed, tuple(after), label))
+
+    def attack(self, network: str, seed: int, attack: str) -> str:
+        arguments = {"network": network, "scale": self.scale.name, "seed": seed, "name": attack}
+        title, after = f"attack {network} seed {seed} {attack}", (self.train(network, seed),)
+        return self.made.add(Task(title, "attack", "lib.attacks.sets:adversarials", arguments, seed, after, attack))

@@ -147,16 +147,18 @@ class TimeBox:
         late = {name for name in running if name in self.epochs and self.epochs[name].done and name not in needed}
         if late:
             freed = {name: seconds for name, seconds in running.items() if name not in late}
-            instead, other = self._admitted(freed | {f"new {name}": START_UP for name in late}, left)
-            gained = [goal for goal in instead if goal not in taken]
-            if gained and not late & self.plan.closure(name for goal in gained for name in goal.tasks):
+            instead, other = self._admitted(freed | {f"new {name}": START_UP for name in late}, left, late)
+            if any(goal not in taken for goal in instead):
                 self._yield(late)
                 return other
         return order
 
-    def _admitted(self, running: Mapping[str, float], left: float) -> tuple[list[goals.Goal], list[str]]:
-        count = len(self.pool.workers)
-        return forecast.admit(self.plan, self.forecast, self.done, self.lost, running, count, left)
+    def _admitted(
+        self, running: Mapping[str, float], left: float, without: Collection[str] = ()
+    ) -> tuple[list[goals.Goal], list[str]]:
+        """What can be finished; what failed, or gave way before, is not tried again."""
+        out = set(without) | {name for name, went in self.measured.items() if went.state != "done"}
+        return forecast.admit(self.plan, self.forecast, self.done, out, running, len(self.pool.workers), left)
 
     def _yield(self, names: Collection[str]) -> None:
         for worker in list(self.pool.workers):
