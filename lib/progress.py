@@ -36,12 +36,13 @@ def listen(hear: Callable[[str, int, int | None], None]) -> None:
 
 def _heard(iterable: Iterable, desc: str, total: int | None) -> Iterator:
     done = 0
-    for done, entry in enumerate(iterable):
+    for entry in iterable:
         for hear in _listeners:
             hear(desc, done, total)
         yield entry
+        done += 1
     for hear in _listeners:
-        hear(desc, done + 1, total)
+        hear(desc, done, total)
 
 
 def watched() -> bool:

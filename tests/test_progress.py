@@ -102,4 +102,4 @@ def test_a_listener_hears_every_step_of_every_bar(monkeypatch):
     assert list(progress.bar("ab", desc="letters")) == ["a", "b"]
     assert list(progress.bar(iter([7]), desc="one", total=4)) == [7]
     assert heard == [("letters", 0, 2), ("letters", 1, 2), ("letters", 2, 2), ("one", 0, 4), ("one", 1, 4)]
-    assert list(progress.bar([], desc="none")) == []
+    assert list(progress.bar([], desc="none")) == [] and heard[-1] == ("none", 0, 0)

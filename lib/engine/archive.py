@@ -173,13 +173,23 @@ class Archive:
                 rest.update(rests_on(json.loads(content)["key"]))
         folders = {}
         for path in sorted(self._cards(), key=_stamp):
-            about = json.loads(self._bytes(path))
+            about = self._card(path)
+            if about is None:
+                continue
             if self._is_new(path) or about["weights"] in rest:
                 name = f"networks/{about['name']}-seed{about['seed']}"
                 files[f"{name}.json"] = self._bytes(path)
                 files.pop(f"{name}.safetensors", None)
                 folders[name] = path.with_name("weights.safetensors")
         return self._with_weights(files, folders)
+
+    def _card(self, path: Path) -> dict[str, Any] | None:
+        """A card of the cache; None where it cannot be read: its network will be made anew, and told then."""
+        try:
+            about = json.loads(self._bytes(path))
+            return about if {"name", "seed", "weights"} <= set(about) else None
+        except (ValueError, TypeError):
+            return None
 
     def _with_weights(self, files: dict[str, bytes], folders: Mapping[str, Path]) -> dict[str, bytes]:
         """Small weights on top, those that ship with the package first."""

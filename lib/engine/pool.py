@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -50,8 +51,9 @@ class Worker:
         self.task, self.began = task, time.monotonic()
         line = {"call": call, "arguments": dict(arguments), "seed": seed, "only_kept": only_kept}
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(line).encode() + b"\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has just ended, as `heard` will tell
+            self.process.stdin.write(json.dumps(line).encode() + b"\n")
+            self.process.stdin.flush()
 
     def heard(self) -> list[dict[str, Any]] | None:
         """What it has said; None where it has ended."""
@@ -67,10 +69,8 @@ class Worker:
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
-                try:
+                with suppress(OSError):  # what was still to be written has no reader
                     pipe.close()
-                except OSError:  # what was still to be written has no reader
-                    continue
 
 
 class Pool:

@@ -21,7 +21,8 @@ from lib.engine.pool import Pool, Worker
 from lib.engine.survey import survey
 
 RESERVE = 15.0  # seconds kept for the last writing of the archive; a tenth of the time where that is less
-REFRESH = 10.0  # seconds between two writings of the archive where something was finished
+REFRESH = 10.0  # seconds after which the archive is written again where a task has ended
+AT_LEAST = 30.0  # seconds after which it is written again whatever has happened: steps keep tables before they end
 THINK = 5.0  # seconds after which the plan is looked at again though nothing has ended
 START_UP = 15.0  # seconds that a worker takes until it is ready
 
@@ -70,7 +71,7 @@ class TimeBox:
     def run(self) -> None:
         """Carry out what can be finished; returns when the time is over or nothing more can be done in it."""
         planned = 0.0
-        written, told = time.monotonic(), len(self.measured)
+        written, told = time.monotonic(), 0
         order: list[str] = []
         while (now := time.monotonic()) < self.limit:
             if now - planned > THINK:
@@ -85,8 +86,11 @@ class TimeBox:
                 planned = 0.0
                 if message["event"] != "ready" and worker.task is not None:
                     self._ended(worker, message)
-            if len(self.measured) > told and time.monotonic() - written > REFRESH:
-                self.write(over=False)
+            if time.monotonic() - written > (REFRESH if len(self.measured) > told else AT_LEAST):
+                try:
+                    self.write(over=False)
+                except OSError as error:  # what is finished is in the cache; the next time may go better
+                    say(f"the archive could not be written: {error}")
                 written, told = time.monotonic(), len(self.measured)
 
     def stop(self) -> None:
@@ -251,11 +255,13 @@ def run(
                 print(told(box, processes, seconds))
                 return 0
             say(f"{scale}: {', '.join(goal.name for goal in plan.goals)}; {minutes:g} minutes, {processes} processes")
-            box.run()
-        finally:
-            box.stop()
-            if not dry_run:
+            try:
+                box.run()
+            finally:
+                box.stop()
                 box.write(over=True)
+        finally:
+            box.pool.end()
     account = box.account()
     print(f"finished: {', '.join(account['finished']) or 'nothing'}")
     for name, left in account["unfinished"].items():
