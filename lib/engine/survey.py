@@ -25,7 +25,8 @@ def survey(plan: Plan, pool: Pool) -> set[str]:
     cards = {name for name, answer in zip(networks, answers[::2], strict=True) if answer["event"] == "done"}
     weights = {name for name, answer in zip(networks, answers[1::2], strict=True) if answer.get("value")}
     last = sorted({name for goal in plan.goals for name in goal.tasks} - set(networks))
-    looked_at = [name for name in last if _reads(plan, name) <= cards]  # others have nothing to rest on
+    # Where none of the networks is there, nothing can rest on them.
+    looked_at = [name for name in last if _reads(plan, name) & cards or not _reads(plan, name)]
     made = set()
     for name, answer in zip(
         looked_at, pool.ask([(plan.tasks[name].call, plan.tasks[name].arguments) for name in looked_at]), strict=True
