@@ -179,6 +179,29 @@ def test_what_is_there_is_not_made_again():
     assert left("n", "", "e") == {"n", "e", "m", "f"}
 
 
+def test_a_step_made_in_parts_waits_for_them():
+    plan = made("n", "s: n", "u: s", n=1, s=30, u=5)
+    plan.goals.append(Goal("all", 0, ("u",)))
+    plan.divide("s", [{"name": "a", "budget": 0.5}, {"name": "b", "budget": 0.5}])
+    parts = ["part a 0.5 of s", "part b 0.5 of s"]
+    assert plan.tasks["s"].after == ("n", *parts) and plan.tasks[parts[0]].after == ("n",)
+    assert plan.tasks[parts[1]].arguments == {"name": "b", "budget": 0.5}
+    assert plan.closure(["u"]) == {"n", "s", "u", *parts}
+    assert [Forecast(plan).seconds(name) for name in parts] == [15, 15]
+    assert taken(plan, 60, workers=2)[1] == ["n", *parts, "s", "u"]
+
+
+def test_every_step_that_can_be_made_in_parts_names_them():
+    import importlib
+
+    for study, steps in config.steps().items():
+        for step in steps.values():
+            if step.parts:
+                module, _, function = step.parts.partition(":")
+                found = getattr(importlib.import_module(module), function)("cpu", 0)
+                assert found and all(set(part) == set(found[0]) for part in found), study
+
+
 class Worker:
     """Stands for a process at a task."""
 

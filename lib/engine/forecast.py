@@ -28,7 +28,7 @@ class Forecast:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.guessed = {name: guess(plan.scale, task) for name, task in plan.tasks.items()}
+        self._guessed: dict[str, float | None] = {}
         self.pace: dict[tuple[str, str], float] = {}  # seconds of a unit of work, by kind and label
         self.ratios: dict[str, float] = {}  # measured over estimated seconds of trainings, by label
         self.beside: list[float] = []
@@ -36,7 +36,7 @@ class Forecast:
     def seconds(self, name: str) -> float:
         """The best estimate of a task's seconds."""
         task = self.plan.tasks[name]
-        work, guessed = self._work(task), self.guessed[name]
+        work, guessed = self._work(task), self.guessed(name)
         beside = self.overhead if task.epochs else 0.0
         if _group(task) in self.pace:
             return self.pace[_group(task)] * work + beside
@@ -44,9 +44,19 @@ class Forecast:
             return UNKNOWN * max(task.epochs, 1) + beside
         return guessed * (median(self.ratios.values()) if task.epochs and self.ratios else 1.0) + beside
 
+    def guessed(self, name: str) -> float | None:
+        """A task's seconds by the scale; a step that is made in parts only puts them together in the end."""
+        if name not in self._guessed:
+            task = self.plan.tasks[name]
+            same = [other for other in self.plan.tasks.values() if other.kind == "part" and other.call == task.call]
+            parts = [other for other in same if other.seed == task.seed]
+            found = guess(self.plan.scale, task)
+            self._guessed[name] = found / len(parts) if found is not None and parts else found
+        return self._guessed[name]
+
     def known(self, name: str) -> bool:
         """Whether the scale says what a task takes, or a task like it was measured."""
-        return self.guessed[name] is not None or _group(self.plan.tasks[name]) in self.pace
+        return self.guessed(name) is not None or _group(self.plan.tasks[name]) in self.pace
 
     @property
     def overhead(self) -> float:
@@ -55,7 +65,7 @@ class Forecast:
 
     def learn(self, name: str, seconds: float) -> None:
         """Take in the seconds of a task; of a training those of all its epochs, as the ones so far have them."""
-        task, guessed = self.plan.tasks[name], self.guessed[name]
+        task, guessed = self.plan.tasks[name], self.guessed(name)
         self.pace[_group(task)] = seconds / self._work(task)
         if task.epochs and guessed:
             self.ratios[task.label] = seconds / guessed
@@ -78,7 +88,8 @@ def guess(scale: Scale, task: Task) -> float | None:
     if task.kind == "evaluate":
         family = known.get("evaluation_seconds", {}).get(task.label)
         return None if family is None else family / len(scale.families[task.label])
-    found = known.get(f"{task.kind}_seconds", {}).get(task.label)
+    kind = "step" if task.kind == "part" else task.kind
+    found = known.get(f"{kind}_seconds", {}).get(task.label)
     return None if found is None else float(found)
 
 

@@ -1,7 +1,7 @@
 """What a time box is asked for: goals, an item or family at one seed, and the tasks each takes, network by network."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lib import config, store
@@ -15,7 +15,7 @@ class Task:
 
     Attributes:
         name: as "train resnet18-t1 seed 0"; no other task has it.
-        kind: trunk, train, evaluate, attack or step.
+        kind: trunk, train, evaluate, attack, part or step.
         call: module:function.
         arguments: of the function, by name.
         seed: of the networks.
@@ -23,6 +23,7 @@ class Task:
         label: tasks of one kind and label take like times.
         network: the network that it trains or evaluates; of others nothing.
         epochs: that it trains for; 0 for what trains no named network.
+        parts: module:function that names the parts of a step, see config/steps.yaml; else nothing.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Task:
     label: str
     network: str = ""
     epochs: int = 0
+    parts: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,15 @@ class Plan:
                 found.add(name)
                 left += self.tasks[name].after
         return found
+
+    def divide(self, name: str, parts: Sequence[Mapping[str, Any]]) -> None:
+        """Put a step's parts before it: tasks that wait for what it waits for, and that it waits for."""
+        whole, made = self.tasks.pop(name), []
+        for part in parts:
+            title = f"part {' '.join(map(str, part.values()))} of {name}"
+            made.append(replace(whole, name=title, kind="part", arguments={**whole.arguments, **part}, parts=""))
+            self.add(made[-1])
+        self.add(replace(whole, after=(*whole.after, *(task.name for task in made)), parts=""))
 
     def add(self, task: Task) -> str:
         self.tasks.setdefault(task.name, task)
@@ -218,7 +229,8 @@ class _Maker:
         after += [self.attack(name, step.seed, one) for name, several in step.attacks for one in several.split()]
         arguments, label = {"scale": self.scale.name, "seed": step.seed}, f"{step.study}.{step.name}"
         title = f"step {label} seed {step.seed}"
-        return self.made.add(Task(title, "step", step.run, arguments, step.seed, tuple(after), label))
+        task = Task(title, "step", step.run, arguments, step.seed, tuple(after), label, parts=step.parts)
+        return self.made.add(task)
 
     def attack(self, network: str, seed: int, attack: str) -> str:
         arguments = {"network": network, "scale": self.scale.name, "seed": seed, "name": attack}

@@ -18,7 +18,7 @@ from lib.engine.forecast import Forecast
 from lib.engine.goals import Plan, Task
 from lib.engine.jobs import say
 from lib.engine.pool import Pool, Worker
-from lib.engine.survey import survey
+from lib.engine.survey import divide, survey
 
 RESERVE = 15.0  # seconds kept for the last writing of the archive; a tenth of the time where that is less
 REFRESH = 10.0  # seconds after which the archive is written again where a task has ended
@@ -251,6 +251,7 @@ def run(
         box = TimeBox(plan, Pool(scale, processes, threads or preset.compute.threads), archive, began + seconds)
         try:
             box.done = survey(plan, box.pool)
+            divide(plan, box.pool, box.done)
             if dry_run:
                 print(told(box, processes, seconds))
                 return 0
