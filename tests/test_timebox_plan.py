@@ -3,6 +3,7 @@
 import itertools
 import random
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import boxes
@@ -13,7 +14,7 @@ from lib import config
 from lib.engine import forecast, goals, timebox
 from lib.engine.forecast import Forecast, admit, finish_times
 from lib.engine.goals import Goal, Plan, Task
-from lib.engine.survey import finished
+from lib.engine.survey import divide, finished
 from lib.engine.timebox import Epochs, TimeBox
 
 
@@ -156,8 +157,9 @@ def test_estimates_come_from_the_scale_then_from_what_was_measured(scale):
     known.learn(branch, 80 * epoch)
     known.beside += [1.0, 2.0, 9.0]
     assert known.seconds(branch) == pytest.approx(80 * epoch + 2)
-    known.learn("evaluate robustness dense seed 0", 7)
-    assert known.seconds("evaluate robustness dense-s0.5 seed 0") == 7
+    for seconds in (7, 8, 12):
+        known.learn("evaluate robustness dense seed 0", seconds)
+    assert known.seconds("evaluate robustness dense-s0.5 seed 0") == 9
 
 
 def test_what_is_there_is_not_made_again():
@@ -189,6 +191,25 @@ def test_a_step_made_in_parts_waits_for_them():
     assert plan.closure(["u"]) == {"n", "s", "u", *parts}
     assert [Forecast(plan).seconds(name) for name in parts] == [15, 15]
     assert taken(plan, 60, workers=2)[1] == ["n", *parts, "s", "u"]
+    assert taken(plan, 20) == ([f"all: {parts[0]}"], ["n", parts[0]])  # what it keeps is there for the next box
+
+
+def test_parts_that_are_made_are_left_out():
+    plan = made("s", s=30)
+    plan.tasks["s"] = replace(plan.tasks["s"], call="run", parts="parts", arguments={"seed": 0})
+
+    def ask(calls):
+        told = {"parts": [{"name": "a"}, {"name": "b"}]}
+        return [
+            {"event": "missing" if arguments.get("name") == "b" else "done", "value": told.get(call)}
+            for call, arguments in calls
+        ]
+
+    divide(plan, SimpleNamespace(ask=ask), set())
+    assert set(plan.tasks) == {"s", "part b of s"}
+    plan.tasks["s"] = replace(plan.tasks["s"], parts="parts")
+    divide(plan, SimpleNamespace(ask=ask), {"s"})
+    assert set(plan.tasks) == {"s", "part b of s"}
 
 
 def test_every_step_that_can_be_made_in_parts_names_them():

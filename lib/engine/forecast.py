@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Collection, Iterable, Mapping
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from lib.config import Scale
@@ -22,14 +22,14 @@ class Forecast:
     First from the scale's `estimate:` (images_per_second, hook_cost, evaluation_seconds by family, attack_seconds by
     attack, step_seconds by study.step). Then by what was measured: a training by the seconds an image of the last one
     of the same label, or, where there is none, by the median of what others took over what was estimated; any other
-    task by the last one of its kind and label. What a training takes beside its epochs, as to load the images and to
+    task by the mean of those of its kind and label. What a training takes beside its epochs, as to load the images and to
     count the test accuracy, is the median of those seen.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self._guessed: dict[str, float | None] = {}
-        self.pace: dict[tuple[str, str], float] = {}  # seconds of a unit of work, by kind and label
+        self.pace: dict[tuple[str, str], list[float]] = {}  # seconds of a unit of work, by kind and label
         self.ratios: dict[str, float] = {}  # measured over estimated seconds of trainings, by label
         self.beside: list[float] = []
 
@@ -39,7 +39,7 @@ class Forecast:
         work, guessed = self._work(task), self.guessed(name)
         beside = self.overhead if task.epochs else 0.0
         if _group(task) in self.pace:
-            return self.pace[_group(task)] * work + beside
+            return mean(self.pace[_group(task)]) * work + beside
         if guessed is None:
             return UNKNOWN * max(task.epochs, 1) + beside
         return guessed * (median(self.ratios.values()) if task.epochs and self.ratios else 1.0) + beside
@@ -66,7 +66,8 @@ class Forecast:
     def learn(self, name: str, seconds: float) -> None:
         """Take in the seconds of a task; of a training those of all its epochs, as the ones so far have them."""
         task, guessed = self.plan.tasks[name], self.guessed(name)
-        self.pace[_group(task)] = seconds / self._work(task)
+        before = [] if task.epochs else self.pace.get(_group(task), [])  # the pace of now: others share the device
+        self.pace[_group(task)] = [*before, seconds / self._work(task)]
         if task.epochs and guessed:
             self.ratios[task.label] = seconds / guessed
 
@@ -204,9 +205,10 @@ class _Schedule:
 
 
 def _worth_having(plan: Plan, goal: Goal) -> list[str]:
-    """The tasks of a goal that leave something behind by themselves: its last ones that no other of them waits for."""
+    """The tasks of a goal that leave something behind by themselves: parts, and last ones that no other waits for."""
     inner = {other for name in goal.tasks for other in plan.closure(plan.tasks[name].after)}
-    return [name for name in goal.tasks if name not in inner]
+    parts = sorted(name for name in inner if plan.tasks[name].kind == "part")
+    return [*parts, *(name for name in goal.tasks if name not in inner)]
 
 
 def chains(

@@ -39,13 +39,16 @@ def survey(plan: Plan, pool: Pool) -> set[str]:
 
 
 def divide(plan: Plan, pool: Pool, done: Collection[str]) -> None:
-    """Put before each step that is not done the parts that it can be made in, as the step itself names them."""
+    """Put before each step that is not done those parts of it that are not made, as the step itself names them."""
     names = [name for name, task in plan.tasks.items() if task.parts and name not in done]
     calls = [(plan.tasks[name].parts, plan.tasks[name].arguments) for name in names]
     for name, answer in zip(names, pool.ask(calls), strict=True):
         if answer["event"] != "done":
             raise config.ConfigError(f"{name}: {answer['error']}")
-        plan.divide(name, answer["value"])
+        task = plan.tasks[name]
+        made = pool.ask([(task.call, {**task.arguments, **part}) for part in answer["value"]])
+        left = [part for part, one in zip(answer["value"], made, strict=True) if one["event"] != "done"]
+        plan.divide(name, left)
 
 
 def finished(plan: Plan, cards: Collection[str], weights: Collection[str], made: Collection[str]) -> set[str]:
