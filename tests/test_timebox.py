@@ -1,6 +1,8 @@
 """lib.engine's time box: what it keeps within, gives up, and leaves in its archive; each run is a process."""
 
 import json
+import subprocess
+import sys
 import time
 
 import boxes
@@ -116,6 +118,27 @@ def test_a_task_that_fails_is_told_and_the_others_go_on(tmp_path):
     assert "FAILED  train slow seed 0: TrainingError" in said and "finished: plain seed 0" in said
     task = archive.read(out).manifest["tasks"]["train slow seed 0"]
     assert task["state"] == "failed" and task["error"].startswith("TrainingError")
+
+
+def test_all_that_a_box_calls_can_be_imported_on_such_a_machine(tmp_path):
+    """Steps, hooks, transforms and evaluations of every scale, without the packages that only notebooks use."""
+    script = """
+import importlib
+from lib import config, zoo
+paths = {step.run.partition(":")[0] for steps in config.steps().values() for step in steps.values()}
+for scale in config.SCALES:
+    for recipe in config.load(scale).networks.values():
+        plugs = (*recipe.hooks, *recipe.transforms, *recipe.prepare)
+        paths |= {plug["use"].rpartition(".")[0] for plug in plugs}
+for path in sorted({*paths, "lib.robustness.evaluation", "lib.attacks.sets"}):
+    importlib.import_module(path)
+print(len(paths))
+"""
+    env = boxes.environment(tmp_path, boxes.lacking(tmp_path))
+    del env["NEURONS_CONFIG"]
+    env["GIT_PYTHON_REFRESH"] = "quiet"
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and int(done.stdout) > 20, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ class Forecast:
     First from the scale's `estimate:` (images_per_second, hook_cost, evaluation_seconds by family, attack_seconds by
     attack, step_seconds by study.step). Then by what was measured: a training by the seconds an image of the last one
     of the same label, or, where there is none, by the median of what others took over what was estimated; any other
-    task by the mean of those of its kind and label. What a training takes beside its epochs, as to load the images and to
-    count the test accuracy, is the median of those seen.
+    task by the mean of those of its kind and label. What a training takes beside its epochs, as to load the images and
+    to count the test accuracy, is the median of those seen.
     """
 
     def __init__(self, plan: Plan) -> None:
