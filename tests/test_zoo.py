@@ -295,3 +295,14 @@ def test_recipes_of_equal_settings_but_other_names_are_kept_apart():
     zoo.get("plain")
     assert zoo.card("dense")["name"] == "dense"
     assert replace(config.load("smoke").networks["plain"], family="pruned") == config.load("smoke").networks["dense"]
+
+
+def test_no_network_is_trained_where_only_what_is_kept_is_asked_for(trainings):
+    with store.only_kept(), pytest.raises(store.NotKept, match="network dense, seed 0, is not there"):
+        zoo.card("dense")
+    path = zoo.trunk("dense", "smoke", 0, 1)
+    zoo.get("dense-s0.5")
+    assert trainings == [(1, 0), (3, 1)] and path.name == "epoch1.pt"
+    assert not (zoo.folder("dense") / "card.json").exists() and (zoo.folder("dense-s0.5") / "card.json").exists()
+    with store.only_kept():
+        zoo.get("dense-s0.5")
