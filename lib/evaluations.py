@@ -173,8 +173,11 @@ def write(
     fingerprints: Mapping[str, str],
     table: pd.DataFrame | None = None,
     once: Sequence[str] = (),
+    changed: Mapping[str, Any] | None = None,
 ) -> None:
     """Write an item's record, with what was reduced and the fingerprints of the data, and say where it is.
+
+    Only a run with the scale's seeds and settings writes the scale's record; any other writes beside it.
 
     Its seconds are those of training the networks shown, on the machine that trained them, and of the notebook since
     the last record; evaluations made ahead are not in it.
@@ -186,7 +189,12 @@ def write(
         used, full: this scale's settings and the paper's, by the words that describe them.
         fingerprints: of the data beside the networks' own.
         once: networks of the first seed only.
+        changed: settings of this run that are not the scale's, by name; seeds need not be named.
     """
+    differs = dict(changed or {})
+    entry = config.items().get(item)  # `record.write` refuses an unknown one
+    if entry is not None and list(seeds) != config.item_seeds(entry, config.load(scale)):
+        differs["seeds"] = list(seeds)
     cards = [zoo.card(name, scale, seed) for name in networks for seed in seeds]
     cards += [zoo.card(name, scale, seeds[0]) for name in once]
     known = dict(fingerprints)
@@ -195,8 +203,9 @@ def write(
     seconds = sum(card["seconds"] for card in cards) + record.since_last_write()
     smaller = reduced.phrases(scale, [*networks, *once], {"seeds": list(seeds), **used}, full)
     machines = {f"{card['device']}, torch {card['torch']}" for card in cards} | _made_on
-    path = record.write(item, scale, numbers, smaller, figure, table, known, seconds, sorted(machines))
-    print(f"{item}: {path.relative_to(config.results_dir(scale).parent)}")
+    path = record.write(item, scale, numbers, smaller, figure, table, known, seconds, sorted(machines), differs)
+    why = f"{record.in_words(differs)}, so not the record of scale {scale}: " if differs else ""
+    print(f"{item}: {why}{path.relative_to(config.results_dir(scale).parent)}")
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Scale presets, recipes and places: the only package that reads config/*.yaml or the environment."""
 
-from lib.config.items import Item, Step, claims, items, notebooks, steps
+from lib.config.items import Item, Step, claims, item_seeds, items, notebooks, steps
 from lib.config.places import ROOT, cache_dir, config_dir, data_root, quiet, results_dir, settled, steady_cublas
 from lib.config.recipe import Compute, Recipe
 from lib.config.scale import SCALES, Scale, load
@@ -20,6 +20,7 @@ __all__ = [
     "config_dir",
     "data_root",
     "freeze",
+    "item_seeds",
     "items",
     "load",
     "notebooks",

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib.config.places import config_dir
+from lib.config.scale import Scale
 from lib.config.values import ConfigError, build, freeze, mapping, only_keys, read_yaml
 
 
@@ -13,6 +14,7 @@ class Item:
 
     Attributes:
         study: whose settings, seeds and steps it has; the first word of its name, where the file does not say.
+        seeds: the study's setting that lists its seeds; where a scale leaves it out, the study's `seeds`.
     """
 
     item: str
@@ -24,6 +26,7 @@ class Item:
     families: tuple[str, ...] = ()
     steps: tuple[str, ...] = ()
     study: str = ""
+    seeds: str = "seeds"
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,16 @@ def items() -> dict[str, Item]:
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
     return found
+
+
+def item_seeds(item: Item, scale: Scale) -> list[int]:
+    """The seeds that a scale gives an item: its study's, or the first of them where all its steps are for those."""
+    chosen = scale.study.get(item.study, {})
+    seeds = list(chosen.get(item.seeds) or chosen.get("seeds", (0,)))
+    known = steps().get(item.study, {})
+    counts = [known[name].seeds for name in item.steps if name in known]
+    first = [count for count in counts if count is not None]
+    return seeds[: max(first)] if first and len(first) == len(counts) else seeds
 
 
 def steps() -> dict[str, dict[str, Step]]:
