@@ -123,7 +123,7 @@ def write(
         machines: device and torch of whatever was computed before, as networks; those that are not this process's own
             are told in the record's device.
         changed: seeds and settings that are not the scale's, by name; plain. With any, all files go to
-            variants/<hash of them>/ in the scale's results, without checksums, and changed.json there says them.
+            variants/<hash of them>/ in the scale's results, without checksums; changed.json and `reduced` say them.
     Returns: the path of the JSON file.
     Raises: RecordError naming the item, before anything is written.
     """
@@ -150,6 +150,7 @@ def write(
     if elsewhere:
         record["provenance"]["device"] += "; computed before on " + "; ".join(elsewhere)
     if changed:
+        record["reduced"].insert(0, config.CHANGED + in_words(changed))
         record["provenance"]["config"] = store.fingerprint({"config": record["provenance"]["config"], **changed})
     record["provenance"] = {key: record["provenance"][key] for key in PROVENANCE_KEYS}
     validate(record, f"record {item!r}")

@@ -67,6 +67,9 @@ def test_any_other_run_writes_beside_and_says_where(results, capsys, seeds, more
     told = record.read(ITEM, "smoke", folder)
     assert {seed for number in told["numbers"] for seed in number["seeds"]} == set(seeds)
     assert told["provenance"]["config"] != config.load("smoke").hash
+    assert told["reduced"][0].startswith(config.CHANGED)
+    assert config.foreign(told, config.items()[ITEM], config.load("smoke"))
+    assert not config.foreign(record.read(ITEM, "smoke"), config.items()[ITEM], config.load("smoke"))
 
 
 def test_each_change_has_a_folder_of_its_own(results):

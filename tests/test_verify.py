@@ -165,6 +165,20 @@ def test_only_what_an_item_is_made_with_counts(results, tmp_path, monkeypatch, w
         cached.cache_clear()
 
 
+def test_a_record_of_other_seeds_or_settings_than_the_scales(results, tmp_path):
+    edit(tmp_path / "config/smoke.yaml", "seeds: [0, 1, 2]", "seeds: [0, 1, 2, 3]")
+    assert found() == {(ITEM, "settings")} and "of seeds [0, 1, 2], scale smoke gives it [0, 1, 2, 3]" in reasons()
+    edit(tmp_path / "config/smoke.yaml", "seeds: [0, 1, 2, 3]", "seeds: [0, 1, 2]")
+    assert found() == set()
+    variant = write(ITEM, temperatures(), figure=figure(), changed={"theta": 0.3})
+    assert found() == set()
+    for kind in ("numbers", "tables", "figures"):
+        shutil.copytree(variant.parents[1] / kind, results / kind, dirs_exist_ok=True)
+    checksums.renew(results)
+    assert (ITEM, "settings") in found() and "changed for this run: theta 0.3" in reasons()
+    assert main(["--scale", "smoke"]) == 1
+
+
 def test_verdicts_that_do_not_follow(results):
     edit(results / "claims.json", '"verdict": "not testable at this scale"', '"verdict": "reproduced"')
     checksums.renew(results)

@@ -1,12 +1,13 @@
 """Scale presets, recipes and places: the only package that reads config/*.yaml or the environment."""
 
-from lib.config.items import Item, Step, claims, item_seeds, items, notebooks, steps
+from lib.config.items import CHANGED, Item, Step, claims, foreign, item_seeds, items, notebooks, steps
 from lib.config.places import ROOT, cache_dir, config_dir, data_root, quiet, results_dir, settled, steady_cublas
 from lib.config.recipe import Compute, Recipe
 from lib.config.scale import SCALES, Scale, load
 from lib.config.values import ConfigError, freeze, read_yaml, thaw
 
 __all__ = [
+    "CHANGED",
     "ROOT",
     "SCALES",
     "Compute",
@@ -19,6 +20,7 @@ __all__ = [
     "claims",
     "config_dir",
     "data_root",
+    "foreign",
     "freeze",
     "item_seeds",
     "items",

@@ -1,11 +1,14 @@
 """What is made of the networks: tables and figures, the steps before them, the claims they bear on."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lib.config.places import config_dir
 from lib.config.scale import Scale
 from lib.config.values import ConfigError, build, freeze, mapping, only_keys, read_yaml
+
+CHANGED = "changed for this run: "  # begins what a record's `reduced` says of settings that are not the scale's
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,19 @@ def item_seeds(item: Item, scale: Scale) -> list[int]:
     counts = [known[name].seeds for name in item.steps if name in known]
     first = [count for count in counts if count is not None]
     return seeds[: max(first)] if first and len(first) == len(counts) else seeds
+
+
+def foreign(record: Mapping[str, Any], item: Item, scale: Scale) -> str:
+    """Why a record is not that of a run with the scale's seeds and settings; empty where it is.
+
+    Raises: KeyError or TypeError for what is not a record.
+    """
+    changed = [phrase for phrase in record.get("reduced", ()) if phrase.startswith(CHANGED)]
+    if changed:
+        return "; ".join(changed)
+    seeds = sorted({seed for number in record.get("numbers", ()) for seed in number["seeds"]})
+    own = sorted(item_seeds(item, scale))
+    return f"its numbers are of seeds {seeds}, scale {scale.name} gives it {own}" if seeds and seeds != own else ""
 
 
 def steps() -> dict[str, dict[str, Step]]:

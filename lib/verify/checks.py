@@ -49,6 +49,9 @@ def _item(name: str, scale: str, folder: Path) -> Iterator[Finding]:
     why = f"{', '.join(wrong)}: not what the record gives. Run its notebook again"
     yield Finding(name, "tables", DIFFERS, why) if wrong else Finding(name, "tables")
     yield from _figure(name, known, folder)
+    other = config.foreign(known, config.items()[name], config.load(scale))
+    why = f"{other}. Run its notebook again: ./run_all.sh {scale} --only {name}"
+    yield Finding(name, "settings", DIFFERS, why) if other else Finding(name, "settings")
     facts = known["provenance"]
     if facts["config"] == config.load(scale).hash:
         yield Finding(name, "settings")
