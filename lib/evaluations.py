@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
@@ -24,6 +26,8 @@ import torch
 from lib import compute, config, data, record, reduced, store, zoo
 
 SHARE = "fraction of test images"
+NOT_KEPT = 3  # exit status
+Result = TypeVar("Result")
 _made_on: set[str] = set()  # machines of the kept tables that this process has read
 
 
@@ -93,8 +97,13 @@ def kept_by(
     def plain() -> tuple[dict[str, Any], dict[str, Any]]:
         if torch.cuda.is_available():  # a CPU gives the same bytes without
             compute.deterministic()
-        began = time.perf_counter()
+        began, before = time.perf_counter(), len(zoo.changed)
         frame = make()
+        if len(zoo.changed) > before:
+            raise zoo.NetworkChanged(
+                f"{', '.join(zoo.changed[before:])}: trained here, with other weights than those of the card that was "
+                "there: its tables are not of these weights. Start again, and what is missing is made anew"
+            )
         rows = [
             [None if pd.isna(value) else value for value in row] for row in frame.astype(object).to_numpy().tolist()
         ]
@@ -208,20 +217,44 @@ def write(
     print(f"{item}: {why}{path.relative_to(config.results_dir(scale).parent)}")
 
 
-def main() -> None:
-    """python -m lib.evaluations --run MODULE:FUNCTION --scale S --seed K"""
+def restarting(compute: Callable[[], Result]) -> Result:
+    """What `compute` gives; this process's command line from its beginning where a network has changed meanwhile.
+
+    Each time at least one network more has been trained, so that it comes to an end.
+    """
+    try:
+        return compute()
+    except zoo.NetworkChanged as error:
+        print(f"{error}.", file=sys.stderr, flush=True)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def main() -> int:
+    """python -m lib.evaluations --run MODULE:FUNCTION --scale S --seed K [--kept]"""
     parser = argparse.ArgumentParser(prog="python -m lib.evaluations", description=main.__doc__)
     known = sorted({step.run for steps in config.steps().values() for step in steps.values()})
-    parser.add_argument("--run", required=True, choices=known, metavar="MODULE:FUNCTION")
+    parser.add_argument("--run", required=True, nargs="+", choices=known, metavar="MODULE:FUNCTION")
     parser.add_argument("--scale", default="smoke", choices=config.SCALES)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kept", action="store_true", help="only say whether all is kept: exit status 0, else 3")
     chosen = parser.parse_args()
     compute.set_threads(config.load(chosen.scale).compute.threads)
     torch.manual_seed(chosen.seed)
-    module, _, function = chosen.run.partition(":")
-    getattr(importlib.import_module(module), function)(chosen.scale, chosen.seed)
-    print(f"{chosen.run}, seed {chosen.seed}: done")
+    for run in chosen.run:
+        module, _, function = run.partition(":")
+        step = partial(getattr(importlib.import_module(module), function), chosen.scale, chosen.seed)
+        if chosen.kept:
+            try:
+                with store.only_kept():
+                    step()
+            except store.NotKept as error:
+                print(f"{run}, seed {chosen.seed}: {error}")
+                return NOT_KEPT
+        else:
+            restarting(step)
+        print(f"{run}, seed {chosen.seed}: {'all is kept' if chosen.kept else 'done'}", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

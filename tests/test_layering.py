@@ -14,7 +14,7 @@ FLOORS = [
     "config parameters compute record progress plots store tensors late checksums intervals contract comparisons "
     "tables reduced",
     "data models",
-    "recipes training zoo attacks evaluations",
+    "permission recipes training zoo attacks evaluations",
     "detectors",
     "slicing robustness dynamic lancet",
     "explore",

@@ -1,7 +1,18 @@
 """Scale presets, recipes and places: the only package that reads config/*.yaml or the environment."""
 
+from lib.config.estimates import in_words, network_seconds
 from lib.config.items import CHANGED, Item, Step, claims, foreign, item_seeds, items, notebooks, steps
-from lib.config.places import ROOT, cache_dir, config_dir, data_root, quiet, results_dir, settled, steady_cublas
+from lib.config.places import (
+    ROOT,
+    cache_dir,
+    config_dir,
+    data_root,
+    quiet,
+    results_dir,
+    settled,
+    steady_cublas,
+    training_asked,
+)
 from lib.config.recipe import Compute, Recipe
 from lib.config.scale import SCALES, Scale, load
 from lib.config.values import ConfigError, freeze, read_yaml, thaw
@@ -22,9 +33,11 @@ __all__ = [
     "data_root",
     "foreign",
     "freeze",
+    "in_words",
     "item_seeds",
     "items",
     "load",
+    "network_seconds",
     "notebooks",
     "quiet",
     "read_yaml",
@@ -33,4 +46,5 @@ __all__ = [
     "steady_cublas",
     "steps",
     "thaw",
+    "training_asked",
 ]

@@ -25,6 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     one.add_argument("--output", type=Path)
     one.add_argument("--notebook", type=Path)
     one.add_argument("--gpus", default="all")
+    one.add_argument("--unless-kept", nargs="+", default=[], metavar="RUN", help="steps; with all kept, do nothing")
+    one.add_argument("--seed", type=int, default=0, help="of those steps")
     one.add_argument("words", nargs="+", help="the command, after --")
     for each in (whole, last, one):
         each.add_argument("--scale", default="smoke", choices=config.SCALES)
@@ -33,8 +35,16 @@ def main(arguments: list[str] | None = None) -> int:
         if asked.command == "run":
             return run.run(asked.scale, asked.cores, asked.only, asked.profile, asked.dry_run, asked.retrain)
         if asked.command == "job":
+            ask = ["--scale", asked.scale, "--seed", str(asked.seed), "--kept", "--run", *asked.unless_kept]
             return jobs.job(
-                asked.scale, asked.name, asked.words, asked.threads, asked.output, asked.notebook, asked.gpus
+                asked.scale,
+                asked.name,
+                asked.words,
+                asked.threads,
+                asked.output,
+                asked.notebook,
+                asked.gpus,
+                [sys.executable, "-m", "lib.evaluations", *ask] if asked.unless_kept else (),
             )
         print(summary.summary(asked.scale))
         return 0

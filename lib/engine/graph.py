@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lib import config, store
 from lib.config import ConfigError, Scale
+from lib.config.estimates import epochs
 
 
 @dataclass(frozen=True)
@@ -175,9 +176,3 @@ def nodes(scale: Scale, chosen: Iterable[str] | None = None) -> list[Node]:
         for family, names in scale.families.items()
         for seed in sorted(wanted.get(family, ()))
     ]
-
-
-def epochs(scale: Scale, name: str) -> int:
-    """Epochs that a network's own training takes: a branch leaves out those of its trunk."""
-    recipe = scale.networks[name]
-    return recipe.epochs - ((recipe.start or {}).get("epoch") or 0)

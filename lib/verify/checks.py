@@ -75,7 +75,10 @@ def _used(name: str, scale: config.Scale | None) -> dict[str, Any] | None:
         start = scale.recipe(network).start
         wanted += [start["network"]] if start is not None and start["network"] not in wanted else []
     recipes = {network: scale.recipe(network) for network in wanted}
-    parts = {"compute": scale.compute, "study": scale.study.get(item.study), "attacks": scale.attacks}
+    study = {
+        key: value for key, value in scale.study.get(item.study, {}).items() if key != "family_seeds"
+    }  # the graph's
+    parts = {"compute": scale.compute, "study": study, "attacks": scale.attacks}
     return {**parts, "recipes": recipes}
 
 
