@@ -129,6 +129,17 @@ def test_tables_and_figures_without_a_record(results):
     assert f"tables/{ITEM}.csv has no record numbers/{ITEM}.json. Remove it" in reasons()
 
 
+def test_a_scale_that_is_filled_in_part_is_whole_in_what_it_has(results, capsys):
+    for path in [*results.glob(f"*/{OTHER}.*"), *results.glob("networks/*")]:
+        path.unlink()
+    checksums.renew(results)
+    assert report.main(["--scale", "smoke"]) == 0
+    assert f"{OTHER}, " in capsys.readouterr().err
+    assert main(["--scale", "smoke", "--strict"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not run at smoke: ")]
+    assert f" {OTHER}, " in line and f" {ITEM}, " not in line
+
+
 def test_a_damaged_record(results):
     (results / f"numbers/{ITEM}.json").write_text('{"item": ')
     assert (ITEM, "record") in found() and "cannot be read" in reasons()
