@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import pandas as pd
 import torch
 
-from lib import compute, config, data, record, reduced, store, zoo
+from lib import compute, config, data, permission, record, reduced, store, zoo
 
 SHARE = "fraction of test images"
 NOT_KEPT = 3  # exit status
@@ -217,13 +217,15 @@ def write(
     print(f"{item}: {why}{path.relative_to(config.results_dir(scale).parent)}")
 
 
-def restarting(compute: Callable[[], Result]) -> Result:
-    """What `compute` gives; this process's command line from its beginning where a network has changed meanwhile.
+def restarting(work: Callable[[], Result]) -> Result:
+    """What `work` gives, for a command that somebody called: it may train however long it takes.
 
-    Each time at least one network more has been trained, so that it comes to an end.
+    Where a network has changed meanwhile, this process's command line starts from its beginning; each time at least one
+    network more has been trained, so that it comes to an end.
     """
     try:
-        return compute()
+        with permission.asked():
+            return work()
     except zoo.NetworkChanged as error:
         print(f"{error}.", file=sys.stderr, flush=True)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

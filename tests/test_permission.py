@@ -75,10 +75,12 @@ def test_who_asks_gets_it_trained(house, trainings, monkeypatch):
     zoo.main()
     monkeypatch.setenv("NEURONS_TRAIN", "1")  # as the engine does for its jobs
     zoo.get("plain", seed=2)
-    assert len(trainings) == 4
+    monkeypatch.delenv("NEURONS_TRAIN")
+    evaluations.restarting(lambda: zoo.get("plain", seed=3))  # python -m lib.evaluations
+    assert len(trainings) == 5
     monkeypatch.setenv("NEURONS_TRAIN", "0")
     with pytest.raises(permission.NotAskedError):
-        zoo.get("plain", seed=3)
+        zoo.get("plain", seed=4)
 
 
 def test_smoke_is_trained_in_silence_and_the_other_scales_know_what_their_networks_take(monkeypatch):
