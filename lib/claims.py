@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import pandas as pd
@@ -131,13 +131,18 @@ def judge(claim_id: str, scale: str) -> Verdict:
     Args:
         claim_id: a name in config/claims.yaml.
         scale: smoke, cpu or paper.
-    Returns: the verdict; a missing or damaged record makes it "not testable at this scale".
+    Returns: the verdict; a missing or damaged record makes it "not testable at this scale". Where this process has
+        run an item with other seeds or settings than the scale's, its reason says that it is not of that run.
     Raises: ClaimError for an unknown claim, or a rule that cannot be applied to the records.
     """
     found = load()
     if claim_id not in found:
         raise ClaimError(f"no claim {claim_id!r}: one of {', '.join(found)}")
-    return _judge(found[claim_id], scale)
+    told = _judge(found[claim_id], scale)
+    changed = record.beside(found[claim_id].items, scale)
+    if changed:
+        told = replace(told, why=f"Of the records of scale {scale}, not of this run ({changed}). {told.why}")
+    return told
 
 
 def judge_all(scale: str) -> list[Verdict]:

@@ -13,17 +13,21 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
 
-from lib import compute, config, data, record, reduced, store, zoo
+from lib import compute, config, data, permission, record, reduced, store, zoo
 
 SHARE = "fraction of test images"
+NOT_KEPT = 3  # exit status
+Result = TypeVar("Result")
 _made_on: set[str] = set()  # machines of the kept tables that this process has read
 
 
@@ -93,8 +97,13 @@ def kept_by(
     def plain() -> tuple[dict[str, Any], dict[str, Any]]:
         if torch.cuda.is_available():  # a CPU gives the same bytes without
             compute.deterministic()
-        began = time.perf_counter()
+        began, before = time.perf_counter(), len(zoo.changed)
         frame = make()
+        if len(zoo.changed) > before:
+            raise zoo.NetworkChanged(
+                f"{', '.join(zoo.changed[before:])}: trained here, with other weights than those of the card that was "
+                "there: its tables are not of these weights. Start again, and what is missing is made anew"
+            )
         rows = [
             [None if pd.isna(value) else value for value in row] for row in frame.astype(object).to_numpy().tolist()
         ]
@@ -173,8 +182,11 @@ def write(
     fingerprints: Mapping[str, str],
     table: pd.DataFrame | None = None,
     once: Sequence[str] = (),
+    changed: Mapping[str, Any] | None = None,
 ) -> None:
     """Write an item's record, with what was reduced and the fingerprints of the data, and say where it is.
+
+    Only a run with the scale's seeds and settings writes the scale's record; any other writes beside it.
 
     Its seconds are those of training the networks shown, on the machine that trained them, and of the notebook since
     the last record; evaluations made ahead are not in it.
@@ -186,7 +198,12 @@ def write(
         used, full: this scale's settings and the paper's, by the words that describe them.
         fingerprints: of the data beside the networks' own.
         once: networks of the first seed only.
+        changed: settings of this run that are not the scale's, by name; seeds need not be named.
     """
+    differs = dict(changed or {})
+    entry = config.items().get(item)  # `record.write` refuses an unknown one
+    if entry is not None and list(seeds) != config.item_seeds(entry, config.load(scale)):
+        differs["seeds"] = list(seeds)
     cards = [zoo.card(name, scale, seed) for name in networks for seed in seeds]
     cards += [zoo.card(name, scale, seeds[0]) for name in once]
     known = dict(fingerprints)
@@ -195,24 +212,51 @@ def write(
     seconds = sum(card["seconds"] for card in cards) + record.since_last_write()
     smaller = reduced.phrases(scale, [*networks, *once], {"seeds": list(seeds), **used}, full)
     machines = {f"{card['device']}, torch {card['torch']}" for card in cards} | _made_on
-    path = record.write(item, scale, numbers, smaller, figure, table, known, seconds, sorted(machines))
-    print(f"{item}: {path.relative_to(config.results_dir(scale).parent)}")
+    path = record.write(item, scale, numbers, smaller, figure, table, known, seconds, sorted(machines), differs)
+    why = f"{record.in_words(differs)}, so not the record of scale {scale}: " if differs else ""
+    print(f"{item}: {why}{path.relative_to(config.results_dir(scale).parent)}")
 
 
-def main() -> None:
-    """python -m lib.evaluations --run MODULE:FUNCTION --scale S --seed K"""
+def restarting(work: Callable[[], Result]) -> Result:
+    """What `work` gives, for a command that somebody called: it may train however long it takes.
+
+    Where a network has changed meanwhile, this process's command line starts from its beginning; each time at least one
+    network more has been trained, so that it comes to an end.
+    """
+    try:
+        with permission.asked():
+            return work()
+    except zoo.NetworkChanged as error:
+        print(f"{error}.", file=sys.stderr, flush=True)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def main() -> int:
+    """python -m lib.evaluations --run MODULE:FUNCTION --scale S --seed K [--kept]"""
     parser = argparse.ArgumentParser(prog="python -m lib.evaluations", description=main.__doc__)
     known = sorted({step.run for steps in config.steps().values() for step in steps.values()})
-    parser.add_argument("--run", required=True, choices=known, metavar="MODULE:FUNCTION")
+    parser.add_argument("--run", required=True, nargs="+", choices=known, metavar="MODULE:FUNCTION")
     parser.add_argument("--scale", default="smoke", choices=config.SCALES)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kept", action="store_true", help="only say whether all is kept: exit status 0, else 3")
     chosen = parser.parse_args()
     compute.set_threads(config.load(chosen.scale).compute.threads)
     torch.manual_seed(chosen.seed)
-    module, _, function = chosen.run.partition(":")
-    getattr(importlib.import_module(module), function)(chosen.scale, chosen.seed)
-    print(f"{chosen.run}, seed {chosen.seed}: done")
+    for run in chosen.run:
+        module, _, function = run.partition(":")
+        step = partial(getattr(importlib.import_module(module), function), chosen.scale, chosen.seed)
+        if chosen.kept:
+            try:
+                with store.only_kept():
+                    step()
+            except store.NotKept as error:
+                print(f"{run}, seed {chosen.seed}: {error}")
+                return NOT_KEPT
+        else:
+            restarting(step)
+        print(f"{run}, seed {chosen.seed}: {'all is kept' if chosen.kept else 'done'}", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

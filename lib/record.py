@@ -20,11 +20,13 @@ from lib.tables import frame, render, where_keys
 
 __all__ = [
     "RecordError",
+    "beside",
     "drawn_from",
     "dumps",
     "exists",
     "frame",
     "git_state",
+    "in_words",
     "number",
     "provenance",
     "read",
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _last_write = time.monotonic()
+_beside: dict[tuple[str, str], Mapping[str, Any]] = {}  # scale, item -> what this process last changed for it
 
 
 def number(
@@ -103,6 +106,7 @@ def write(
     data: Mapping[str, str],
     seconds: float | None = None,
     machines: Sequence[str] = (),
+    changed: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write an item's record with its tables and figure; the JSON last, each file whole or not at all.
 
@@ -118,6 +122,8 @@ def write(
         seconds: what it took; None: since this process wrote its last record, or first used this module.
         machines: device and torch of whatever was computed before, as networks; those that are not this process's own
             are told in the record's device.
+        changed: seeds and settings that are not the scale's, by name; plain. With any, all files go to
+            variants/<hash of them>/ in the scale's results, without checksums; changed.json and `reduced` say them.
     Returns: the path of the JSON file.
     Raises: RecordError naming the item, before anything is written.
     """
@@ -143,6 +149,9 @@ def write(
     elsewhere = [machine for machine in machines if machine != _machine()]
     if elsewhere:
         record["provenance"]["device"] += "; computed before on " + "; ".join(elsewhere)
+    if changed:
+        record["reduced"].insert(0, config.CHANGED + in_words(changed))
+        record["provenance"]["config"] = store.fingerprint({"config": record["provenance"]["config"], **changed})
     record["provenance"] = {key: record["provenance"][key] for key in PROVENANCE_KEYS}
     validate(record, f"record {item!r}")
     files = {f"tables/{item}.{kind}": text.encode() for kind, text in render(record).items()}
@@ -151,6 +160,9 @@ def write(
 
         files |= {f"figures/{item}.{kind}": plots.render(figure, kind, drawn_from(record)) for kind in ("png", "svg")}
     folder = config.results_dir(scale)
+    if changed:
+        folder /= f"variants/{store.fingerprint(changed).removeprefix('sha256:')[:12]}"
+        store.write_atomic(folder / "changed.json", json.dumps({"scale": scale, "changed": dict(changed)}) + "\n")
     for name, content in files.items():
         store.write_atomic(folder / name, content)
     drawings = [f"figures/{item}.{kind}" for kind in ("png", "svg")]
@@ -158,9 +170,26 @@ def write(
         for name in drawings:
             (folder / name).unlink(missing_ok=True)
     path = store.write_atomic(folder / "numbers" / f"{item}.json", dumps(record))
-    checksums.note(folder, [*files, *drawings, f"numbers/{item}.json"])
+    if changed:
+        _beside[scale, item] = dict(changed)
+    else:
+        _beside.pop((scale, item), None)
+        checksums.note(folder, [*files, *drawings, f"numbers/{item}.json"])
     _last_write = time.monotonic()
     return path
+
+
+def beside(items: Iterable[str], scale: str) -> str:
+    """What sets this process's run of items apart from the scale's, as "seeds [0]"; empty where nothing does.
+
+    Only what this process wrote last of each item counts.
+    """
+    return "; ".join(dict.fromkeys(in_words(_beside[scale, item]) for item in items if (scale, item) in _beside))
+
+
+def in_words(changed: Mapping[str, Any]) -> str:
+    """Changed settings as a reader says them: "seeds [0], theta 0.3"."""
+    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in changed.items())
 
 
 def drawn_from(record: Mapping[str, Any]) -> str:

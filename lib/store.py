@@ -22,13 +22,13 @@ _TEMPORARY = re.compile(r"\..*\.[a-z0-9_]{8}\.tmp(\..*)?", re.DOTALL)
 _only_kept = False
 
 
-class NotKept(LookupError):
-    """Inside `only_kept`: something would have to be made."""
+class NotKept(RuntimeError):
+    """Something would have to be made inside `only_kept`; the message says what."""
 
 
 @contextmanager
 def only_kept() -> Iterator[None]:
-    """Inside, what is not kept is not made: `cached` raises NotKept, and lib.zoo does instead of training."""
+    """Within this block, nothing is computed that could be kept and is not: NotKept is raised in its place."""
     global _only_kept
     before, _only_kept = _only_kept, True
     try:
@@ -38,7 +38,7 @@ def only_kept() -> Iterator[None]:
 
 
 def about_to_make(what: str) -> None:
-    """To be called before something is made that is kept afterwards. Raises: NotKept inside `only_kept`."""
+    """Called by whatever keeps what it makes, before it makes it. Raises: NotKept inside `only_kept`."""
     if _only_kept:
         raise NotKept(f"{what} is not there")
 
@@ -186,6 +186,7 @@ def cached(
         with FileLock(path.with_suffix(".lock")):
             body = _read(path, key)
             if body is None:
+                about_to_make(f"{kind} {path.name}")
                 value, about = json.loads(
                     canonical_json(make())
                 )  # as it is read back, so that the checksum is the same

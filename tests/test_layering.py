@@ -11,9 +11,10 @@ from lib import config
 
 # A floor imports from itself and from those below; the four methods not from one another.
 FLOORS = [
-    "config compute record progress plots store tensors late checksums intervals contract comparisons tables reduced",
+    "config parameters compute record progress plots store tensors late checksums intervals contract comparisons "
+    "tables reduced",
     "data models",
-    "recipes training zoo attacks evaluations",
+    "permission recipes training zoo attacks evaluations",
     "detectors",
     "slicing robustness dynamic lancet",
     "explore",

@@ -222,7 +222,7 @@ def test_gallery_is_rewritten_between_its_markers(tmp_path, results, capsys):
     targets = re.findall(r"\]\(([^)]*)\)", text)
     assert "../results/smoke/figures/robustness_fig7.png" in targets
     assert all((readme.parent / target).is_file() for target in targets)
-    assert "Reduced: 5 epochs." in text and "| Maestrati 2020 | 1 of 10 |" in text
+    assert "Reduced: 5 epochs." in text and "| Maestrati 2020 | 1 of 10 (`smoke`) |" in text
     papers = {item.paper for item in config.items().values()}
     assert len([line for line in text.splitlines() if line.startswith("|")]) == 2 + len(papers)
     report.main(["--scale", "smoke", "--readme", str(readme)])
@@ -248,9 +248,40 @@ def test_the_gallery_shows_a_figure_a_paper_first(results):
     assert best("smoke") == ["robustness_fig7", "nnslicer_anatomy", "lancet_defects", "robustness_fig3"]
 
 
-def test_command_prints_the_path(results, capsys):
+def test_the_gallery_shows_each_item_at_the_largest_scale_it_has_run_at(results):
+    settings = [{"temperature": t} for t in (1, 20)]
+
+    def make(item, scale, clean):
+        write(item, accuracies(settings, lambda s, e: falling(clean, 0.5, e)), scale, figure=figure())
+
+    for item in ("robustness_fig7", "robustness_fig8", "robustness_masking", "nnslicer_anatomy"):
+        make(item, "smoke", 0.5)
+    assert set(report.gallery.scales_of().values()) == {"smoke"}  # nothing else is there
+    for item in ("robustness_fig7", "robustness_fig8", "robustness_masking"):
+        make(item, "cpu", 0.6)
+    make("robustness_fig7", "paper", 0.7)
+    at = report.gallery.scales_of()
+    assert at == {"robustness_fig7": "paper", "robustness_fig8": "cpu", "robustness_masking": "cpu"}
+    assert list(report.gallery.scales_of("cpu")) == ["robustness_fig7", "robustness_fig8", "robustness_masking"]
+    text = report.gallery_markdown()
+    assert "| Maestrati 2020 | 3 of 10 (1 at `paper`, 2 at `cpu`) |" in text and "| 0 of 6 |" in text
+    assert "results/paper/figures/robustness_fig7.png" in text and "results/cpu/figures/robustness_fig7.png" not in text
+    assert "scale `paper`.**" in text and "results/smoke" not in text
+    alone = {claim.id for claim in claims.load().values() if set(claim.items) == {"robustness_fig7"}}
+    shared = {claim.id for claim in claims.load().values() if set(claim.items) <= set(at)} - alone
+    judged, waiting = report.gallery._judged(None, at)
+    assert alone and shared and alone | shared == set(judged) and not set(judged) & set(waiting)
+    assert {where for name, (_, where) in judged.items() if name in alone} == {"paper"}
+    assert {where for name, (_, where) in judged.items() if name in shared} == {"cpu"}  # all its items ran there
+    assert set(judged) | set(waiting) == set(claims.load())
+
+
+def test_command_prints_the_path_and_says_what_has_not_run(results, capsys):
+    temperature()
     assert report.main(["--scale", "smoke"]) == 0
-    assert capsys.readouterr().out.strip() == str(results / "index.html")
+    said = capsys.readouterr()
+    assert said.out.strip() == str(results / "index.html")
+    assert "robustness_fig8" in said.err and "robustness_fig7" not in said.err
 
 
 @pytest.mark.parametrize(

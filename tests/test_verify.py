@@ -129,6 +129,17 @@ def test_tables_and_figures_without_a_record(results):
     assert f"tables/{ITEM}.csv has no record numbers/{ITEM}.json. Remove it" in reasons()
 
 
+def test_a_scale_that_is_filled_in_part_is_whole_in_what_it_has(results, capsys):
+    for path in [*results.glob(f"*/{OTHER}.*"), *results.glob("networks/*")]:
+        path.unlink()
+    checksums.renew(results)
+    assert report.main(["--scale", "smoke"]) == 0
+    assert f"{OTHER}, " in capsys.readouterr().err
+    assert main(["--scale", "smoke", "--strict"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not run at smoke: ")]
+    assert f" {OTHER}, " in line and f" {ITEM}, " not in line
+
+
 def test_a_damaged_record(results):
     (results / f"numbers/{ITEM}.json").write_text('{"item": ')
     assert (ITEM, "record") in found() and "cannot be read" in reasons()
@@ -161,6 +172,20 @@ def test_only_what_an_item_is_made_with_counts(results, tmp_path, monkeypatch, w
     assert found() <= {("claims", "verdicts")}
     assert found(verify.UNTRACED) == {(item, "settings") for item in untraced}
     checks._scale_then.cache_clear()
+
+
+def test_a_record_of_other_seeds_or_settings_than_the_scales(results, tmp_path):
+    edit(tmp_path / "config/smoke.yaml", "seeds: [0, 1, 2]", "seeds: [0, 1, 2, 3]")
+    assert found() == {(ITEM, "settings")} and "of seeds [0, 1, 2], scale smoke gives it [0, 1, 2, 3]" in reasons()
+    edit(tmp_path / "config/smoke.yaml", "seeds: [0, 1, 2, 3]", "seeds: [0, 1, 2]")
+    assert found() == set()
+    variant = write(ITEM, temperatures(), figure=figure(), changed={"theta": 0.3})
+    assert found() == set()
+    for kind in ("numbers", "tables", "figures"):
+        shutil.copytree(variant.parents[1] / kind, results / kind, dirs_exist_ok=True)
+    checksums.renew(results)
+    assert (ITEM, "settings") in found() and "changed for this run: theta 0.3" in reasons()
+    assert main(["--scale", "smoke"]) == 1
 
 
 def test_verdicts_that_do_not_follow(results):

@@ -26,6 +26,7 @@ parser.add_argument("command")
 for name in ("--scale", "--family", "--seed"):
     parser.add_argument(name)
 parser.add_argument("--retrain", action="store_true")
+parser.add_argument("--cards", action="store_true")
 asked = parser.parse_args()
 with open(config.cache_dir(asked.scale) / "trained.txt", "a") as lines:
     lines.write(f"{asked.family} {asked.seed} {asked.retrain}\\n")

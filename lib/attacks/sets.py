@@ -162,6 +162,7 @@ def _chunk(folder: Path, key: Mapping[str, Any], model: nn.Module, clean: Tensor
         with FileLock(path.with_suffix(".lock")):
             kept = _read(path, key, warn=False)
             if kept is None:
+                store.about_to_make(f"adversarial set {folder.name}")
                 made = attack(key["attack"], model, clean, labels, key["parameters"], key["seed"], batch=len(clean))
                 _write(path, key, made)
                 return made

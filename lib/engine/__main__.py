@@ -25,6 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     one.add_argument("--output", type=Path)
     one.add_argument("--notebook", type=Path)
     one.add_argument("--gpus", default="all")
+    one.add_argument("--unless-kept", nargs="+", default=[], metavar="RUN", help="steps; with all kept, do nothing")
+    one.add_argument("--seed", type=int, default=0, help="of those steps")
     one.add_argument("words", nargs="+", help="the command, after --")
     _add_box(commands.add_parser("box", help="what can be finished in some minutes, into one archive"))
     taken = commands.add_parser("merge", help="take the archive of a time box into the results")
@@ -44,8 +46,16 @@ def main(arguments: list[str] | None = None) -> int:
         if asked.command == "run":
             return run.run(asked.scale, asked.cores, asked.only, asked.profile, asked.dry_run, asked.retrain)
         if asked.command == "job":
+            ask = ["--scale", asked.scale, "--seed", str(asked.seed), "--kept", "--run", *asked.unless_kept]
             return jobs.job(
-                asked.scale, asked.name, asked.words, asked.threads, asked.output, asked.notebook, asked.gpus
+                asked.scale,
+                asked.name,
+                asked.words,
+                asked.threads,
+                asked.output,
+                asked.notebook,
+                asked.gpus,
+                [sys.executable, "-m", "lib.evaluations", *ask] if asked.unless_kept else (),
             )
         if asked.command == "box":
             return _box(asked)

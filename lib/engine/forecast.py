@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from statistics import mean, median
 from typing import Any
 
+from lib import config
 from lib.config import Scale
 from lib.engine import cost, graph
 from lib.engine.goals import Goal, Plan, Task
@@ -73,7 +74,7 @@ class Forecast:
 
     def _work(self, task: Task) -> float:
         """Images that a training sees; 1 for anything else."""
-        return task.epochs * (cost.images_of(self.plan.scale, task.network) or 1) if task.epochs else 1
+        return task.epochs * (config.images_of(self.plan.scale, task.network) or 1) if task.epochs else 1
 
 
 def _group(task: Task) -> tuple[str, str]:

@@ -42,6 +42,8 @@ def run(
     cores = cores or where.cores
     arguments = _arguments(scale, cores, chosen, bool(only), where, retrain)
     os.environ.update(jobs.environment(scale))
+    for notebook, why in graph.stale(config.load(scale), chosen).items():
+        say(f"again   notebook {notebook}: {why}")
     if dry_run:
         print(plan(scale, cores, only), flush=True)
         status, heard = _snakemake(["--dry-run", "--quiet", "rules", "progress", *arguments])
@@ -133,9 +135,10 @@ def _arguments(scale: str, cores: int, chosen: Sequence[str], part: bool, where:
     arguments = ["--snakefile", str(config.ROOT / "Snakefile"), "--directory", str(config.ROOT)]
     arguments += ["--workflow-profile", str(where.folder), "--cores", str(cores)]
     arguments += ["--config", f"scale={scale}", f"retrain={int(retrain)}", *where.settings]
-    if retrain:
-        every = graph.nodes(config.load(scale), chosen)
-        arguments += ["--forcerun", *(f"train_{node.family}_seed{node.seed}" for node in every)]
+    every = graph.nodes(config.load(scale), chosen) if retrain else []
+    forced = [f"train_{node.family}_seed{node.seed}" for node in every]
+    forced += [f"notebook_{name}" for name in graph.stale(config.load(scale), chosen)]
+    arguments += ["--forcerun", *forced] if forced else []
     devices = [] if where.remote else jobs.gpus(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
     if devices:
         arguments += ["--resources", f"gpu={len(devices) * jobs.JOBS_PER_GPU}"]

@@ -119,7 +119,7 @@ class TimeBox:
         told: dict[str, Any] = {"state": went.state, "seconds": round(went.seconds, 1)}
         if went.error:
             told["error"] = went.error
-        images = cost.images_of(self.plan.scale, task.network) if task.epochs else None
+        images = config.images_of(self.plan.scale, task.network) if task.epochs else None
         if went.state == "done" and images and went.seconds:
             told["images_per_second"] = round(images * task.epochs / went.seconds)
         return told

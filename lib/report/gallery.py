@@ -1,8 +1,9 @@
 """The gallery of the README, and the full list of claims, as Markdown."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lib import claims, config, record, store, tables
 from lib.report import entries, verdicts
@@ -23,22 +24,24 @@ MOST = 6  # figures
 REDUCED = 5  # settings named of those that are reduced, where there are more
 TAKEN = ("SVG", "CSV", "record", "notebook")  # files linked from a figure
 
+Judged = tuple[claims.Verdict, str]  # a verdict, and the scale it is of
+
 
 class ReportError(RuntimeError):
     """A report or gallery that cannot be written; the message names the file."""
 
 
-def gallery_markdown(scale: str, base: str | os.PathLike | None = None) -> str:
-    """A scale at a glance as Markdown: a line a paper with its verdicts, its best figures, and where the rest is.
+def gallery_markdown(scale: str | None = None, base: str | os.PathLike | None = None) -> str:
+    """The results at a glance as Markdown: a line a paper with its verdicts, its best figures, and where the rest is.
 
     Args:
-        scale: smoke, cpu or paper.
+        scale: the only one to show; None: of each item the largest scale that it has run at, and of each claim the
+            largest at which all its items have.
         base: folder that the links start from; None: the checkout.
     """
-    folder, start = config.results_dir(scale), Path(base or config.ROOT)
-    judged = claims.verdicts(scale)
-    items = config.items()
-    papers = dict.fromkeys([*(item.paper for item in items.values()), *(verdict.paper for verdict in judged)])
+    start, items, at = Path(base or config.ROOT), config.items(), scales_of(scale)
+    judged, waiting = _judged(scale, at)
+    papers = dict.fromkeys([item.paper for item in items.values()] + [claim.paper for claim in claims.load().values()])
 
     def link(text: str, path: Path) -> str:
         return f"[{text}]({tables.md_url(Path(os.path.relpath(path, start)).as_posix())})"
@@ -47,26 +50,83 @@ def gallery_markdown(scale: str, base: str | os.PathLike | None = None) -> str:
     lines = ["| paper | tables and figures run | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) + 1)]
     for paper in papers:
         own = [name for name, item in items.items() if item.paper == paper]
-        done = sum(record.exists(name, scale) for name in own)
-        ready, waiting = _by_records([verdict for verdict in judged if verdict.paper == paper], scale)
-        counts = [str(kind["count"]) for kind in verdicts.tally(ready)] + [str(len(waiting))]
-        lines.append(f"| {tables.md_text(paper)} | {done} of {len(own)} | " + " | ".join(counts) + " |")
-    lines += ["", f"The numbers are claims, judged by the records of scale `{scale}`.", ""]
+        ready = [(verdict, each) for verdict, each in judged.values() if verdict.paper == paper]
+        counts = [
+            _count([each for verdict, each in ready if verdict.verdict == name], ready) for name in verdicts.MARKS
+        ]
+        counts.append(str(sum(verdict.paper == paper for verdict in waiting.values())))
+        done = [at[name] for name in own if name in at]
+        run = f"{len(done)} of {len(own)}" + (f" ({_counted(done)})" if done else "")
+        lines.append(f"| {tables.md_text(paper)} | {run} | " + " | ".join(counts) + " |")
+    told = _counted([each for _, each in judged.values()]) or "none yet"
+    lines += ["", f"The numbers are claims, each judged by the records of the largest scale it has all of: {told}.", ""]
     for name in best(scale):
-        found, item = record.read(name, scale), items[name]
-        picture = link(tables.md_text(entries.description(found)), folder / "figures" / f"{name}.png")
-        caption = f"**{tables.md_text(entries.opening(found['source']))} ({tables.md_text(item.paper)}).**"
-        reduced = _shortly(found["reduced"])
-        ways = [link(text, path) for text, path in entries.files(folder, item) if text in TAKEN and path.is_file()]
-        told = [f"{verdicts.MARKS[v.verdict]} {tables.md_text(v.statement)}" for v in judged if v.id in item.claims]
-        lines += [f"!{picture}", "", f"{caption} {tables.md_text(found['title'])}. Reduced: {tables.md_text(reduced)}."]
-        lines += [f"Claims: {' '.join(told)}"] if told else []
-        lines += [" · ".join(ways), ""]
-    page, every = link("index.html", folder / "index.html"), link("claims.md", folder / "claims.md")
-    lines.append(
-        f"All tables and figures: {page}, to be opened in a browser. All verdicts with their reasons: {every}."
-    )
+        lines += _figure(name, at[name], judged, waiting, link)
+    for each in dict.fromkeys(at.values()):
+        folder = config.results_dir(each)
+        page, every = link("index.html", folder / "index.html"), link("claims.md", folder / "claims.md")
+        lines.append(
+            f"All tables and figures of scale `{each}`: {page}, to be opened in a browser. All verdicts with their "
+            f"reasons: {every}."
+        )
     return "\n".join(lines) + "\n"
+
+
+def scales_of(scale: str | None = None) -> dict[str, str]:
+    """The scale that each item is shown at; an item without a record is left out.
+
+    Args:
+        scale: the only one; None: the largest of config.SCALES, the smallest of them only where no other has a record.
+    """
+    for choice in ([scale],) if scale else (config.SCALES[:0:-1], config.SCALES[:1]):
+        at = {name: next((each for each in choice if record.exists(name, each)), None) for name in config.items()}
+        found = {name: each for name, each in at.items() if each is not None}
+        if found:
+            return found
+    return {}
+
+
+def _judged(scale: str | None, at: Mapping[str, str]) -> tuple[dict[str, Judged], dict[str, claims.Verdict]]:
+    """The claims whose records are all there at one scale, judged at the largest such; and those that wait for one."""
+    judged: dict[str, Judged] = {}
+    waiting: dict[str, claims.Verdict] = {}
+    there = [each for each in reversed(config.SCALES) if each in at.values()] or [scale or config.SCALES[0]]
+    for each in there:
+        ready, lacking = _by_records(claims.verdicts(each), each)
+        judged = {verdict.id: (verdict, each) for verdict in ready} | judged
+        waiting = {verdict.id: verdict for verdict in lacking} | waiting
+    return judged, {name: verdict for name, verdict in waiting.items() if name not in judged}
+
+
+def _figure(
+    name: str, scale: str, judged: Mapping[str, Judged], waiting: Mapping[str, claims.Verdict], link: Any
+) -> list[str]:
+    """An item's picture, its caption with the claims it bears on, and its files."""
+    folder, found, item = config.results_dir(scale), record.read(name, scale), config.items()[name]
+    picture = link(tables.md_text(entries.description(found)), folder / "figures" / f"{name}.png")
+    caption = f"**{tables.md_text(entries.opening(found['source']))} ({tables.md_text(item.paper)}), scale `{scale}`.**"
+    reduced = tables.md_text(_shortly(found["reduced"]))
+    told = []
+    for claim in item.claims:
+        if claim in judged or claim in waiting:
+            verdict, where = judged.get(claim) or (waiting[claim], scale)
+            elsewhere = "" if where == scale else f" (at `{where}`)"
+            told.append(f"{verdicts.MARKS[verdict.verdict]} {tables.md_text(verdict.statement)}{elsewhere}")
+    ways = [link(text, path) for text, path in entries.files(folder, item) if text in TAKEN and path.is_file()]
+    lines = [f"!{picture}", "", f"{caption} {tables.md_text(found['title'])}. Reduced: {reduced}."]
+    return [*lines, *([f"Claims: {' '.join(told)}"] if told else []), " · ".join(ways), ""]
+
+
+def _count(scales: Sequence[str], ready: Sequence[Judged]) -> str:
+    """How many verdicts; and at which scale, where those of the paper are of several."""
+    several = len({each for _, each in ready}) > 1
+    return f"{len(scales)} ({_counted(scales)})" if several and scales else str(len(scales))
+
+
+def _counted(scales: Sequence[str]) -> str:
+    """How many at which scale, as "7 at `cpu`, 2 at `smoke`"; only its name where all are at one."""
+    known = [each for each in reversed(config.SCALES) if each in scales]
+    return f"`{known[0]}`" if len(known) == 1 else ", ".join(f"{scales.count(each)} at `{each}`" for each in known)
 
 
 def _shortly(reduced: Sequence[str]) -> str:
@@ -86,13 +146,13 @@ def _by_records(judged: Sequence[claims.Verdict], scale: str) -> tuple[list[clai
     )
 
 
-def best(scale: str) -> list[str]:
+def best(scale: str | None = None) -> list[str]:
     """The items whose figures the gallery shows: at most one a paper until each has one, at most MOST in all."""
-    figures = config.results_dir(scale) / "figures"
+    at = scales_of(scale)
     items = {
         name: item
         for name, item in config.items().items()
-        if record.exists(name, scale) and (figures / f"{name}.png").is_file()
+        if name in at and (config.results_dir(at[name]) / "figures" / f"{name}.png").is_file()
     }
     ranked = [name for name in BEST if name in items] + [name for name in items if name not in BEST]
     firsts = list({items[name].paper: name for name in reversed(ranked)}.values())[::-1]
@@ -124,8 +184,8 @@ def claims_markdown(scale: str, judged: Sequence[claims.Verdict]) -> str:
     return "\n".join(lines)
 
 
-def write_gallery(readme: str | os.PathLike, scale: str) -> Path:
-    """Put the gallery between the two markers of a Markdown file.
+def write_gallery(readme: str | os.PathLike, scale: str | None = None) -> Path:
+    """Put the gallery, as `gallery_markdown` gives it, between the two markers of a Markdown file.
 
     Raises: ReportError naming the file where a marker is missing, or they are in the wrong order.
     """

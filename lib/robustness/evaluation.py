@@ -194,7 +194,8 @@ def main() -> None:
     chosen = parser.parse_args()
     compute.set_threads(config.load(chosen.scale).compute.threads)
     torch.manual_seed(chosen.seed)
-    for name, parts in evaluate_family(chosen.scale, chosen.family, chosen.seed).items():
+    done = evaluations.restarting(lambda: evaluate_family(chosen.scale, chosen.family, chosen.seed))
+    for name, parts in done.items():
         print(f"{name}: {', '.join(parts)}")
 
 

@@ -47,6 +47,9 @@ def _item(name: str, scale: str, folder: Path) -> Iterator[Finding]:
     why = f"{', '.join(wrong)}: not what the record gives. Run its notebook again"
     yield Finding(name, "tables", DIFFERS, why) if wrong else Finding(name, "tables")
     yield from _figure(name, known, folder)
+    other = config.foreign(known, config.items()[name], config.load(scale))
+    why = f"{other}. Run its notebook again: ./run_all.sh {scale} --only {name}"
+    yield Finding(name, "settings", DIFFERS, why) if other else Finding(name, "settings")
     facts = known["provenance"]
     if facts["config"] == config.load(scale).hash:
         yield Finding(name, "settings")
@@ -68,7 +71,10 @@ def _used(name: str, scale: config.Scale) -> dict[str, Any]:
         start = scale.recipe(network).start
         wanted += [start["network"]] if start is not None and start["network"] not in wanted else []
     recipes = {network: scale.recipe(network) for network in wanted}
-    parts = {"compute": scale.compute, "study": scale.study.get(item.study), "attacks": scale.attacks}
+    study = {
+        key: value for key, value in scale.study.get(item.study, {}).items() if key != "family_seeds"
+    }  # the graph's
+    parts = {"compute": scale.compute, "study": study, "attacks": scale.attacks}
     return {**parts, "recipes": recipes}
 
 
