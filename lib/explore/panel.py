@@ -14,7 +14,7 @@ from torch import nn
 from lib import progress
 from lib.explore import blame, decisions, prediction, slices
 from lib.explore.drawing import View
-from lib.explore.network import Network, load, networks
+from lib.explore.network import ExploreError, Network, load, networks
 from lib.explore.prediction import ATTACKS, Example, attack, usual_strength
 
 DPI = 150
@@ -36,18 +36,27 @@ class Explorer(widgets.VBox):
     """
 
     def __init__(self, example: Example) -> None:
-        self._first, self._following = example.network, False
-        names = dict.fromkeys([example.network.name, *networks(example.network.scale, example.network.seed)])
+        first = example.network
+        if example.position not in first.positions(example.label):
+            raise ExploreError(f"test image {example.position} is none of those of {first.name} to choose from")
+        self._first, self._following = first, False
+        names = dict.fromkeys([first.name, *networks(first.scale, first.seed)])
         listed = {**ATTACKS, example.attack: ATTACKS.get(example.attack, example.attack)}
+        attacks = [(text, name) for name, text in listed.items()]
         self.network = _control(widgets.Dropdown, "Network", options=list(names))
-        self.label = _control(widgets.Dropdown, "Class")
-        self.image = _control(widgets.SelectionSlider, "Image", options=[""], continuous_update=False)
-        self.attack = _control(
-            widgets.Dropdown, "Attack", options=[(text, name) for name, text in listed.items()], value=example.attack
+        self.label = _control(widgets.Dropdown, "Class", options=_classes(first), value=example.label)
+        self.image = _control(
+            widgets.SelectionSlider,
+            "Image",
+            options=_images(first, example.label),
+            value=example.position,
+            continuous_update=False,
         )
+        self.attack = _control(widgets.Dropdown, "Attack", options=attacks, value=example.attack)
         self.strength = _control(widgets.FloatSlider, "Strength", min=0, continuous_update=False, readout_format=".3g")
         self.unit = widgets.HTML()
-        self.layer = _control(widgets.Dropdown, "Layer")
+        self._follow_attack(example.strength)
+        self.layer = _control(widgets.Dropdown, "Layer", options=_layers(first))
         self.companion = _control(widgets.Dropdown, "Compare with", options=blame.COMPANIONS)
         self.tabs = widgets.Tab(
             [
@@ -58,15 +67,9 @@ class Explorer(widgets.VBox):
             ],
             titles=("Prediction", "Slice by layer", "Decision path", "Weights to blame"),
         )
-        self._follow_attack(example.strength)
-        self._follow_network(example.network)
-        self.label.value = example.label
-        self._follow_network(example.network)
-        self.image.value = example.position
         rows = [(self.network, self.label, self.image), (self.attack, self.strength, self.unit)]
-        super().__init__([*(_row(row) for row in rows), self.tabs])
-        controls = (self.network, self.label, self.image, self.attack, self.strength, self.layer, self.companion)
-        for control in controls:
+        super().__init__([*map(_row, rows), self.tabs])
+        for control in (*rows[0], *rows[1][:2], self.layer, self.companion):
             control.observe(self.refresh, "value")
         self.tabs.observe(self.refresh, "selected_index")
 
@@ -80,13 +83,15 @@ class Explorer(widgets.VBox):
             self.tabs.children[self.tabs.selected_index].update(lambda: self._example(change))
 
     def _example(self, change: Any) -> Example:
-        self._following = True
+        """What the controls ask for, once they fit together."""
+        first, name, self._following = self._first, self.network.value, True
         try:
             if change is not None and change.owner is self.attack:
                 self._follow_attack()
-            name = self.network.value
-            network = self._first if name == self._first.name else load(self._first.scale, name, self._first.seed)
-            self._follow_network(network)
+            network = first if name == first.name else load(first.scale, name, first.seed)
+            _offer(self.label, _classes(network))
+            _offer(self.image, _images(network, self.label.value))
+            _offer(self.layer, _layers(network))
         finally:
             self._following = False
         return attack(network, self.image.value, self.attack.value, self.strength.value)
@@ -96,12 +101,6 @@ class Explorer(widgets.VBox):
         value = usual if strength is None else strength
         self.strength.max, self.strength.step = max(2 * usual, value), usual / 20
         self.strength.value, self.unit.value = value, html.escape(unit)
-
-    def _follow_network(self, network: Network) -> None:
-        _offer(self.label, [(name, k) for k, name in enumerate(network.test.classes) if network.positions(k)])
-        _offer(self.image, [(str(position), position) for position in network.positions(self.label.value)])
-        layers = [name for name, part in network.model.named_modules() if isinstance(part, (nn.Conv2d, nn.Linear))]
-        _offer(self.layer, [("(the most telling)", None), *zip(layers, layers, strict=True)])
 
 
 class Tab(widgets.VBox):
@@ -192,6 +191,20 @@ def _control(kind: type, description: str, **options: Any) -> Any:
 
 def _row(controls: Iterable[Any]) -> widgets.HBox:
     return widgets.HBox(list(controls), layout={"flex_flow": "row wrap"})
+
+
+def _classes(network: Network) -> list[tuple[str, Any]]:
+    return [(name, k) for k, name in enumerate(network.test.classes) if network.positions(k)]
+
+
+def _images(network: Network, label: int) -> list[tuple[str, Any]]:
+    return [(str(position), position) for position in network.positions(label)]
+
+
+def _layers(network: Network) -> list[tuple[str, Any]]:
+    named = network.model.named_modules()
+    layers = [(name, name) for name, part in named if isinstance(part, (nn.Conv2d, nn.Linear))]
+    return [("(the most telling)", None), *layers]
 
 
 def _offer(menu: Any, options: list[tuple[str, Any]]) -> None:
