@@ -42,12 +42,12 @@ def places(small, monkeypatch, tmp_path):
 def test_fgsm_moves_pixels_by_epsilon_and_is_shown_where_it_fails(small):
     for strength in (0.01, 10):
         example = explore.attack(small, POSITION, "fgsm_8", strength)
-        change = example.adversarial - example.clean
+        change = example.images[1] - example.images[0]
         assert change.abs().max() == pytest.approx(strength / 255, abs=1e-6)
         with torch.no_grad():
             wanted = small.model(example.images).softmax(1)
-        assert torch.allclose(torch.stack([example.before, example.after]), wanted, atol=1e-6)
-        assert example.after[example.label] < example.before[example.label]
+        assert torch.allclose(example.probabilities, wanted, atol=1e-6)
+        assert example.probabilities[1, example.label] < example.probabilities[0, example.label]
     assert explore.attack(small, POSITION, "fgsm_8", 0.01).predicted[1] == example.label
 
 
@@ -55,7 +55,7 @@ def test_nothing_is_attacked_at_strength_0_nor_where_the_network_is_wrong(small)
     wrong = copy.deepcopy(small)
     wrong.test.labels[POSITION] = (wrong.test.labels[POSITION] + 1) % 4
     for example in (explore.attack(small, POSITION, "rpgd_8", 0), explore.attack(wrong, POSITION, "deepfool_l2")):
-        assert torch.equal(example.clean, example.adversarial)
+        assert torch.equal(*example.images)
     assert not example.correct
 
 
@@ -67,8 +67,8 @@ def test_what_an_attack_finds_serves_every_strength(small, monkeypatch):
     prediction.sweep(fresh, POSITION, "deepfool_l2")
     assert calls == ["deepfool_l2"]
     assert once.strength == 1 and once.predicted[1] != once.label
-    assert torch.allclose(half.adversarial, (once.clean + once.adversarial) / 2, atol=1e-6)
-    assert far.adversarial.min() >= 0 and far.adversarial.max() <= 1
+    assert torch.allclose(half.images[1], once.images.mean(0), atol=1e-6)
+    assert far.images.min() >= 0 and far.images.max() <= 1
 
 
 @pytest.mark.parametrize("name", ["fgsm_8", "deepfool_l2"])
@@ -77,7 +77,9 @@ def test_the_sweep_goes_through_what_the_slider_shows(small, name):
     table = prediction.sweep(small, POSITION, name)
     assert table.index[0] == 0 and table.index[-1] == most
     assert table.sum(axis=1).to_numpy() == pytest.approx(1)
-    assert table.loc[most].to_numpy() == pytest.approx(explore.attack(small, POSITION, name, most).after, abs=1e-6)
+    assert table.loc[most].to_numpy() == pytest.approx(
+        explore.attack(small, POSITION, name, most).probabilities[1], abs=1e-6
+    )
 
 
 def test_every_attack_of_the_suite_can_be_chosen_once():
@@ -114,7 +116,7 @@ def test_decisions_are_those_of_the_units(choosing):
     still = decisions.decision_path(example).table
     assert (still["clean"] == still["adversarial"]).all() and not still["changed"].any()
     # Decisions of random units hardly move with an attack: any other image will do.
-    found = decisions.decision_path(replace(example, adversarial=torch.zeros_like(example.clean)))
+    found = decisions.decision_path(replace(example, images=torch.stack([example.images[0], torch.zeros(3, 16, 16)])))
     assert (found.table["clean"] != found.table["adversarial"]).any()
     for place, (layer, row) in enumerate(found.table.iterrows()):
         masks, codes = choosing.model.unit(layer).masks, found.channels[place]
@@ -159,7 +161,7 @@ def test_without_the_blamed_weights_the_network_is_right(small, fooled, companio
     heat, counts = found.map(found.chosen)
     assert int(counts.sum()) == row["blamed"] and heat.min() >= 0 and heat.max() <= 1
     assert all(torch.equal(state[key], value) for key, value in small.model.state_dict().items())
-    assert companion != blame.CLEAN or torch.equal(found.image, fooled.clean)
+    assert companion != blame.CLEAN or torch.equal(found.image, fooled.images[0])
 
 
 def test_where_no_mask_helps_the_clean_image_stands_in(fooled, monkeypatch):
@@ -172,7 +174,7 @@ def test_where_no_mask_helps_the_clean_image_stands_in(fooled, monkeypatch):
 
     monkeypatch.setattr(blame, "companions", none_found)
     found = blame.blame(replace(fooled))
-    assert (found.companion, found.mask) == (blame.CLEAN, None) and torch.equal(found.image, fooled.clean)
+    assert found.mask is None and torch.equal(found.image, fooled.images[0])
 
 
 def test_what_does_not_exist_is_refused(small, fooled, choosing):

@@ -30,16 +30,15 @@ class Blame:
     """What one pair says of the network's weights.
 
     Attributes:
-        companion: what the adversarial image is paired with (`CLEAN` where no mask made the network right).
-        image: the companion, float32 (C, H, W).
-        mask: float32 (1, H, W), what it takes from the adversarial image; None for the clean image.
+        image: what the adversarial image is paired with, float32 (C, H, W).
+        mask: float32 (1, H, W), what that takes from the adversarial image; None for the clean image, which stands in
+            where no mask makes the network right.
         votes: layer -> votes of the pair; none where the network is right about the adversarial image.
         table: one row a layer: weights, blamed (smallest number, of those tried, whose removal makes the network right;
             0 where none does), part (of the layer), truth, top (probability of the true class, and the class given,
             for the adversarial image without them), clean_top (for the clean image without them).
     """
 
-    companion: str
     image: Tensor
     mask: Tensor | None
     votes: dict[str, Votes]
@@ -79,10 +78,10 @@ def blame(example: Example, companion: str = MASKED) -> Blame:
     """
     if companion not in COMPANIONS:
         raise ExploreError(f"companion {companion!r}: one of {', '.join(map(repr, COMPANIONS))}")
-    model, truth, wrong = example.network.model, torch.tensor([example.label]), example.adversarial[None]
+    model, truth, mask = example.network.model, torch.tensor([example.label]), None
+    image, wrong = example.images[:, None]
     if example.predicted[1] == example.label:
-        return Blame(companion, example.clean, None, {}, pd.DataFrame(columns=["blamed"]))
-    image, mask = example.clean[None], None
+        return Blame(image[0], mask, {}, pd.DataFrame(columns=["blamed"]))
     if companion == MASKED:
         found = companions(model, wrong, truth, steps=STEPS)
         if bool(found.found[0]):
@@ -96,8 +95,7 @@ def blame(example: Example, companion: str = MASKED) -> Blame:
         blamed, weights = int(vote.counts.sum()), vote.counts.numel()
         row = {"weights": weights, "blamed": blamed, "part": blamed / weights, "top": int(adversarial.argmax())}
         rows.append(row | {"truth": float(adversarial[example.label]), "clean_top": int(clean.argmax())})
-    table = pd.DataFrame(rows, index=list(votes))
-    return Blame(CLEAN if mask is None else MASKED, image[0], mask, votes, table)
+    return Blame(image[0], mask, votes, pd.DataFrame(rows, index=list(votes)))
 
 
 def view(example: Example, layer: str | None = None, companion: str = MASKED) -> list[View]:
@@ -116,8 +114,8 @@ def view(example: Example, layer: str | None = None, companion: str = MASKED) ->
     heat, counts = found.map(layer)
     layout = [["adversarial", "companion", "layers"], ["map", "map", "layers"]]
     figure, axes = drawing.mosaic(layout, 3.5, width_ratios=[1, 1, 1.9], height_ratios=[1, 1.25])
-    picture(axes["adversarial"], example.adversarial, "adversarial", drawing.ADVERSARIAL)
-    picture(axes["companion"], found.image, found.companion, drawing.CLEAN)
+    picture(axes["adversarial"], example.images[1], "adversarial", drawing.ADVERSARIAL)
+    picture(axes["companion"], found.image, CLEAN if found.mask is None else MASKED, drawing.CLEAN)
     if found.mask is not None and 0 < float(found.mask.mean()) < 1:
         for name in ("adversarial", "companion"):
             axes[name].contour(found.mask[0].numpy(), levels=[0.5], colors=plots.PALETTE[4], linewidths=1.2)
@@ -156,7 +154,7 @@ def _caption(example: Example, found: Blame, companion: str) -> str:
             "strength or another attack."
         )
     text = ""
-    if companion != found.companion:
+    if companion == MASKED and found.mask is None:
         text = "No mask made the network right, so the clean image stands in for the companion. "
     if found.chosen is None:
         return f"{text}In no layer does any tried part of the weights, taken away, make the network right."

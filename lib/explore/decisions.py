@@ -95,8 +95,8 @@ def view(example: Example) -> list[View]:
     """
     network, scale = dynamic_network(example.network), example.network.scale
     if network is None:
-        words = "No network with layerwise channel selection is trained at this scale. "
-        words += (
+        words = (
+            "No network with layerwise channel selection is trained at this scale. "
             f"./run_all.sh {scale} --only 00_explore trains one; or look at scale smoke, where that takes a minute."
         )
         return [View(None, words)]

@@ -96,6 +96,7 @@ def dynamic_networks(scale: str, seed: int = 0) -> list[str]:
     return sorted(found, key=lambda name: ("resnet" not in name, "standardised" not in name))
 
 
+@lru_cache(maxsize=8)
 def load(scale: str = "smoke", name: str | None = None, seed: int = 0) -> Network:
     """A network of a scale and the images to choose from; trained where it is not there yet.
 
@@ -105,12 +106,8 @@ def load(scale: str = "smoke", name: str | None = None, seed: int = 0) -> Networ
         seed: of the network, and of attacks that draw.
     Raises: ConfigError for a network that the scale does not have; DataError where the data are missing.
     """
-    return _load(scale, name or networks(scale, seed)[0], seed)
-
-
-@lru_cache(maxsize=8)
-def _load(scale: str, name: str, seed: int) -> Network:
     compute.deterministic()
+    name = name or networks(scale, seed)[0]
     model = zoo.get(name, scale, seed)
     test = data.load(config.load(scale).recipe(name).data, "test")
     weights = zoo.card(name, scale, seed)["weights"]

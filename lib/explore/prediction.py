@@ -34,8 +34,8 @@ class Example:
         network: the network attacked.
         attack: its name in the suite; strength: of the attack, in `unit`, `EPSILON` or `MULTIPLE`.
         position: in the test set; label: its class.
-        clean, adversarial: float32 (C, H, W) in [0, 1].
-        before, after: float32 (classes,), the network's probabilities of the two.
+        images: float32 (2, C, H, W) in [0, 1], clean and adversarial.
+        probabilities: float32 (2, classes), the network's for both.
     """
 
     network: Network
@@ -44,25 +44,18 @@ class Example:
     unit: str
     position: int
     label: int
-    clean: Tensor
-    adversarial: Tensor
-    before: Tensor
-    after: Tensor
+    images: Tensor
+    probabilities: Tensor
 
     @property
-    def predicted(self) -> tuple[int, int]:
+    def predicted(self) -> list[int]:
         """The class given to the clean image, and to the adversarial."""
-        return int(self.before.argmax()), int(self.after.argmax())
+        return self.probabilities.argmax(1).tolist()
 
     @property
     def correct(self) -> bool:
         """Whether the network classifies the clean image correctly; nothing is attacked where it does not."""
         return self.predicted[0] == self.label
-
-    @property
-    def images(self) -> Tensor:
-        """Clean and adversarial, float32 (2, C, H, W)."""
-        return torch.stack([self.clean, self.adversarial])
 
 
 def usual_strength(name: str, scale: str) -> tuple[float, str]:
@@ -95,9 +88,8 @@ def attack(network: Network, position: int, name: str = "fgsm_8", strength: floa
     if not 0 <= strength < math.inf:
         raise ExploreError(f"strength {strength} of {name}: a number from 0, {unit}; {usual:g} is usual")
     image, label = network.image(position)
-    adversarial = _perturbed(network, position, name, strength)
-    before, after = network.probabilities(torch.stack([image, adversarial]))
-    return Example(network, name, strength, unit, position, label, image, adversarial, before, after)
+    images = torch.stack([image, _perturbed(network, position, name, strength)])
+    return Example(network, name, strength, unit, position, label, images, network.probabilities(images))
 
 
 def sweep(network: Network, position: int, name: str) -> pd.DataFrame:
@@ -142,11 +134,11 @@ def view(example: Example) -> list[View]:
     layout = [["clean", "change", "attacked", "bars"], ["sweep", "sweep", "sweep", "bars"]]
     figure, axes = mosaic(layout, 3.9, width_ratios=[1, 1, 1, 1.25], height_ratios=[1.25, 1])
     names = dict(enumerate(map(short, example.network.test.classes)))
-    both = pd.DataFrame([example.before.numpy(), example.after.numpy()], index=["clean", "attacked"])
+    both = pd.DataFrame(example.probabilities.numpy(), index=["clean", "attacked"])
     for title, image, top in zip(both.index, example.images, example.predicted, strict=True):
         colour = CLEAN if top == example.label else ADVERSARIAL
         picture(axes[title], image, f"{title}\n{names[top]}, {both.loc[title, top]:.0%}", colour)
-    change = example.adversarial - example.clean
+    change = example.images[1] - example.images[0]
     size = float(change.abs().max())  # in full colour
     change, title = change / max(size, 1e-9), f"change\nup to {255 * size:.3g}/255"
     if len(change) == 1:
@@ -177,19 +169,14 @@ def view(example: Example) -> list[View]:
 def caption(example: Example) -> str:
     """Which network predicts what, before and after which attack."""
     classes = example.network.test.classes
-    before, after = (
-        f"“{classes[k]}” ({values[k]:.0%})"
-        for k, values in zip(example.predicted, (example.before, example.after), strict=True)
-    )
+    before, after = (f"“{classes[int(row.argmax())]}” ({row.max():.0%})" for row in example.probabilities)
     text = f"Test image {example.position}, class “{classes[example.label]}”. {example.network.name} predicts {before}"
     if not example.correct:
         return f"{text} for the clean image already, so there is nothing to attack: choose another image."
     times = f" taken {example.strength:g} times" if example.strength != 1 else ""
     strength = f" at ε = {example.strength:g}/255" if example.unit == EPSILON else times
-    linf, l2, pixels = (
-        float(attacks.perturbation(example.clean[None], example.adversarial[None], norm))
-        for norm in ("linf", "l2", "l0")
-    )
+    clean, adversarial = example.images[:, None]
+    linf, l2, pixels = (float(attacks.perturbation(clean, adversarial, norm)) for norm in ("linf", "l2", "l0"))
     still = "still " if example.predicted[1] == example.label else ""
     return (
         f"{text}. {ATTACKS.get(example.attack, example.attack)}{strength} (L∞ {255 * linf:.3g}/255, L2 {l2:.2f}, "

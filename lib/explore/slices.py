@@ -89,15 +89,14 @@ def view(example: Example, layer: str | None = None) -> list[View]:
 
 def _layers(found: Comparison) -> View:
     figure, axes = plots.panels(3, height=2.9)
-    both, others = [CLEAN, ADVERSARIAL], found.overlap.columns[1:]
     panels = {
-        "synapses in the slice": (found.synapses[both], plots.PALETTE),
-        "neurons in the slice": (found.neurons[both], plots.PALETTE),
-        "overlap with clean (Jaccard)": (found.overlap[others], plots.PALETTE[1:]),
+        "synapses in the slice": found.synapses[[CLEAN, ADVERSARIAL]],
+        "neurons in the slice": found.neurons[[CLEAN, ADVERSARIAL]],
+        "overlap with clean (Jaccard)": found.overlap.drop(columns=CLEAN),
     }
-    for ax, (title, (table, colours)) in zip(axes, panels.items(), strict=True):
-        look = {"color": colours[: len(table.columns)], "ylim": (0, 1.05), "xticks": range(len(table)), "rot": 90}
-        table.rename(index=label).plot(ax=ax, title=title, **look)
+    look = {"color": dict(zip(IMAGES, plots.PALETTE, strict=False)), "ylim": (0, 1.05), "rot": 90}
+    for ax, (title, table) in zip(axes, panels.items(), strict=True):
+        table.rename(index=label).plot(ax=ax, title=title, xticks=range(len(table)), **look)
     axes[0].set_ylabel("share")
     least = found.overlap[ADVERSARIAL].idxmin()
     caption = (
