@@ -6,8 +6,8 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,28 @@ except ImportError:  # not a Unix system: what a killed writer leaves is not swe
     fcntl = None  # type: ignore[assignment]
 
 _TEMPORARY = re.compile(r"\..*\.[a-z0-9_]{8}\.tmp(\..*)?", re.DOTALL)
+_only_kept = False
+
+
+class NotKept(LookupError):
+    """Inside `only_kept`: something would have to be made."""
+
+
+@contextmanager
+def only_kept() -> Iterator[None]:
+    """Inside, what is not kept is not made: `cached` raises NotKept, and lib.zoo does instead of training."""
+    global _only_kept
+    before, _only_kept = _only_kept, True
+    try:
+        yield
+    finally:
+        _only_kept = before
+
+
+def about_to_make(what: str) -> None:
+    """To be called before something is made that is kept afterwards. Raises: NotKept inside `only_kept`."""
+    if _only_kept:
+        raise NotKept(f"{what} is not there")
 
 
 def canonical_json(value: Any) -> str:
@@ -159,6 +181,7 @@ def cached(
     path = Path(folder) / kind / f"{digest}.json"
     body = _read(path, key)
     if body is None:
+        about_to_make(f"{kind}/{path.name}")
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             body = _read(path, key)

@@ -87,6 +87,17 @@ def key(name: str, scale: str = "smoke", seed: int = 0) -> str:
     return store.fingerprint(_key(config.load(scale), name, seed))
 
 
+def folder(name: str, scale: str = "smoke", seed: int = 0) -> Path:
+    """Where the cache keeps a network's weights.safetensors and card.json, whether they are there or not."""
+    preset = config.load(scale)
+    return _place(preset, name, seed, key(name, scale, seed)).folder
+
+
+def trunk(name: str, scale: str, seed: int, epoch: int) -> Path:
+    """The checkpoint from which other networks branch off a network's training; made where it is not there yet."""
+    return _trunk(config.load(scale), name, seed, epoch)
+
+
 def _key(preset: Scale, name: str, seed: int) -> dict[str, Any]:
     recipe = preset.recipe(name)
     plugs = [recipes.plug(plug)[0] for plug in (*recipe.transforms, *recipe.hooks, *recipe.prepare)]
@@ -106,6 +117,7 @@ def _obtain(preset: Scale, name: str, seed: int, retrain: bool) -> tuple[nn.Modu
         found = _load(preset, name, candidate, address)
         if found is not None:
             return found
+    store.about_to_make(f"network {name}, seed {seed},")
     place.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(place.folder / "lock"):
         found = None if retrain else _load(preset, name, place, address)

@@ -12,7 +12,7 @@ import yaml
 from matplotlib.figure import Figure
 from samples import accuracies, falling, write
 
-from lib import claims, config, record, report
+from lib import cite, claims, config, record, report
 from lib.report.gallery import best
 from lib.report.times import longest_chain
 
@@ -78,7 +78,7 @@ def test_page_shows_every_item_and_claim(results):
     assert "width 4 instead of 64" in page.text and "0.700 ± 0.005" in page.text
     facts = record.read("robustness_fig7", "smoke")["provenance"]
     assert facts["config"] in page.text and "@misc{" in page.text
-    assert f"neurons:smoke/robustness_fig7@{facts['git']}" in page.text
+    assert cite.identifier("robustness_fig7", "smoke") in page.text
     assert page.text.count("The paper states no value for these.") == 1
     assert (results / "claims.json").is_file() and "## Maestrati 2020" in (results / "claims.md").read_text()
 

@@ -2,6 +2,7 @@
 
 from lib.config.items import Item, Step, claims, items, notebooks, steps
 from lib.config.places import ROOT, cache_dir, config_dir, data_root, quiet, results_dir, settled, steady_cublas
+from lib.config.queue import Piece, queue
 from lib.config.recipe import Compute, Recipe
 from lib.config.scale import SCALES, Scale, load
 from lib.config.values import ConfigError, freeze, read_yaml, thaw
@@ -12,6 +13,7 @@ __all__ = [
     "Compute",
     "ConfigError",
     "Item",
+    "Piece",
     "Recipe",
     "Scale",
     "Step",
@@ -23,6 +25,7 @@ __all__ = [
     "items",
     "load",
     "notebooks",
+    "queue",
     "quiet",
     "read_yaml",
     "results_dir",

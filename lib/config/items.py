@@ -32,6 +32,8 @@ class Step:
 
     Attributes:
         seeds: how many of the study's seeds it is for; None: all.
+        parts: module:function, called with scale and seed, for the arguments of calls of `run` that can be made side by
+            side before the whole; empty: there are none.
     """
 
     run: str
@@ -39,6 +41,7 @@ class Step:
     after: tuple[str, ...] = ()
     attacks: str = ""
     seeds: int | None = None
+    parts: str = ""
 
 
 def items() -> dict[str, Item]:

@@ -63,13 +63,19 @@ def network_seconds(scale: Scale, name: str) -> float | None:
     recipe, known = scale.networks[name], scale.estimate
     rates = known.get("images_per_second", {})
     rate = rates.get(name) or rates.get(recipe.family) or rates.get(recipe.arch)
-    images = recipe.train_limit or known.get("images", {}).get(recipe.data) or TRAIN_IMAGES.get(recipe.data)
+    images = images_of(scale, name)
     if not rate or not images:
         return None
     factor = 1.0
     for hook in recipe.hooks:
         factor *= known.get("hook_cost", {}).get(hook["use"].rpartition(".")[2], 1.0)
     return images * graph.epochs(scale, name) * factor / rate
+
+
+def images_of(scale: Scale, name: str) -> int | None:
+    """Training images of a network, an epoch; None where neither the scale nor this package knows the set."""
+    recipe = scale.networks[name]
+    return recipe.train_limit or scale.estimate.get("images", {}).get(recipe.data) or TRAIN_IMAGES.get(recipe.data)
 
 
 def evaluation_seconds(scale: Scale, node: Node) -> float:

@@ -58,7 +58,7 @@ def entry(item: config.Item, scale: str, folder: Path, verdicts: Mapping[str, An
         "seeds": ", ".join(map(str, seeds)),
         "n": " to ".join(f"{n:,}" for n in dict.fromkeys((sizes[0], sizes[-1]))),
         "files": [(text, link(path, folder)) for text, path in files(folder, item) if path.is_file()],
-        "identifier": cite.identifier(item.item, scale, facts["git"]),
+        "identifier": cite.identifier(item.item, scale),
         "bibtex": cite.bibtex(found),
     }
 
