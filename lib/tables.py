@@ -18,7 +18,7 @@ _TEX = {
     **{mark: "\\" + mark for mark in "&%$#_{}"},
 }
 _TEX_TABLE = str.maketrans(_TEX)
-_MD_TABLE = str.maketrans({**{mark: "\\" + mark for mark in "\\`*_[]|#~"}, "<": "&lt;", ">": "&gt;", "&": "&amp;"})
+_MD_TABLE = str.maketrans({**{mark: "\\" + mark for mark in "\\`*_[]|#~"}, "<": "&lt;", "&": "&amp;"})
 _MD_URL = str.maketrans({mark: f"%{ord(mark):02X}" for mark in " ()<>\"'\\[]|`"})
 LONG = 40
 NOT_STATED = "not stated"
@@ -173,7 +173,8 @@ def tex_text(text: str) -> str:
 
 def md_text(text: str) -> str:
     """Text that Markdown shows as it stands, on one line."""
-    return " ".join(text.translate(_MD_TABLE).split())
+    shown = " ".join(text.translate(_MD_TABLE).split())
+    return "\\" + shown if shown.startswith(">") else shown  # else a quotation; elsewhere the sign means nothing
 
 
 def md_url(path: str) -> str:

@@ -306,9 +306,9 @@ def test_which_units_are_measured(unit, measured):
     assert verify.is_measured({"unit": unit}) is measured
 
 
-def test_drawn_from_leaves_provenance_out_and_nothing_else():
+def test_the_source_of_a_figure_leaves_provenance_out_and_nothing_else():
     about = {"item": "i", "scale": "smoke", "numbers": temperatures(), "provenance": {"date": "now"}}
-    text = record.drawn_from(about)
-    assert text == record.drawn_from({**about, "provenance": {}}) and store.fingerprint({}) not in text
+    text = record.source_text(about)
+    assert text == record.source_text({**about, "provenance": {}}) and store.fingerprint({}) not in text
     for key, value in (("item", "j"), ("scale", "cpu"), ("numbers", temperatures(0.6))):
-        assert record.drawn_from({**about, key: value}) != text
+        assert record.source_text({**about, key: value}) != text

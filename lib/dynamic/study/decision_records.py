@@ -27,7 +27,7 @@ def gathered(make: Any, scale: str, seeds: Sequence[int], which: str = "decision
         which: the setting that names the networks.
     """
     names = networks(scale, which)
-    return {seed: pd.concat([make(scale, seed, name) for name in names], ignore_index=True) for seed in seeds}
+    return {seed: evaluations.joined([make(scale, seed, name) for name in names]) for seed in seeds}
 
 
 def layer_numbers(frames: Mapping[int, pd.DataFrame]) -> list[Any]:
@@ -180,13 +180,19 @@ def setting_text(scale: str, seeds: Sequence[int], frames: Mapping[int, pd.DataF
 
 
 def write(
-    item: str, scale: str, seeds: Sequence[int], numbers: Sequence[Any], figure: Any, table: pd.DataFrame
+    item: str,
+    scale: str,
+    seeds: Sequence[int],
+    numbers: Sequence[Any],
+    figure: Any,
+    table: pd.DataFrame,
+    drawn: Sequence[pd.DataFrame],
 ) -> None:
     """Write the record of one of the notebook's items.
 
     Args:
         item: lcs_decisions or lcs_umap.
-        numbers, figure, table: as `record.write` takes them.
+        numbers, figure, table, drawn: as `evaluations.write` takes them.
     """
     which = "umap_networks" if item == "lcs_umap" else "decision_networks"
     names = networks(scale, which)
@@ -196,7 +202,7 @@ def write(
         for split in ("train", "test"):
             images = data.load(data_of(scale, name), split)
             known[f"{images.name}/{split}"] = images.fingerprint
-    evaluations.write(item, scale, seeds, names, numbers, figure, used, full, known, table)
+    evaluations.write(item, scale, seeds, names, numbers, figure, used, full, known, table, drawn=drawn)
 
 
 def _described(scale: str, which: str) -> dict[str, Any]:
