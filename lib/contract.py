@@ -122,7 +122,9 @@ def _check_interval(entry: Mapping[str, Any], label: str) -> None:
     near = all(abs(a - b) <= slack for a, b in zip(ci95, expected, strict=True))
     kind = "Wilson's over the images" if over_images else "that over the seeds"
     _want(near, f"{label}: ci95 {ci95} is not {kind}, {expected}")
-    _want(ci95[0] <= entry["value"] + slack and entry["value"] <= ci95[1] + slack, f"{label}: ci95 leaves the value out")
+    _want(
+        ci95[0] <= entry["value"] + slack and entry["value"] <= ci95[1] + slack, f"{label}: ci95 leaves the value out"
+    )
 
 
 def _check_sources(found: Any, label: str) -> None:

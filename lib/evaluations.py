@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from lib import compute, config, data, record, reduced, store, zoo
+from lib import compute, config, data, models, record, reduced, store, zoo
 
 SHARE = "fraction of test images"
 _made_on: dict[str, set[int | None]] = {}  # machine -> seeds of the kept tables that this process has read
@@ -175,18 +175,16 @@ def frame(numbers: Sequence[Any], name: str = "accuracy", **where: Any) -> pd.Da
     return rows
 
 
-def setting_text(scale: str, name: str, seeds: Sequence[int], rest: str) -> str:
+def setting_text(scale: str, name: str | Sequence[str], seeds: Sequence[int], rest: str) -> str:
     """What a notebook's run rests on, in one paragraph of Markdown: data and seeds; `write` tells the device.
 
     Args:
-        name: the data set.
+        name: the data set, or several.
         rest: what was measured on it, as "2000 test images (the same for every network)".
     """
     plural = "s" if len(seeds) != 1 else ""
-    return (
-        f"**Scale `{scale}`**: {data.SETS[name].title}, {rest}, "
-        f"{len(seeds)} seed{plural} ({', '.join(map(str, seeds))})."
-    )
+    titles = ", ".join(data.SETS[one].title for one in ([name] if isinstance(name, str) else name))
+    return f"**Scale `{scale}`**: {titles}; {rest}; {len(seeds)} seed{plural} ({', '.join(map(str, seeds))})."
 
 
 def write(
@@ -217,7 +215,7 @@ def write(
         once: networks of the first seed only.
         drawn: the kept tables that the figure shows, where it is not drawn from the numbers alone.
     """
-    shown = files_of(drawn)
+    shown, paper = files_of(drawn), config.items()[item].paper
     cards = [(seed, zoo.card(name, scale, seed)) for name in networks for seed in seeds]
     cards += [(seeds[0], zoo.card(name, scale, seeds[0])) for name in once]
     known = dict(fingerprints)
@@ -226,7 +224,7 @@ def write(
         known |= card["data"]
         machines.setdefault(f"{card['device']}, torch {card['torch']}", set()).add(seed)
     seconds = sum(card["seconds"] for _, card in cards) + record.since_last_write()
-    smaller = reduced.phrases(scale, [*networks, *once], {"seeds": list(seeds), **used}, full)
+    smaller = reduced.phrases(scale, [*networks, *once], {"seeds": list(seeds), **used}, full, paper, models.defaults)
     path = record.write(item, scale, numbers, smaller, figure, table, known, seconds, machines, shown)
     place = path.relative_to(config.results_dir(scale).parent)
     print(f"{item}: {place}; computed on {record.computed_on(machines) or compute.describe()}")

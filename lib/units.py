@@ -99,7 +99,7 @@ UNITS: Mapping[str, Unit] = {
     "surrogate, 1 is a clean input's to its class mean": Unit(ANY, "images"),
     "weights": Unit(POSITIVE, "test images"),
 }
-"""Every unit of the records. One that is not here is a share where it begins with "fraction" or "share", else any value."""
+"""Every unit of records. Of others, those that begin with "fraction" or "share" lie in [0, 1], the rest anywhere."""
 
 _BY_NAME = {
     ("changed", "fraction of the layer's weights"): "test images",

@@ -11,7 +11,8 @@ from lib import config
 
 # A floor imports from itself and from those below; the four methods not from one another.
 FLOORS = [
-    "config compute record progress plots store tensors late checksums intervals contract comparisons tables reduced units",
+    "config compute record progress plots store tensors late checksums intervals units contract comparisons tables "
+    "reduced",
     "data models",
     "recipes training zoo attacks evaluations",
     "detectors",

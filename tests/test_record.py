@@ -119,6 +119,15 @@ def test_tables_follow_from_the_json_alone(results):
     assert shown.loc[0, "eps 2/255"] == "0.167 ± 0.005" and shown.loc[1, "temperature"] == "20"
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"../secret.json": "sha256:1"}, {"evaluations/x/ab.json": "1"}, {"numbers/x.json": "sha256:1"}], ids=str
+)
+def test_a_figure_can_only_be_drawn_from_kept_tables(results, wrong):
+    with pytest.raises(record.RecordError, match="drawn_from"):
+        write(ITEM, some(), figure=figure(), drawn_from=wrong)
+    assert not results.exists()
+
+
 def test_a_figure_that_is_gone_leaves_no_stale_file(results):
     write(ITEM, some(), figure=figure())
     write(ITEM, some())

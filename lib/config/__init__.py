@@ -4,6 +4,7 @@ from lib.config.items import Item, Step, claims, items, notebooks, steps
 from lib.config.places import ROOT, cache_dir, config_dir, data_root, quiet, results_dir, settled, steady_cublas
 from lib.config.recipe import Compute, Recipe
 from lib.config.scale import SCALES, Scale, load
+from lib.config.sources import Sources, sources
 from lib.config.values import ConfigError, freeze, read_yaml, thaw
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Item",
     "Recipe",
     "Scale",
+    "Sources",
     "Step",
     "cache_dir",
     "claims",
@@ -27,6 +29,7 @@ __all__ = [
     "read_yaml",
     "results_dir",
     "settled",
+    "sources",
     "steady_cublas",
     "steps",
     "thaw",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from lib import checksums, cite, config, record, store
+from lib import checksums, cite, config, record, reduced, store
 from lib.crate.check import NAME, VERSION, CrateError, check, files
 
 if TYPE_CHECKING:
@@ -138,12 +138,12 @@ def _agent(crate: "ROCrate", told: Mapping[str, Any]) -> Facts:
 def _item(crate: "ROCrate", folder: Path, known: Facts, papers: Mapping[str, Facts]) -> Facts:
     """A table or figure: its files, the paper, the data it rests on."""
     item, facts = known["item"], known["provenance"]
-    smaller = "; ".join(known["reduced"]) or "nothing"
+    smaller, other = ("; ".join(phrases) or "nothing" for phrases in reduced.split(known["reduced"]))
     clean = {None: "", False: "", True: " with uncommitted changes"}[facts["dirty"]]
     about = (
-        f"{known['source']} of {known['paper']}. Reduced against the source: {smaller}. Computed on {facts['device']}, "
-        f"{facts['threads']} threads, in {facts['seconds']} s, at commit {facts['git']}{clean}, with settings "
-        f"{facts['config']} and packages {facts['lock']}."
+        f"{known['source']} of {known['paper']}. Reduced against the source: {smaller}. Set differently: {other}. "
+        f"Computed on {facts['device']}, {facts['threads']} threads, in {facts['seconds']} s, at commit "
+        f"{facts['git']}{clean}, with settings {facts['config']} and packages {facts['lock']}."
     )
     return _add(
         crate,

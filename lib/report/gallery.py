@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from lib import claims, config, record, store, tables
+from lib import claims, config, record, reduced, store, tables
 from lib.report import entries, verdicts
 
 START, END = "<!-- gallery:start -->", "<!-- gallery:end -->"
@@ -56,10 +56,10 @@ def gallery_markdown(scale: str, base: str | os.PathLike | None = None) -> str:
         found, item = record.read(name, scale), items[name]
         picture = link(tables.md_text(entries.description(found)), folder / "figures" / f"{name}.png")
         caption = f"**{tables.md_text(entries.opening(found['source']))} ({tables.md_text(item.paper)}).**"
-        reduced = _shortly(found["reduced"])
+        smaller = _shortly(reduced.split(found["reduced"])[0])
         ways = [link(text, path) for text, path in entries.files(folder, item) if text in TAKEN and path.is_file()]
         told = [f"{verdicts.MARKS[v.verdict]} {tables.md_text(v.statement)}" for v in judged if v.id in item.claims]
-        lines += [f"!{picture}", "", f"{caption} {tables.md_text(found['title'])}. Reduced: {tables.md_text(reduced)}."]
+        lines += [f"!{picture}", "", f"{caption} {tables.md_text(found['title'])}. Reduced: {tables.md_text(smaller)}."]
         lines += [f"Claims: {' '.join(told)}"] if told else []
         lines += [" · ".join(ways), ""]
     page, every = link("index.html", folder / "index.html"), link("claims.md", folder / "claims.md")
@@ -69,12 +69,12 @@ def gallery_markdown(scale: str, base: str | os.PathLike | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _shortly(reduced: Sequence[str]) -> str:
+def _shortly(smaller: Sequence[str]) -> str:
     """What is reduced, the first of it by name; all of it is in the record."""
-    more = len(reduced) - REDUCED
+    more = len(smaller) - REDUCED
     if more < 2:
-        return "; ".join(reduced) or "nothing"
-    return f"{'; '.join(reduced[:REDUCED])}; and {more} more settings, see the record"
+        return "; ".join(smaller) or "nothing"
+    return f"{'; '.join(smaller[:REDUCED])}; and {more} more settings, see the record"
 
 
 def _by_records(judged: Sequence[claims.Verdict], scale: str) -> tuple[list[claims.Verdict], list[claims.Verdict]]:

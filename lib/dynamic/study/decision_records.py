@@ -140,9 +140,9 @@ def layers_reading(numbers: Sequence[Any]) -> str:
         own, new = (group[group["units"] == kind].iloc[0] for kind in (decisions.TRAINED, decisions.UNTRAINED))
         told = own["information on the class, bits"] - own["with permuted classes, bits"]
         parts.append(
-            f"- `{name}` ({own['form']}): {own['of them below .05 bits']:g} of {own['layers']:g} layers have below "
-            f".05 bits of entropy, on average {own['entropy, bits']:.2f} bits; {told:.2f} bits of them tell the class "
-            f"beyond chance (untrained units: {new['entropy, bits']:.2f} and "
+            f"- `{name}` ({own['form']}): {round(own['of them below .05 bits'], 1):g} of {own['layers']:g} layers (mean "
+            f"over the seeds) have below .05 bits of entropy, on average {own['entropy, bits']:.2f} bits; {told:.2f} bits "
+            f"of them tell the class beyond chance (untrained units: {new['entropy, bits']:.2f} and "
             f"{new['information on the class, bits'] - new['with permuted classes, bits']:.2f})."
         )
     return "\n".join(parts)
@@ -197,6 +197,7 @@ def write(
     which = "umap_networks" if item == "lcs_umap" else "decision_networks"
     names = networks(scale, which)
     used, full = (_described(name, which) for name in (scale, "paper"))
+    full["seeds"] = evaluations.seeds_of("paper", "dynamic")
     known = {}
     for name in names:
         for split in ("train", "test"):

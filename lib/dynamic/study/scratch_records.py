@@ -66,7 +66,11 @@ def pruning_numbers(frames: Mapping[int, pd.DataFrame]) -> list[Any]:
                 "mean_gate": (row.get("mean_gate"), "mean of all gates", 1),
             }
             rule = row.get("rule")
-            values["most_zeros"] = (float(rule == "most zeros") if isinstance(rule, str) else None, "fraction of searches", 1)
+            values["most_zeros"] = (
+                float(rule == "most zeros") if isinstance(rule, str) else None,
+                "fraction of searches",
+                1,
+            )
             rows += _rows(values, where)
             for column in (name for name in table.columns if name.startswith("batch")):
                 value = (1e3 * row[column], "milliseconds an image", 1)

@@ -81,7 +81,13 @@ def network_numbers(frames: Mapping[int, pd.DataFrame], by: Sequence[str] = ()) 
             for name in LABELS:
                 if not pd.isna(row[name]):
                     rows.append(
-                        {"name": name, "value": row[name], "unit": unit_of(name), "n": counts.get(name, others), **where}
+                        {
+                            "name": name,
+                            "value": row[name],
+                            "unit": unit_of(name),
+                            "n": counts.get(name, others),
+                            **where,
+                        }
                     )
             if row["method"] in LOCATED and row["changed"]:
                 value = {"value": row["fraction"], "unit": "fraction of the layer's weights", "n": int(row["n"])}
