@@ -180,7 +180,7 @@ def computed_on(machines: Mapping[str, Collection[int]]) -> str:
     for machine, seeds in sorted(machines.items()):
         named = ", ".join(map(str, sorted(seeds)))
         told.append(f"{machine} ({'seed' if len(seeds) == 1 else 'seeds'} {named})" if seeds else machine)
-    return "; ".join(told) + ": seeds differ by device, too"
+    return "; ".join(told) + ": seed and device are confounded"
 
 
 def source_text(record: Mapping[str, Any]) -> str:

@@ -334,4 +334,4 @@ def test_machines_other_than_its_own_are_told(results):
 def test_seeds_that_differ_by_device_are_told():
     assert record.computed_on({"cpu A": {0, 1}, "cuda B": {0, 1}}) == "cpu A; cuda B"
     told = record.computed_on({"cuda B": {1, 2}, "cpu A": {0}})
-    assert told.startswith("cpu A (seed 0); cuda B (seeds 1, 2)") and "differ" in told
+    assert told.startswith("cpu A (seed 0); cuda B (seeds 1, 2)") and "confounded" in told

@@ -140,9 +140,9 @@ def layers_reading(numbers: Sequence[Any]) -> str:
         own, new = (group[group["units"] == kind].iloc[0] for kind in (decisions.TRAINED, decisions.UNTRAINED))
         told = own["information on the class, bits"] - own["with permuted classes, bits"]
         parts.append(
-            f"- `{name}` ({own['form']}): {round(own['of them below .05 bits'], 1):g} of {own['layers']:g} layers (mean "
-            f"over the seeds) have below .05 bits of entropy, on average {own['entropy, bits']:.2f} bits; {told:.2f} bits "
-            f"of them tell the class beyond chance (untrained units: {new['entropy, bits']:.2f} and "
+            f"- `{name}` ({own['form']}): {round(own['of them below .05 bits'], 1):g} of {own['layers']:g} layers "
+            f"(mean over the seeds) have below .05 bits of entropy, on average {own['entropy, bits']:.2f} bits; "
+            f"{told:.2f} bits of them tell the class beyond chance (untrained units: {new['entropy, bits']:.2f} and "
             f"{new['information on the class, bits'] - new['with permuted classes, bits']:.2f})."
         )
     return "\n".join(parts)
