@@ -5,6 +5,7 @@ phrase says "12 epochs instead of 160"; of one that it does not (config/sources.
 reading: 160)".
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -202,8 +203,8 @@ def _compare(what: str, own: Any, paper: Any, stated: bool, size: bool | None = 
 
 def _one(what: str) -> str:
     """The word for one of them: seeds of all classes -> seed of all classes."""
-    counted, of, rest = what.partition(" of ")
-    return counted.removesuffix("s") + of + rest
+    head, tail = re.fullmatch(r"(.*?)((?: (?:of|in|a|an|for|under) .*)?)", what).groups()  # type: ignore[union-attr]
+    return head.removesuffix("s") + tail
 
 
 def _text(value: Any, what: str) -> str:

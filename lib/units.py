@@ -124,9 +124,9 @@ def counted(number: Mapping[str, Any]) -> str:
     return _BY_NAME.get((number["name"], number["unit"]), about(number["unit"]).counts)
 
 
-def sample(number: Mapping[str, Any]) -> str:
-    """The n of a record's number in words: "2,000 test images", "1 network"."""
-    words = counted(number)
+def sample(number: Mapping[str, Any], words: str = "") -> str:
+    """The n of a record's number in words: "2,000 test images", "1 network"; `words` in place of what it counts."""
+    words = words or counted(number)
     if number["n"] == 1:
         first, of, rest = words.partition(" of ")
         words = {"searches": "search", "classes": "class"}.get(first, first.removesuffix("s")) + of + rest

@@ -148,6 +148,11 @@ def test_settings_of_the_study():
     assert reduced.phrases("smoke", [], {"epochs of gates": 1}, {"epochs of gates": 10}, "P") == [
         "1 epoch of gates instead of 10"
     ]
+    for what, one in {
+        "target subsets in the sweep": "target subset in the sweep",
+        "steps of unlearning": "step of unlearning",
+    }.items():
+        assert reduced.phrases("smoke", [], {what: 1}, {what: 3}, "P") == [f"1 {one} (not stated; our reading: 3)"]
     assert reduced.phrases("smoke", [], {"test images": 50}, {"test images": None}, "P") == [
         "50 test images instead of all"
     ]

@@ -66,13 +66,16 @@ def entry(item: config.Item, scale: str, folder: Path, verdicts: Mapping[str, An
 
 def samples(numbers: Sequence[Mapping[str, Any]]) -> str:
     """What a record's numbers rest on, from fewest to most: "73 to 2,000 test images; 1 network"."""
+    kinds = {units.counted(number) for number in numbers}
+    several = sum(kind.endswith("images") for kind in kinds) > 1  # all are told as images then
     by_kind: dict[str, list[Mapping[str, Any]]] = {}
     for number in numbers:
-        by_kind.setdefault(units.counted(number), []).append(number)
+        kind = units.counted(number)
+        by_kind.setdefault("images" if several and kind.endswith("images") else kind, []).append(number)
     told = []
-    for kind in by_kind.values():
-        least, most = min(kind, key=lambda number: number["n"]), max(kind, key=lambda number: number["n"])
-        told.append((f"{least['n']:,} to " if least["n"] != most["n"] else "") + units.sample(most))
+    for kind, own in by_kind.items():
+        least, most = min(own, key=lambda number: number["n"]), max(own, key=lambda number: number["n"])
+        told.append((f"{least['n']:,} to " if least["n"] != most["n"] else "") + units.sample(most, kind))
     return "; ".join(told)
 
 
@@ -99,7 +102,7 @@ def provenance(found: Mapping[str, Any]) -> dict[str, str]:
     changed = {None: "", False: "", True: " (with uncommitted changes)"}[facts["dirty"]]
     return {
         "commit": facts["git"] + changed,
-        "device": f"{facts['device']}, {facts['threads']} thread{'s' * (facts['threads'] != 1)}",
+        "device": f"{facts['device']}; {facts['threads']} thread{'s' * (facts['threads'] != 1)}",
         "time": duration(facts["seconds"]),
         "peak memory": f"{facts['peak_mb']:,} MB",
         "date": facts["date"],
