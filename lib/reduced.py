@@ -104,7 +104,9 @@ def _of_network(
     states = sources.of_network(name)
     mine, theirs = (_settings(recipe, defaults) for recipe in (own, paper))
     if sources.on_all_images(name):
-        theirs["training images"], states = None, states | {"training images"}
+        theirs["training images"] = None
+    if theirs["training images"] is None and "data set" in states:  # who names a set trains on all of it
+        states = states | {"training images"}
     if own.data != paper.data:  # counts of other images do not compare
         del mine["training images"], theirs["training images"]
     if own.arch != paper.arch:  # so do arguments that only one of two architectures takes

@@ -124,7 +124,7 @@ def test_what_is_not_smaller_is_told_apart():
 
 
 def test_a_paper_scale_that_takes_a_part_of_the_images_says_so():
-    stated(whole_training_set=["part"])
+    stated(whole_training_set=["part"], networks=[{"names": ["*"], "states": ["data set"]}])
     for scale in ("smoke", "paper"):
         assert reduced.phrases(scale, ["part"], {}, {}) == ["500 training images instead of all"]
 
