@@ -23,12 +23,12 @@ from typing import Any, TypeVar
 import pandas as pd
 import torch
 
-from lib import compute, config, data, permission, record, reduced, store, zoo
+from lib import compute, config, data, models, permission, record, reduced, store, zoo
 
 SHARE = "fraction of test images"
 NOT_KEPT = 3  # exit status
 Result = TypeVar("Result")
-_made_on: set[str] = set()  # machines of the kept tables that this process has read
+_made_on: dict[str, set[int | None]] = {}  # machine -> seeds of the kept tables that this process has read
 
 
 def settings(scale: str, study: str, defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -79,6 +79,7 @@ def kept(
         key: all that the table depends on beside the network's weights and the seed; plain.
         make: computes it; only plain cells (missing ones become None).
         version: raise it when a change in the code changes the numbers.
+    Returns: the table; its `attrs` say which file it is, for `write`'s `drawn`.
     """
     weights = zoo.card(network, scale, seed)["weights"]
     return kept_by(kind, scale, {"weights": weights, "seed": seed, **key}, make, version)
@@ -112,10 +113,37 @@ def kept_by(
         return {"columns": frame.columns.tolist(), "rows": rows}, made
 
     folder = config.results_dir(scale) / "evaluations"
-    found, made = store.cached(folder, kind, {"version": version, **key}, plain)
+    whole = {"version": version, **key}
+    found, made = store.cached(folder, kind, whole, plain)
     if made:
-        _made_on.add(f"{made['device']}, torch {made['torch']}")
-    return pd.DataFrame(found["rows"], columns=found["columns"])
+        _made_on.setdefault(f"{made['device']}, torch {made['torch']}", set()).add(key.get("seed"))
+    table = pd.DataFrame(found["rows"], columns=found["columns"])
+    table.attrs["kept"] = {f"evaluations/{store.cached_name(kind, whole)}": store.fingerprint(found)}
+    return table
+
+
+def joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Kept tables one below the other; what is drawn from the whole is drawn from all of their files."""
+    whole = pd.concat(tables, ignore_index=True)
+    if all(table.attrs.get("kept") for table in tables):
+        whole.attrs["kept"] = files_of(tables)
+    return whole
+
+
+def files_of(tables: Sequence[pd.DataFrame]) -> dict[str, str]:
+    """The files of kept tables, as {file of the scale's results: checksum}.
+
+    Raises: ValueError for a table that `kept` did not return, or that lost its `attrs` on the way.
+    """
+    found: dict[str, str] = {}
+    for table in tables:
+        if not table.attrs.get("kept"):
+            raise ValueError(
+                "a figure drawn from a table that is not a kept one: read it by evaluations.kept, join several by "
+                "evaluations.joined, or draw from the numbers"
+            )
+        found |= table.attrs["kept"]
+    return found
 
 
 def numbers(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
@@ -156,18 +184,16 @@ def frame(numbers: Sequence[Any], name: str = "accuracy", **where: Any) -> pd.Da
     return rows
 
 
-def setting_text(scale: str, name: str, seeds: Sequence[int], rest: str) -> str:
-    """What a notebook's run rests on, in one paragraph of Markdown: data, seeds, device.
+def setting_text(scale: str, name: str | Sequence[str], seeds: Sequence[int], rest: str) -> str:
+    """What a notebook's run rests on, in one paragraph of Markdown: data and seeds; `write` tells the device.
 
     Args:
-        name: the data set.
+        name: the data set, or several.
         rest: what was measured on it, as "2000 test images (the same for every network)".
     """
     plural = "s" if len(seeds) != 1 else ""
-    return (
-        f"**Scale `{scale}`**: {data.SETS[name].title}, {rest}, "
-        f"{len(seeds)} seed{plural} ({', '.join(map(str, seeds))}), on {compute.describe()}."
-    )
+    titles = ", ".join(data.SETS[one].title for one in ([name] if isinstance(name, str) else name))
+    return f"**Scale `{scale}`**: {titles}; {rest}; {len(seeds)} seed{plural} ({', '.join(map(str, seeds))})."
 
 
 def write(
@@ -183,6 +209,7 @@ def write(
     table: pd.DataFrame | None = None,
     once: Sequence[str] = (),
     changed: Mapping[str, Any] | None = None,
+    drawn: Sequence[pd.DataFrame] = (),
 ) -> None:
     """Write an item's record, with what was reduced and the fingerprints of the data, and say where it is.
 
@@ -199,22 +226,27 @@ def write(
         fingerprints: of the data beside the networks' own.
         once: networks of the first seed only.
         changed: settings of this run that are not the scale's, by name; seeds need not be named.
+        drawn: the kept tables that the figure shows, where it is not drawn from the numbers alone.
     """
     differs = dict(changed or {})
-    entry = config.items().get(item)  # `record.write` refuses an unknown one
-    if entry is not None and list(seeds) != config.item_seeds(entry, config.load(scale)):
+    entry = config.items()[item]
+    if list(seeds) != config.item_seeds(entry, config.load(scale)):
         differs["seeds"] = list(seeds)
-    cards = [zoo.card(name, scale, seed) for name in networks for seed in seeds]
-    cards += [zoo.card(name, scale, seeds[0]) for name in once]
+    shown = files_of(drawn)
+    cards = [(seed, zoo.card(name, scale, seed)) for name in networks for seed in seeds]
+    cards += [(seeds[0], zoo.card(name, scale, seeds[0])) for name in once]
     known = dict(fingerprints)
-    for card in cards:
+    machines = {machine: {seed for seed in made if seed is not None} for machine, made in _made_on.items()}
+    for seed, card in cards:
         known |= card["data"]
-    seconds = sum(card["seconds"] for card in cards) + record.since_last_write()
-    smaller = reduced.phrases(scale, [*networks, *once], {"seeds": list(seeds), **used}, full)
-    machines = {f"{card['device']}, torch {card['torch']}" for card in cards} | _made_on
-    path = record.write(item, scale, numbers, smaller, figure, table, known, seconds, sorted(machines), differs)
+        machines.setdefault(f"{card['device']}, torch {card['torch']}", set()).add(seed)
+    seconds = sum(card["seconds"] for _, card in cards) + record.since_last_write()
+    used = {"seeds": list(seeds), **used}
+    smaller = reduced.phrases(scale, [*networks, *once], used, full, entry.paper, models.defaults)
+    path = record.write(item, scale, numbers, smaller, figure, table, known, seconds, machines, shown, differs)
     why = f"{record.in_words(differs)}, so not the record of scale {scale}: " if differs else ""
-    print(f"{item}: {why}{path.relative_to(config.results_dir(scale).parent)}")
+    place = path.relative_to(config.results_dir(scale).parent)
+    print(f"{item}: {why}{place}; computed on {record.computed_on(machines) or compute.describe()}")
 
 
 def restarting(work: Callable[[], Result]) -> Result:

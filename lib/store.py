@@ -164,6 +164,11 @@ def cached_json(folder: str | os.PathLike, kind: str, key: Mapping[str, Any], ma
     return cached(folder, kind, key, lambda: (make(), {}))[0]
 
 
+def cached_name(kind: str, key: Mapping[str, Any]) -> str:
+    """Where `cached` keeps the value of a key, from its folder on: "kind/<hash of key>.json"."""
+    return f"{kind}/{fingerprint(key).removeprefix('sha256:')[:24]}.json"
+
+
 def cached(
     folder: str | os.PathLike, kind: str, key: Mapping[str, Any], make: Callable[[], tuple[Any, Mapping[str, Any]]]
 ) -> tuple[Any, dict[str, Any]]:
@@ -177,8 +182,7 @@ def cached(
             lock, so that two runs do not both compute it.
     Returns: the value as JSON gives it back (tuples are lists, keys strings), and what is kept beside it.
     """
-    digest = fingerprint(key).removeprefix("sha256:")[:24]
-    path = Path(folder) / kind / f"{digest}.json"
+    path = Path(folder) / cached_name(kind, key)
     body = _read(path, key)
     if body is None:
         about_to_make(f"{kind}/{path.name}")

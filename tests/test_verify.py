@@ -13,7 +13,7 @@ from handed_on import ITEM, NOTEBOOK, OTHER, copied, edit, executed, figure, mak
 from samples import write
 from workshop import Workshop
 
-from lib import checksums, claims, record, report, store, verify
+from lib import checksums, claims, plots, record, report, store, verify
 from lib.verify import checks
 from lib.verify.__main__ import main
 
@@ -100,6 +100,33 @@ def test_a_figure_of_other_numbers(results, kind, tmp_path, monkeypatch):
     shutil.copy(tmp_path / "other" / "smoke" / "figures" / f"{ITEM}.{kind}", results / "figures")
     checksums.renew(results)
     assert found() == {(ITEM, "figure")} and f".{kind} shows other numbers than the record's" in reasons()
+
+
+def test_a_figure_drawn_from_kept_tables_names_them(results):
+    table = next(path for path in sorted(results.glob("evaluations/*/*.json")))
+    name = table.relative_to(results).as_posix()
+    shown = {name: json.loads(table.read_text())["checksum"]}
+    write(ITEM, temperatures(), figure=figure(), drawn_from=shown)
+    for kind in ("png", "svg"):
+        source = plots.source_of((results / f"figures/{ITEM}.{kind}").read_bytes())
+        assert name in source and shown[name] in source and "numbers" not in source
+    assert (ITEM, "figure") not in found()
+    body = json.loads(table.read_text())
+    table.write_text(json.dumps({**body, "value": {"columns": [], "rows": []}}))
+    assert (ITEM, "figure") in found() and f"{name}, which it was drawn from, is missing or another" in reasons()
+    table.unlink()
+    assert (ITEM, "figure") in found()
+
+
+def test_a_figure_of_other_tables_than_the_record_names(results):
+    table = next(path for path in sorted(results.glob("evaluations/*/*.json")))
+    checksum = json.loads(table.read_text())["checksum"]
+    write(ITEM, temperatures(), figure=figure())
+    path = results / f"numbers/{ITEM}.json"
+    whole = json.loads(path.read_text())
+    path.write_text(record.dumps({**whole, "drawn_from": {table.relative_to(results).as_posix(): checksum}}))
+    checksums.renew(results)
+    assert (ITEM, "figure") in found() and "shows other files than the record names" in reasons()
 
 
 def test_a_figure_that_does_not_say_is_not_traced(results):
@@ -329,9 +356,9 @@ def test_which_units_are_measured(unit, measured):
     assert verify.is_measured({"unit": unit}) is measured
 
 
-def test_drawn_from_leaves_provenance_out_and_nothing_else():
+def test_the_source_of_a_figure_leaves_provenance_out_and_nothing_else():
     about = {"item": "i", "scale": "smoke", "numbers": temperatures(), "provenance": {"date": "now"}}
-    text = record.drawn_from(about)
-    assert text == record.drawn_from({**about, "provenance": {}}) and store.fingerprint({}) not in text
+    text = record.source_text(about)
+    assert text == record.source_text({**about, "provenance": {}}) and store.fingerprint({}) not in text
     for key, value in (("item", "j"), ("scale", "cpu"), ("numbers", temperatures(0.6))):
-        assert record.drawn_from({**about, key: value}) != text
+        assert record.source_text({**about, key: value}) != text

@@ -16,6 +16,7 @@ from lib.config.places import (
 from lib.config.queue import Piece, queue
 from lib.config.recipe import Compute, Recipe
 from lib.config.scale import SCALES, Scale, load
+from lib.config.sources import Sources, sources
 from lib.config.values import ConfigError, freeze, read_yaml, thaw
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Piece",
     "Recipe",
     "Scale",
+    "Sources",
     "Step",
     "cache_dir",
     "claims",
@@ -47,6 +49,7 @@ __all__ = [
     "read_yaml",
     "results_dir",
     "settled",
+    "sources",
     "steady_cublas",
     "steps",
     "thaw",

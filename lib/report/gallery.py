@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lib import claims, config, record, store, tables
+from lib import claims, config, record, reduced, store, tables
 from lib.report import entries, verdicts
 
 START, END = "<!-- gallery:start -->", "<!-- gallery:end -->"
@@ -105,7 +105,7 @@ def _figure(
     folder, found, item = config.results_dir(scale), record.read(name, scale), config.items()[name]
     picture = link(tables.md_text(entries.description(found)), folder / "figures" / f"{name}.png")
     caption = f"**{tables.md_text(entries.opening(found['source']))} ({tables.md_text(item.paper)}), scale `{scale}`.**"
-    reduced = tables.md_text(_shortly(found["reduced"]))
+    smaller = tables.md_text(_shortly(reduced.split(found["reduced"])[0]))
     told = []
     for claim in item.claims:
         if claim in judged or claim in waiting:
@@ -113,7 +113,7 @@ def _figure(
             elsewhere = "" if where == scale else f" (at `{where}`)"
             told.append(f"{verdicts.MARKS[verdict.verdict]} {tables.md_text(verdict.statement)}{elsewhere}")
     ways = [link(text, path) for text, path in entries.files(folder, item) if text in TAKEN and path.is_file()]
-    lines = [f"!{picture}", "", f"{caption} {tables.md_text(found['title'])}. Reduced: {reduced}."]
+    lines = [f"!{picture}", "", f"{caption} {tables.md_text(found['title'])}. Reduced: {smaller}."]
     return [*lines, *([f"Claims: {' '.join(told)}"] if told else []), " · ".join(ways), ""]
 
 
@@ -129,12 +129,12 @@ def _counted(scales: Sequence[str]) -> str:
     return f"`{known[0]}`" if len(known) == 1 else ", ".join(f"{scales.count(each)} at `{each}`" for each in known)
 
 
-def _shortly(reduced: Sequence[str]) -> str:
+def _shortly(smaller: Sequence[str]) -> str:
     """What is reduced, the first of it by name; all of it is in the record."""
-    more = len(reduced) - REDUCED
+    more = len(smaller) - REDUCED
     if more < 2:
-        return "; ".join(reduced) or "nothing"
-    return f"{'; '.join(reduced[:REDUCED])}; and {more} more settings, see the record"
+        return "; ".join(smaller) or "nothing"
+    return f"{'; '.join(smaller[:REDUCED])}; and {more} more settings, see the record"
 
 
 def _by_records(judged: Sequence[claims.Verdict], scale: str) -> tuple[list[claims.Verdict], list[claims.Verdict]]:

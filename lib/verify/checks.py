@@ -108,11 +108,24 @@ def _figure(name: str, known: dict[str, Any], folder: Path) -> Iterator[Finding]
         if not source:
             why = "drawn before figures said which numbers they show. Run its notebook again"
             yield Finding(name, "figure", UNTRACED, why)
-        elif source != record.drawn_from(known):
-            why = f".{kind} shows other numbers than the record's (it says: {source}). Run its notebook again"
+        elif source != record.source_text(known):
+            shown = "files than the record names" if "drawn_from" in known else "numbers than the record's"
+            why = f".{kind} shows other {shown} (it says: {source}). Run its notebook again"
             yield Finding(name, "figure", DIFFERS, why)
         else:
             yield Finding(name, "figure")
+    for file, checksum in known.get("drawn_from", {}).items():
+        if _checksum_of(folder / file) != checksum:
+            why = f"{file}, which it was drawn from, is missing or another. Run its notebook again"
+            yield Finding(name, "figure", DIFFERS, why)
+
+
+def _checksum_of(path: Path) -> str | None:
+    """The checksum of a kept table's values; None where it cannot be read."""
+    try:
+        return store.fingerprint(json.loads(path.read_bytes())["value"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _strays(scale: str, folder: Path) -> Iterator[Finding]:
