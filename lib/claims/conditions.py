@@ -1,10 +1,8 @@
 """What a verdict rests on: how accurate its networks are beside what is usual for them, and which seeds are fresh."""
 
-import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,52 +19,51 @@ def settings() -> dict[str, Any]:
 
 
 def rules_hash() -> str:
-    """Fingerprint of what judges: the rules and controls of every claim, not their words."""
+    """Fingerprint of what judges: items, rule and controls of every claim, not the words around them."""
     judging = ("items", "rule", "controls")
-    return store.fingerprint({name: {k: v for k, v in claim.items() if k in judging} for name, claim in config.claims().items()})
+    claims = config.claims().items()
+    return store.fingerprint({name: {key: claim.get(key) for key in judging} for name, claim in claims})
 
 
 def frozen(scale: str) -> dict[str, Any]:
     """Since when the rules are as they are: {rules, date (None: changed since), seen: the scale's seeds known then}."""
-    known = settings().get("frozen") or {}
-    same = known.get("rules") == rules_hash()
-    return {
-        "rules": rules_hash(),
-        "date": str(known["date"]) if same else None,
-        "seen": list((known.get("seen") or {}).get(scale, ())),
-    }
+    known, rules = settings().get("frozen") or {}, rules_hash()
+    date = str(known["date"]) if known.get("rules") == rules else None
+    return {"rules": rules, "date": date, "seen": list((known.get("seen") or {}).get(scale, ()))}
 
 
-def networks(items: Sequence[str], records: Mapping[str, Any], scale: str) -> list[dict[str, Any]]:
+def networks(
+    named: Collection[Any],
+    patterns: Collection[str],
+    families: Mapping[str, Sequence[str]],
+    cards: Sequence[Mapping[str, Any]],
+    usual: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
     """The accuracy of the networks that some items rest on, by architecture and data set.
 
     Args:
-        items: of the claim.
-        records: item -> its record; the networks that it names count, else those of the item's families.
-        scale: whose cards are read, results/<scale>/networks/*.json.
-    Returns: rows {arch, data, low, high (mean over seeds, of the least and the most accurate network that was trained
-        plainly: without hook or start), usual, source (None where we know none), below}; networks without a card are
-        not there.
+        named: networks that their records name; where none of them has a card, all of the families count.
+        patterns: the items' families, as "lancet-*".
+        families: family -> networks.
+        cards: of networks.
+        usual: rows {arch, data, accuracy, source}.
+    Returns: rows {arch, data, low, high, usual, source (None where we know none), below}: the mean over the seeds of the
+        least and of the most accurate network of a kind that was trained plainly, without hook or start (of all, where
+        none was); `below` says that even the best is more than FAR below the usual accuracy.
     """
-    try:
-        families = config.load(scale).families
-    except config.ConfigError:
-        return []
-    wanted = _names(items, families)
-    named = {n["where"].get("network") for item in items for n in records[item]["numbers"]} & wanted
-    cards = _cards(config.results_dir(scale) / "networks", wanted)
-    kinds = {_kind(card) for card in cards if card["name"] in (named or wanted)}
+    fitting = [names for family, names in families.items() if any(fnmatchcase(family, p) for p in patterns)]
+    wanted = {name for names in fitting for name in names}
+    own = [card for card in cards if card["name"] in wanted]
+    used = [card for card in own if card["name"] in named] or own
     groups: dict[tuple, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for kind in kinds:
-        same = [card for card in cards if _kind(card) == kind]
-        plain = [card for card in same if _plain(card)] or [card for card in same if card["name"] in (named or wanted)]
-        for card in plain:
+    for kind in {_kind(card) for card in used}:
+        plain = [card for card in own if _kind(card) == kind and _plain(card)]
+        for card in plain or [card for card in used if _kind(card) == kind]:
             groups[kind][card["name"]].append(card["test_accuracy"])
-    usual = {(row["arch"], row["data"]): row for row in settings().get("usual") or ()}
     rows = []
     for kind, found in sorted(groups.items()):
         means = [float(np.mean(values)) for values in found.values()]
-        known = usual.get(kind)
+        known = next((row for row in usual if (row["arch"], row["data"]) == kind), None)
         row = {"arch": kind[0], "data": kind[1], "low": round(min(means), 4), "high": round(max(means), 4)}
         row |= {"usual": known["accuracy"] if known else None, "source": known["source"] if known else None}
         rows.append(row | {"below": bool(known and max(means) < known["accuracy"] - FAR)})
@@ -74,33 +71,27 @@ def networks(items: Sequence[str], records: Mapping[str, Any], scale: str) -> li
 
 
 def in_words(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """(what a verdict adds to its own words where networks are far below the usual accuracy, all of it in a sentence)."""
-    if not rows:
-        return "", ""
-    far = [row for row in rows if row["below"]]
-    own = ", ".join(f"{row['arch']} {_percent(row['high'])} where {_percent(row['usual'])} is usual" for row in far)
+    """What a verdict adds to its own words where networks are far below the usual accuracy, and a sentence on all."""
+    far = [f"{row['arch']} {_percent(row['high'])}, usual {_percent(row['usual'])}" for row in rows if row["below"]]
     said = []
     for row in rows:
-        span = "to".join(dict.fromkeys(f"{_percent(row[k])}" for k in ("low", "high"))).replace("to", " to ")
-        usual = f"usual {_percent(row['usual'])}, {row['source']}" if row["usual"] else "no usual value known"
+        span = " to ".join(dict.fromkeys(_percent(row[end]) for end in ("low", "high")))
+        usual = f"usual {_percent(row['usual'])}: {row['source']}" if row["usual"] else "no usual value known"
         said.append(f"{row['arch']} on {row['data']} {span} ({usual})")
-    return (f"on networks far below the usual accuracy ({own})" if far else ""), f"Clean accuracy: {'; '.join(said)}."
+    own = f"on networks far below the usual accuracy ({'; '.join(far)})" if far else ""
+    return own, f"Clean accuracy: {'; '.join(said)}." if said else ""
 
 
-def _names(items: Sequence[str], families: Mapping[str, Sequence[str]]) -> set[str]:
-    patterns = [pattern for item in items for pattern in config.items()[item].families]
-    fitting = [names for family, names in families.items() if any(fnmatchcase(family, p) for p in patterns)]
-    return {name for names in fitting for name in names}
-
-
-def _cards(folder: Path, wanted: set[str]) -> list[dict[str, Any]]:
-    found = []
-    for path in sorted(folder.glob("*.json")):
-        if path.stem.rsplit("-seed", 1)[0] in wanted:
-            card = json.loads(path.read_text(encoding="utf-8"))
-            if {"name", "recipe", "test_accuracy"} <= set(card):
-                found.append(card)
-    return found
+def fresh_in_words(fresh: Mapping[str, Any]) -> str:
+    """Which seeds had been seen when the rules were frozen, and what the fresh ones say alone."""
+    if not fresh or not (fresh["seeds"] or fresh["seen"]):
+        return ""
+    seen, new = (", ".join(map(str, fresh[key])) for key in ("seen", "seeds"))
+    if not new:
+        return f"Seeds {seen} had been seen when the rules were last changed; none is fresh."
+    alone = "; ".join(f"{row['text']}, {row['outcome']}" for row in fresh["effects"])
+    told = f"Seeds {new} are fresh{f', {seen} had been seen when the rules were last changed' if seen else ''}"
+    return f"{told}{f'; the fresh alone: {alone}' if alone and seen else ''}."
 
 
 def _kind(card: Mapping[str, Any]) -> tuple[str, str]:

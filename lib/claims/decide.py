@@ -5,15 +5,28 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from lib.claims.effects import AGAINST, CONFIDENCE, CONTRADICTS, SMALLER, SHORT, SUPPORTS, Effect, all_of, effect, pooled
-from lib.claims.numbers import Pair, key_of, value_words, words
+from lib.claims.effects import (
+    AGAINST,
+    CONFIDENCE,
+    CONTRADICTS,
+    SHORT,
+    SMALLER,
+    SUPPORTS,
+    Effect,
+    all_of,
+    effect,
+    pooled,
+)
+from lib.claims.numbers import Pair, key_of, listed, value_words, words
 from lib.claims.rules import Rule
 
 REPRODUCED, IN_PART, NOT_REPRODUCED = "reproduced", "reproduced in part", "not reproduced"
 CONTRADICTED, OPEN, NOT_TESTABLE = "contradicted", "open", "not testable at this scale"
 VERDICTS = (REPRODUCED, IN_PART, NOT_REPRODUCED, CONTRADICTED, OPEN, NOT_TESTABLE)
 MARGINS, CONFIDENCES = (0.5, 1.0, 2.0), (0.90, 0.95, 0.99)
+FOR, NOT_FOR, MIXED, OPEN_FOR = "for", "not for", "mixed for", "open for"
 NAMED = 4  # comparisons that are named one by one
+Contexts = Sequence[tuple[Mapping[str, Any], str]]
 
 
 @dataclass(frozen=True)
@@ -45,8 +58,8 @@ def judge(rule: Rule, pairs: Sequence[Pair], confidence: float = CONFIDENCE, sca
         return Judgement(NOT_TESTABLE, "", None, (), ())
     effects = tuple(effect(rule, pair.value, pair.unit, confidence, scale) for pair in pairs)
     contexts = _contexts(rule, pairs, effects)
-    key = separating(contexts)
-    verdict = decide([outcome for _, outcome in contexts], together.outcome, bool(key), rule.exceptions)
+    key, separable = telling(contexts)
+    verdict = decide([outcome for _, outcome in contexts], together.outcome, separable, rule.exceptions)
     return Judgement(verdict, part(contexts, key), together, effects, contexts)
 
 
@@ -107,51 +120,71 @@ def fragility(rules: Sequence[tuple[Rule, Sequence[Pair]]], settle: Any) -> dict
     return {"same": sum(verdict == here for verdict in found.values()), "of": len(found), "others": others}
 
 
-def separating(contexts: Sequence[tuple[Mapping[str, Any], str]]) -> str:
-    """The setting whose values tell those that support from those that are against; empty where there is none."""
-    fors = [setting for setting, outcome in contexts if outcome == SUPPORTS]
-    against = [setting for setting, outcome in contexts if outcome in AGAINST]
-    if not (fors and against):
-        return ""
-    found = []
-    for key in contexts[0][0]:
-        sides = [{value_words(setting.get(key)) for setting in side} for side in (fors, against)]
-        if not sides[0] & sides[1]:
-            found.append((len(sides[0] | sides[1]), key))
-    return min(found)[1] if found else ""
+def telling(contexts: Contexts) -> tuple[str, bool]:
+    """The setting whose values best tell what is for a claim from what is against it, and whether they do so wholly.
+
+    Returns: its name, empty where none tells at least half of what is decided.
+    """
+    decided = [setting for setting, outcome in contexts if _side(outcome) != OPEN_FOR]
+    best: tuple[float, int, str] = (0, 0, "")
+    for key in dict.fromkeys(key for setting, _ in contexts for key in setting):
+        sides = _by_value(contexts, key)
+        told = sum(sides[value_words(setting.get(key))] != MIXED for setting in decided)
+        fitting = sum(sides[value_words(setting.get(key))] == _side(outcome) for setting, outcome in contexts)
+        if len(sides) > 1 and 2 * told >= len(decided):
+            best = max(best, (told + fitting / (len(contexts) + 1), -len(sides), key))
+    key = best[2]
+    both = len({_side(outcome) for _, outcome in contexts} - {OPEN_FOR}) > 1
+    return key, bool(key) and both and MIXED not in _by_value(contexts, key).values()
 
 
-def part(contexts: Sequence[tuple[Mapping[str, Any], str]], key: str) -> str:
-    """What the claim holds for and what not, in words: by the setting that tells them apart, else one by one."""
+def part(contexts: Contexts, key: str) -> str:
+    """What the claim holds for and what not, in words: by the values of a setting, or one by one where there is none."""
     said = []
-    for names, wanted in (("for", (SUPPORTS,)), ("not for", AGAINST), ("open for", ("unresolved",))):
-        own = [setting for setting, outcome in contexts if outcome in wanted]
-        if not own:
-            continue
-        if key:
-            others = {value_words(s.get(key)) for s, outcome in contexts if outcome not in wanted}
-            values = list(dict.fromkeys(value_words(setting.get(key)) for setting in own))
-            if names == "open for":
-                values = [value for value in values if value not in others]
-            if values:
-                said.append(f"{names} {key} {_listed(values)}")
-        else:
-            varying = [k for k in own[0] if len({repr(setting.get(k)) for setting, _ in contexts}) > 1]
-            labels = [words({k: s[k] for k in varying if k in s}) or "all" for s in own]
-            more = f" and {len(labels) - NAMED} more" if len(labels) > NAMED + 1 else ""
-            said.append(f"{names} {'; '.join(labels[:NAMED] if more else labels)}{more}")
+    if key:
+        sides = _by_value(contexts, key)
+        for side in (FOR, NOT_FOR, MIXED, OPEN_FOR):
+            values = [value for value, own in sides.items() if own == side]
+            said += [f"{side} {key.replace('_', ' ')} {listed(values)}"] if values else []
+        return ", ".join(said)
+    keys = [key for key in contexts[0][0] if len({repr(setting.get(key)) for setting, _ in contexts}) > 1]
+    for side in (FOR, NOT_FOR, OPEN_FOR):
+        labels = [
+            words({key: setting[key] for key in keys if key in setting}) or "all of it"
+            for setting, outcome in contexts
+            if _side(outcome) == side
+        ]
+        more = f" and {len(labels) - NAMED} more" if len(labels) > NAMED + 1 else ""
+        said += [f"{side} {'; '.join(labels[:NAMED] if more else labels)}{more}"] if labels else []
     return ", ".join(said)
 
 
-def _contexts(rule: Rule, pairs: Sequence[Pair], effects: Sequence[Effect]) -> tuple[tuple[Mapping[str, Any], str], ...]:
+def _side(outcome: str) -> str:
+    return FOR if outcome == SUPPORTS else NOT_FOR if outcome in AGAINST else OPEN_FOR
+
+
+def _by_value(contexts: Contexts, key: str) -> dict[str, str]:
+    """Each value of a setting -> what it is: for, not for, mixed or open."""
+    found: dict[str, set[str]] = {}
+    for setting, outcome in contexts:
+        found.setdefault(value_words(setting.get(key)), set()).add(_side(outcome))
+    return {
+        value: MIXED if {FOR, NOT_FOR} <= sides else next((side for side in (FOR, NOT_FOR) if side in sides), OPEN_FOR)
+        for value, sides in found.items()
+    }
+
+
+def _contexts(
+    rule: Rule, pairs: Sequence[Pair], effects: Sequence[Effect]
+) -> tuple[tuple[Mapping[str, Any], str], ...]:
     several = len({pair.item for pair in pairs}) > 1
     rivals = not rule.best and any(pair.rival for pair in pairs)
     found: dict[tuple, tuple[dict[str, Any], list[str]]] = {}
     for pair, one in zip(pairs, effects, strict=True):
-        setting = {**({"item": pair.item} if several else {}), **pair.setting, **({"against": pair.rival} if rivals else {})}
+        setting = {
+            **({"item": pair.item} if several else {}),
+            **pair.setting,
+            **({"against": pair.rival} if rivals else {}),
+        }
         found.setdefault(key_of(setting), (setting, []))[1].append(one.outcome)
     return tuple((setting, all_of(outcomes)) for setting, outcomes in found.values())
-
-
-def _listed(values: Sequence[str]) -> str:
-    return f"{', '.join(values[:-1])} and {values[-1]}" if len(values) > 1 else values[0]

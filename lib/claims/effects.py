@@ -43,7 +43,9 @@ class Effect:
         return float(np.std(list(self.by.values()), ddof=1))
 
 
-def effect(rule: Rule, by: Mapping[Any, float], unit: str, confidence: float = CONFIDENCE, scale: float = 1.0) -> Effect:
+def effect(
+    rule: Rule, by: Mapping[Any, float], unit: str, confidence: float = CONFIDENCE, scale: float = 1.0
+) -> Effect:
     """The mean of values by repetition, at least two, with its interval and outcome."""
     values = np.array(list(by.values()))
     if rule.sample is not None and rule.sample.pairwise:  # a mean over pairs: each repetition is in twice as many
@@ -126,4 +128,5 @@ def needed(rule: Rule, found: Effect) -> int | None:
     distance = min(abs(found.value - bar), abs(found.value + bar)) if rule.expect == ABOUT else abs(value - bar)
     if rule.expect not in (ABOUT, AT_LEAST, AT_MOST):
         distance = max(distance, -value)
-    return repetitions(found.spread, distance) if distance > 0 else None
+    spread = found.spread * (2 if rule.sample is not None and rule.sample.pairwise else 1)
+    return repetitions(spread, distance) if distance > 0 else None

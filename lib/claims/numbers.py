@@ -107,12 +107,19 @@ def pairs(rule: Rule, item: str, numbers: Sequence[Cell]) -> list[Pair]:
 
 def words(setting: Mapping[str, Any]) -> str:
     """Settings in words, as "network resnet18, sparsity 0.9"."""
-    return ", ".join(f"{key} {value_words(value)}" for key, value in setting.items())
+    return ", ".join(f"{key.replace('_', ' ')} {value_words(value)}" for key, value in setting.items())
 
 
 def value_words(value: Any) -> str:
     """A setting's value as text."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def listed(values: Sequence[str]) -> str:
+    """Words with commas and a last "and"."""
+    return f"{', '.join(values[:-1])} and {values[-1]}" if len(values) > 1 else "".join(values)
 
 
 def key_of(where: Mapping[str, Any]) -> tuple:

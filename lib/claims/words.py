@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lib.claims.effects import is_share
-from lib.claims.numbers import value_words
+from lib.claims.numbers import listed, value_words
 from lib.claims.rules import ABOUT, HIGHER, LOWER, NO_HIGHER, NO_LOWER, Claim, Rule, free
 
 _SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
@@ -104,11 +104,6 @@ def repetition(rule: Rule, count: int = 2) -> str:
     if rule.sample is not None and rule.sample.groups:
         return "groups of networks" if count != 1 else name
     return name if count == 1 else f"{name}s"
-
-
-def listed(values: Sequence[str]) -> str:
-    """Words with commas and a last "and"."""
-    return f"{', '.join(values[:-1])} and {values[-1]}" if len(values) > 1 else "".join(values)
 
 
 def span(values: Sequence[int]) -> str:
