@@ -11,7 +11,7 @@ from lib import config
 
 # A floor imports from itself and from those below; the four methods not from one another.
 FLOORS = [
-    "config compute record progress plots store tensors late checksums intervals contract comparisons tables reduced",
+    "config compute record progress plots store tensors late checksums intervals contract tables reduced",
     "data models",
     "recipes training zoo attacks evaluations",
     "detectors",
@@ -24,7 +24,7 @@ METHODS = set(FLOORS[4].split())
 BESIDE = {"claims", "report", "engine", "cite", "verify", "crate"}
 # Of these, importing them must not load torch.
 WITHOUT_TORCH = (
-    "config store late record contract intervals claims comparisons tables report reduced progress plots engine"
+    "config store late record contract intervals claims tables report reduced progress plots engine"
 )
 
 

@@ -47,9 +47,9 @@ def networks(
         families: family -> networks.
         cards: of networks.
         usual: rows {arch, data, accuracy, source}.
-    Returns: rows {arch, data, low, high, usual, source (None where we know none), below}: the mean over the seeds of the
-        least and of the most accurate network of a kind that was trained plainly, without hook or start (of all, where
-        none was); `below` says that even the best is more than FAR below the usual accuracy.
+    Returns: rows {arch, data, low, high, usual, source (None where we know none), below}: the mean over the seeds of
+        the least and of the most accurate network of a kind that was trained plainly, without hook or start (of all,
+        where none was); `below` says that even the best is more than FAR below the usual accuracy.
     """
     fitting = [names for family, names in families.items() if any(fnmatchcase(family, p) for p in patterns)]
     wanted = {name for names in fitting for name in names}

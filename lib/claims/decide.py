@@ -93,12 +93,18 @@ def decide(outcomes: Sequence[str], together: str, separable: bool = False, exce
 
 
 def combine(verdicts: Sequence[str]) -> str:
-    """The verdict of a claim of several parts, all of which it asks for."""
+    """The verdict of a claim of several parts, all of which it asks for.
+
+    Returns: theirs, where all have the same; IN_PART, where half of them or more hold, and no more than these do not;
+        NOT_REPRODUCED, where another one does not hold; else OPEN.
+    """
     if len(set(verdicts)) == 1:
         return verdicts[0]
-    if any(verdict in (REPRODUCED, IN_PART) for verdict in verdicts):
+    fors = sum(verdict in (REPRODUCED, IN_PART) for verdict in verdicts)
+    against = sum(verdict in (NOT_REPRODUCED, CONTRADICTED) for verdict in verdicts)
+    if fors >= against and 2 * fors >= len(verdicts):
         return IN_PART
-    return NOT_REPRODUCED if any(verdict in (NOT_REPRODUCED, CONTRADICTED) for verdict in verdicts) else OPEN
+    return NOT_REPRODUCED if against else OPEN
 
 
 def fragility(rules: Sequence[tuple[Rule, Sequence[Pair]]], settle: Any) -> dict[str, Any]:
@@ -139,7 +145,7 @@ def telling(contexts: Contexts) -> tuple[str, bool]:
 
 
 def part(contexts: Contexts, key: str) -> str:
-    """What the claim holds for and what not, in words: by the values of a setting, or one by one where there is none."""
+    """What the claim holds for and what not, in words: by the values of a setting, or one by one where none tells."""
     said = []
     if key:
         sides = _by_value(contexts, key)

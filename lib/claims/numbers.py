@@ -63,7 +63,7 @@ def cells(record: Mapping[str, Any]) -> list[Cell]:
 
 
 def resampled(numbers: Iterable[Cell], sample: Sample | None) -> list[Cell]:
-    """The numbers with a setting's values, or groups of them, in place of the seeds; what lacks the setting is left out.
+    """The numbers with a setting's values, or groups of them, in place of the seeds; the others are left out.
 
     A value's seeds are averaged, then the values of a group: each value counts once in its group.
     """

@@ -82,13 +82,11 @@ def _owed(control: Mapping[str, Any], parts: Parts) -> str:
 def _settled_by(rule: Rule, judgement: Judgement) -> str:
     assert judgement.pooled is not None
     count = needed(rule, judgement.pooled)
-    name = words.repetition(rule)
+    name = f" ({rule.name})" if rule.name else ""
     if count is None:
-        return f"At this mean and spread more than 1,000 {name} would be needed to settle it."
-    more = max(0, count - len(judgement.pooled.by))
-    if more == 0:
-        return "Together it is settled, its comparisons differ: what would settle it is to say for which it is meant."
-    return f"At this mean and spread {more} more {words.repetition(rule, more)} would settle it."
+        return f"At this mean and spread more than 1,000 {words.repetition(rule)} would be needed to settle it{name}."
+    more = max(1, count - len(judgement.pooled.by))
+    return f"At this mean and spread {more} more {words.repetition(rule, more)} would settle it{name}."
 
 
 def part(parts: Parts, silent: Sequence[str]) -> str:

@@ -11,8 +11,8 @@ from lib.claims import special
 
 HIGHER, LOWER, NO_HIGHER, NO_LOWER = "higher", "lower", "no higher", "no lower"
 ABOUT, AT_LEAST, AT_MOST = "about", "at least", "at most"
-# What each needs: the smallest difference that counts; the source's number or a level of ours, with a tolerance; how far
-# off is no matter.
+# What each needs: the smallest difference that counts; the source's number or a level of ours, with a tolerance; how
+# far off is no matter.
 NEEDS = {
     HIGHER: ("by", "stated"),
     LOWER: ("by", "stated"),
@@ -45,11 +45,13 @@ class Sample:
         setting: each of its values is a repetition, paired between the sides.
         groups: name -> beginnings of values; a group's mean is one repetition then. Empty: every value by itself.
         pairwise: each value is itself a mean over pairs of repetitions, so that the interval is twice Student's.
+        called: what a repetition is called; empty: the setting's name.
     """
 
     setting: str
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     pairwise: bool = False
+    called: str = ""
 
     def __post_init__(self) -> None:
         made = {name: (part,) if isinstance(part, str) else tuple(part) for name, part in self.groups.items()}

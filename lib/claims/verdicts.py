@@ -32,7 +32,7 @@ class Verdict:
         networks: how accurate the networks are, beside what is usual.
         conditions: what of that belongs to the verdict's own words; empty where nothing does.
         controls: one row a control, as effects.
-        fresh: {seeds: those not seen when the rules were frozen, seen, effects: of the fresh alone, where there are two}.
+        fresh: {seeds: not seen when the rules were frozen, seen, effects: of the fresh alone, where there are two}.
         items, rule: what it rests on, and the rule in words.
     """
 

@@ -8,25 +8,24 @@ from lib.claims.effects import is_share
 from lib.claims.numbers import listed, value_words
 from lib.claims.rules import ABOUT, HIGHER, LOWER, NO_HIGHER, NO_LOWER, Claim, Rule, free
 
+_MEASURES = {"auroc": "area under the ROC curve", "f1": "F1"}
 _SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
 def rule_words(claim: Claim) -> str:
     """A claim's rule, every part of it, and its controls."""
-    several = len(claim.rules) > 1
-    parts = [f"{f'{rule.name}: ' if several else ''}{one_rule(rule, claim)}" for rule in claim.rules]
+    several, numbered = len(claim.rules) > 1, list(enumerate(claim.rules, 1))
+    parts = [f"{f'({number}) {rule.name}: ' if several else ''}{one_rule(rule, claim)}" for number, rule in numbered]
     joined = " ".join(parts) + (" All parts are asked for." if several else "")
-    controls = [f"{rule.name} ({sides(rule)})" for rule in claim.controls]
+    controls = [f"{rule.name} ({sides(rule)}{_where(rule)})" for rule in claim.controls]
     return joined + (f" Shown beside it: {'; '.join(controls)}." if controls else "")
 
 
 def one_rule(rule: Rule, claim: Claim) -> str:
     """One part of a rule as sentences."""
-    said = [sides(rule)]
+    said = [f"{sides(rule)}{_where(rule)}"]
     if set(rule.items) != set(claim.items):
         said.append(f"in {', '.join(rule.items)}")
-    if rule.where:
-        said.append(f"where {conditions(rule.where)}")
     if rule.mean:
         said.append(f"averaged over {' and '.join(rule.mean)}")
     if rule.values:
@@ -43,9 +42,9 @@ def one_rule(rule: Rule, claim: Claim) -> str:
 
 def sides(rule: Rule) -> str:
     """What is set beside what."""
-    measure = rule.measure.replace("_", " ")
+    measure = _MEASURES.get(rule.measure, rule.measure.replace("_", " "))
     if rule.right is None:
-        return f"{measure} where {conditions(rule.left)}"
+        return f"{measure} of {conditions(rule.left)}"
     named = {**rule.left, **rule.right}
     shared = [key for key in named if rule.left.get(key, rule) == rule.right.get(key, rule)]
     left, right = ({k: v for k, v in side.items() if k not in shared} for side in (rule.left, rule.right))
@@ -100,9 +99,7 @@ def with_interval(rule: Rule, value: float, low: float, high: float, unit: str) 
 
 def repetition(rule: Rule, count: int = 2) -> str:
     """What a rule's repetitions are called."""
-    name = "seed" if rule.sample is None else "group of networks" if rule.sample.groups else rule.sample.setting
-    if rule.sample is not None and rule.sample.groups:
-        return "groups of networks" if count != 1 else name
+    name = "seed" if rule.sample is None else rule.sample.called or rule.sample.setting
     return name if count == 1 else f"{name}s"
 
 
@@ -120,6 +117,10 @@ def _condition(key: str, condition: Any) -> str:
     if isinstance(condition, bool):
         return name if condition else f"not {name}"
     return f"{name} {value_words(condition)}"
+
+
+def _where(rule: Rule) -> str:
+    return f", where {conditions(rule.where)}" if rule.where else ""
 
 
 def _plain(value: float, kind: str) -> str:
