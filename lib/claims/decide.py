@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 from lib.claims.effects import (
@@ -24,8 +24,8 @@ REPRODUCED, IN_PART, NOT_REPRODUCED = "reproduced", "reproduced in part", "not r
 CONTRADICTED, OPEN, NOT_TESTABLE = "contradicted", "open", "not testable at this scale"
 VERDICTS = (REPRODUCED, IN_PART, NOT_REPRODUCED, CONTRADICTED, OPEN, NOT_TESTABLE)
 MARGINS, CONFIDENCES = (0.5, 1.0, 2.0), (0.90, 0.95, 0.99)
-FOR, NOT_FOR, MIXED, OPEN_FOR = "for", "not for", "mixed for", "open for"
-NAMED = 4  # comparisons that are named one by one
+FOR, NOT_FOR, MIXED, OPEN_FOR = SIDES = ("for", "not for", "mixed for", "open for")
+NAMED = 12  # of the values that something holds for; the table has all
 Contexts = Sequence[tuple[Mapping[str, Any], str]]
 
 
@@ -58,9 +58,9 @@ def judge(rule: Rule, pairs: Sequence[Pair], confidence: float = CONFIDENCE, sca
         return Judgement(NOT_TESTABLE, "", None, (), ())
     effects = tuple(effect(rule, pair.value, pair.unit, confidence, scale) for pair in pairs)
     contexts = _contexts(rule, pairs, effects)
-    key, separable = telling(contexts)
+    keys, separable = telling(contexts)
     verdict = decide([outcome for _, outcome in contexts], together.outcome, separable, rule.exceptions)
-    return Judgement(verdict, part(contexts, key), together, effects, contexts)
+    return Judgement(verdict, part(contexts, keys), together, effects, contexts)
 
 
 def decide(outcomes: Sequence[str], together: str, separable: bool = False, exceptions: bool = False) -> str:
@@ -73,7 +73,7 @@ def decide(outcomes: Sequence[str], together: str, separable: bool = False, exce
         exceptions: the claim is made "as a rule".
     Returns: REPRODUCED, the pooled effect supports and no comparison is against it (with exceptions: fewer are against
         it than for it); IN_PART, the pooled effect supports and no more than half of the comparisons are against it, or
-        a quarter of them or more support, and either more than are against it, or just those of some setting, or half
+        a quarter of them or more support, and either as many as are against it, or just those of some setting, or half
         of all while none is against it; CONTRADICTED and NOT_REPRODUCED, the pooled effect or most comparisons say so;
         else OPEN.
     """
@@ -83,7 +83,7 @@ def decide(outcomes: Sequence[str], together: str, separable: bool = False, exce
         return REPRODUCED
     if together == SUPPORTS and 2 * against <= count:
         return IN_PART
-    if 4 * fors >= count and ((against and (fors > against or separable)) or (not against and 2 * fors >= count)):
+    if 4 * fors >= count and ((against and (fors >= against or separable)) or (not against and 2 * fors >= count)):
         return IN_PART
     if together == CONTRADICTS or 2 * sum(outcome == CONTRADICTS for outcome in outcomes) > count:
         return CONTRADICTED
@@ -126,58 +126,69 @@ def fragility(rules: Sequence[tuple[Rule, Sequence[Pair]]], settle: Any) -> dict
     return {"same": sum(verdict == here for verdict in found.values()), "of": len(found), "others": others}
 
 
-def telling(contexts: Contexts) -> tuple[str, bool]:
-    """The setting whose values best tell what is for a claim from what is against it, and whether they do so wholly.
+def telling(contexts: Contexts) -> tuple[tuple[str, ...], bool]:
+    """The setting, or the two, whose values best tell what is for a claim from what is against it.
 
-    Returns: its name, empty where none tells at least half of what is decided.
+    Returns: their names, none where no two tell at least half of what is decided; and whether one setting tells all,
+        by values that comparisons share.
     """
-    decided = [setting for setting, outcome in contexts if _side(outcome) != OPEN_FOR]
-    best: tuple[float, int, str] = (0, 0, "")
-    for key in dict.fromkeys(key for setting, _ in contexts for key in setting):
-        sides = _by_value(contexts, key)
-        told = sum(sides[value_words(setting.get(key))] != MIXED for setting in decided)
-        fitting = sum(sides[value_words(setting.get(key))] == _side(outcome) for setting, outcome in contexts)
-        if len(sides) > 1 and 2 * told >= len(decided):
-            best = max(best, (told + fitting / (len(contexts) + 1), -len(sides), key))
-    key = best[2]
-    both = len({_side(outcome) for _, outcome in contexts} - {OPEN_FOR}) > 1
-    return key, bool(key) and both and MIXED not in _by_value(contexts, key).values()
+    decided = [(setting, outcome) for setting, outcome in contexts if _side(outcome) != OPEN_FOR]
+    names = list(dict.fromkeys(key for setting, _ in contexts for key in setting))
+    for count in (1, 2):
+        best: tuple[float, int, tuple[str, ...]] = (0, 0, ())
+        for keys in combinations(names, count):
+            sides = _by_value(contexts, keys)
+            told = sum(sides[_value(setting, keys)] != MIXED for setting, _ in decided)
+            fitting = sum(sides[_value(setting, keys)] == _side(outcome) for setting, outcome in contexts)
+            if 1 < len(sides) < len(contexts) + (count == 1) and 2 * told >= len(decided):
+                best = max(best, (told + fitting / (len(contexts) + 1), -len(sides), keys))
+        if best[2]:
+            both = len({_side(outcome) for _, outcome in decided}) > 1
+            shared = len({_value(setting, best[2]) for setting, _ in decided}) < len(decided)
+            whole = MIXED not in _by_value(contexts, best[2]).values()
+            return best[2], count == 1 and both and shared and whole
+    return (), False
 
 
-def part(contexts: Contexts, key: str) -> str:
-    """What the claim holds for and what not, in words: by the values of a setting, or one by one where none tells."""
-    said = []
-    if key:
-        sides = _by_value(contexts, key)
-        for side in (FOR, NOT_FOR, MIXED, OPEN_FOR):
-            values = [value for value, own in sides.items() if own == side]
-            said += [f"{side} {key.replace('_', ' ')} {listed(values)}"] if values else []
-        return ", ".join(said)
-    keys = [key for key in contexts[0][0] if len({repr(setting.get(key)) for setting, _ in contexts}) > 1]
-    for side in (FOR, NOT_FOR, OPEN_FOR):
+def part(contexts: Contexts, keys: tuple[str, ...]) -> str:
+    """What the claim holds for and what not, in words: by the values of settings, or one by one where none tells."""
+    if keys:
+        sides = _by_value(contexts, keys)
+        found = {side: [value for value, own in sides.items() if own == side] for side in SIDES}
+        named = f" {' and '.join(keys).replace('_', ' ')}"
+    else:
+        own = [key for key in contexts[0][0] if len({repr(setting.get(key)) for setting, _ in contexts}) > 1]
         labels = [
-            words({key: setting[key] for key in keys if key in setting}) or "all of it"
-            for setting, outcome in contexts
-            if _side(outcome) == side
+            (words({k: setting[k] for k in own if k in setting}) or "all", outcome) for setting, outcome in contexts
         ]
-        more = f" and {len(labels) - NAMED} more" if len(labels) > NAMED + 1 else ""
-        said += [f"{side} {'; '.join(labels[:NAMED] if more else labels)}{more}"] if labels else []
-    return ", ".join(said)
+        found = {side: [label for label, outcome in labels if _side(outcome) == side] for side in SIDES}
+        named = ""
+    return ", ".join(f"{side}{named} {_some(values)}" for side, values in found.items() if values)
 
 
 def _side(outcome: str) -> str:
     return FOR if outcome == SUPPORTS else NOT_FOR if outcome in AGAINST else OPEN_FOR
 
 
-def _by_value(contexts: Contexts, key: str) -> dict[str, str]:
-    """Each value of a setting -> what it is: for, not for, mixed or open."""
+def _value(setting: Mapping[str, Any], keys: tuple[str, ...]) -> str:
+    return " with ".join(value_words(setting.get(key)) for key in keys)
+
+
+def _by_value(contexts: Contexts, keys: tuple[str, ...]) -> dict[str, str]:
+    """Each value of some settings -> what it is: for, not for, mixed or open."""
     found: dict[str, set[str]] = {}
     for setting, outcome in contexts:
-        found.setdefault(value_words(setting.get(key)), set()).add(_side(outcome))
+        found.setdefault(_value(setting, keys), set()).add(_side(outcome))
     return {
         value: MIXED if {FOR, NOT_FOR} <= sides else next((side for side in (FOR, NOT_FOR) if side in sides), OPEN_FOR)
         for value, sides in found.items()
     }
+
+
+def _some(values: Sequence[str]) -> str:
+    if len(values) > NAMED + 1:
+        return f"{', '.join(values[:NAMED])} and {len(values) - NAMED} more"
+    return listed(values)
 
 
 def _contexts(
