@@ -32,6 +32,15 @@ def frozen(scale: str) -> dict[str, Any]:
     return {"rules": rules, "date": date, "seen": list((known.get("seen") or {}).get(scale, ()))}
 
 
+def frozen_in_words(scale: str) -> str:
+    """Since when the rules are as they are, and which seeds were known then."""
+    known = frozen(scale)
+    seen = ", ".join(map(str, known["seen"]))
+    seeds = f"the numbers of seeds {seen} had been seen by then" if seen else "no numbers of this scale had been seen"
+    since = f"last changed on {known['date']}; {seeds}" if known["date"] else "changed since they were last frozen"
+    return f"Rules {known['rules'][:19]}, {since}."
+
+
 def networks(
     named: Collection[Any],
     patterns: Collection[str],

@@ -58,9 +58,8 @@ def judge(rule: Rule, pairs: Sequence[Pair], confidence: float = CONFIDENCE, sca
         return Judgement(NOT_TESTABLE, "", None, (), ())
     effects = tuple(effect(rule, pair.value, pair.unit, confidence, scale) for pair in pairs)
     contexts = _contexts(rule, pairs, effects)
-    keys, separable = telling(contexts)
-    verdict = decide([outcome for _, outcome in contexts], together.outcome, separable, rule.exceptions)
-    return Judgement(verdict, part(contexts, keys), together, effects, contexts)
+    verdict = decide([outcome for _, outcome in contexts], together.outcome, separable(contexts), rule.exceptions)
+    return Judgement(verdict, part(contexts, telling(contexts)), together, effects, contexts)
 
 
 def decide(outcomes: Sequence[str], together: str, separable: bool = False, exceptions: bool = False) -> str:
@@ -126,11 +125,22 @@ def fragility(rules: Sequence[tuple[Rule, Sequence[Pair]]], settle: Any) -> dict
     return {"same": sum(verdict == here for verdict in found.values()), "of": len(found), "others": others}
 
 
-def telling(contexts: Contexts) -> tuple[tuple[str, ...], bool]:
+def separable(contexts: Contexts) -> bool:
+    """Whether a setting tells all that is for a claim from all that is against it, by values that comparisons share."""
+    decided = [(setting, _side(outcome)) for setting, outcome in contexts if _side(outcome) != OPEN_FOR]
+    if len({side for _, side in decided}) < 2:
+        return False
+    for key in dict.fromkeys(key for setting, _ in decided for key in setting):
+        values = [{_value(setting, (key,)) for setting, side in decided if side == one} for one in (FOR, NOT_FOR)]
+        if not values[0] & values[1] and len(values[0] | values[1]) < len(decided):
+            return True
+    return False
+
+
+def telling(contexts: Contexts) -> tuple[str, ...]:
     """The setting, or the two, whose values best tell what is for a claim from what is against it.
 
-    Returns: their names, none where no two tell at least half of what is decided; and whether one setting tells all,
-        by values that comparisons share.
+    Returns: their names, none where no two tell at least half of what is decided.
     """
     decided = [(setting, outcome) for setting, outcome in contexts if _side(outcome) != OPEN_FOR]
     names = list(dict.fromkeys(key for setting, _ in contexts for key in setting))
@@ -143,11 +153,8 @@ def telling(contexts: Contexts) -> tuple[tuple[str, ...], bool]:
             if 1 < len(sides) < len(contexts) + (count == 1) and 2 * told >= len(decided):
                 best = max(best, (told + fitting / (len(contexts) + 1), -len(sides), keys))
         if best[2]:
-            both = len({_side(outcome) for _, outcome in decided}) > 1
-            shared = len({_value(setting, best[2]) for setting, _ in decided}) < len(decided)
-            whole = MIXED not in _by_value(contexts, best[2]).values()
-            return best[2], count == 1 and both and shared and whole
-    return (), False
+            return best[2]
+    return ()
 
 
 def part(contexts: Contexts, keys: tuple[str, ...]) -> str:

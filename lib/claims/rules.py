@@ -121,9 +121,8 @@ class Rule:
         for fits, message in (
             (self.expect in NEEDS, f"expect is {self.expect!r}: one of {', '.join(NEEDS)}"),
             (len(given) == 1 and given[0] in NEEDS.get(self.expect, ()), f"{self.expect} needs {_needs(self.expect)}"),
-            ((self.aim is None) == (self.tolerance is None), "stated or level, and tolerance come together"),
-            (all(map(_number, numbers)), f"{numbers} must be numbers"),
-            (all(n >= 0 for n in numbers if n is not self.aim), "by, tolerance and within are numbers from 0"),
+            ((self.aim is None) == (self.tolerance is None), f"{self.expect} needs its number and a tolerance"),
+            (all(_number(n) and (n >= 0 or n is self.aim) for n in numbers), f"{numbers} must be numbers from 0"),
             (self.right is not None or level or self.values != "", f"{self.expect} needs a right side"),
             (set(self.left) | set(self.right or ()) != set(), "left and right are the same"),
             (not (self.relative and self.right is None), "relative needs a right side"),

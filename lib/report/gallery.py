@@ -1,10 +1,12 @@
 """The gallery of the README, and the full list of claims, as Markdown."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lib import claims, config, record, store, tables
+from lib.claims import conditions
 from lib.report import entries, verdicts
 
 START, END = "<!-- gallery:start -->", "<!-- gallery:end -->"
@@ -49,9 +51,10 @@ def gallery_markdown(scale: str, base: str | os.PathLike | None = None) -> str:
         own = [name for name, item in items.items() if item.paper == paper]
         done = sum(record.exists(name, scale) for name in own)
         ready, waiting = _by_records([verdict for verdict in judged if verdict.paper == paper], scale)
-        counts = [str(kind["count"]) for kind in verdicts.tally(ready)] + [str(len(waiting))]
+        counts = [*map(_apart, verdicts.tally(ready)), str(len(waiting))]
         lines.append(f"| {tables.md_text(paper)} | {done} of {len(own)} | " + " | ".join(counts) + " |")
-    lines += ["", f"The numbers are claims, judged by the records of scale `{scale}`.", ""]
+    told = f"The numbers are claims, judged by the records of scale `{scale}`: the source's, and after + our own."
+    lines += ["", told, ""]
     for name in best(scale):
         found, item = record.read(name, scale), items[name]
         picture = link(tables.md_text(entries.description(found)), folder / "figures" / f"{name}.png")
@@ -75,6 +78,11 @@ def _shortly(reduced: Sequence[str]) -> str:
     if more < 2:
         return "; ".join(reduced) or "nothing"
     return f"{'; '.join(reduced[:REDUCED])}; and {more} more settings, see the record"
+
+
+def _apart(kind: Mapping[str, Any]) -> str:
+    """The sources' claims of a verdict, and after + our own."""
+    return f"{kind['count']}" + (f" + {kind['ours']}" if kind["ours"] else "")
 
 
 def _by_records(judged: Sequence[claims.Verdict], scale: str) -> tuple[list[claims.Verdict], list[claims.Verdict]]:
@@ -104,20 +112,28 @@ def best(scale: str) -> list[str]:
 def claims_markdown(scale: str, judged: Sequence[claims.Verdict]) -> str:
     """Every claim with its verdict and the reason as Markdown, by paper."""
     lines = [f"# The claims and their verdicts at scale {scale}", ""]
-    lines += ["Computed from the records by the rules of `config/claims.yaml`; the evidence is on `index.html`.", ""]
+    lines += [
+        "Computed from the records by the rules of `config/claims.yaml`; the evidence is on `index.html`. *The same*"
+    ]
+    lines += ["counts the combinations of three margins and three confidences that give the same verdict.", ""]
+    lines += [conditions.frozen_in_words(scale), ""]
     for paper in dict.fromkeys(verdict.paper for verdict in judged):
         own = [verdict for verdict in judged if verdict.paper == paper]
         ready, waiting = _by_records(own, scale)
-        counts = [f"{kind['count']} {kind['name']}" for kind in verdicts.tally(ready) if kind["count"]]
-        told = ", ".join([*counts, *([f"{len(waiting)} without a record yet"] if waiting else [])])
-        lines += [f"## {tables.md_text(paper)}", "", f"{told}.", ""]
-        lines += ["| verdict | claim | source | why |", "| --- | --- | --- | --- |"]
+        lines += [f"## {tables.md_text(paper)}", ""]
+        for whose, key in (("The source's claims", "count"), ("Our own", "ours")):
+            counts = [f"{kind[key]} {kind['name']}" for kind in verdicts.tally(ready) if kind[key]]
+            late = sum(verdict.ours == (key == "ours") for verdict in waiting)
+            told = ", ".join([*counts, *([f"{late} without a record yet"] if late else [])])
+            lines += [f"{whose}: {told}.", ""] if told else []
+        lines += ["| verdict | claim | source | why | the same |", "| --- | --- | --- | --- | --- |"]
         for verdict in own:
             cells = (
-                f"{verdicts.MARKS[verdict.verdict]} {verdict.verdict}",
+                f"{verdicts.MARKS[verdict.verdict]} {verdict.headline}",
                 verdict.statement,
-                verdict.source,
+                "our own" if verdict.ours else verdict.source,
                 verdict.why,
+                f"{verdict.stable['same']} of {verdict.stable['of']}" if verdict.stable else "",
             )
             lines.append("| " + " | ".join(tables.md_text(text) for text in cells) + " |")
         lines.append("")

@@ -5,12 +5,12 @@ from typing import Any
 
 from lib import claims, tables
 
-MARKS = {"reproduced": "✓", "partly": "◐", "not reproduced": "✗", "not testable at this scale": "○"}
+MARKS = dict(zip(claims.VERDICTS, "✓◐✗⊘?○", strict=True))
 COLUMNS = ["item", "comparison", "setting", "measure", "left", "right", "difference", "95 % interval", "outcome"]
 
 
 def slug(verdict: str) -> str:
-    """A verdict as a class and in an address: "reproduced", "partly", "not-reproduced", "not-testable"."""
+    """A verdict as a class and in an address: "reproduced", "reproduced-in-part", "not-testable" and so on."""
     return verdict.split(" at ")[0].replace(" ", "-")
 
 
@@ -23,12 +23,15 @@ def view(verdict: claims.Verdict) -> dict[str, Any]:
         sides = [tables.cell(row["left"]), tables.cell(row["right"])]
         head = [row["item"], row["comparison"], row["setting"], row["measure"]]
         rows.append([*head, *sides, difference, interval, row["outcome"]])
-    keys = ("id", "statement", "verdict", "why", "paper", "source", "ours", "items", "rule")
-    told = {name: getattr(verdict, name) for name in keys}
+    keys = ("id", "statement", "verdict", "why", "paper", "source", "ours", "items", "rule", "part", "conditions")
+    told = {name: getattr(verdict, name) for name in (*keys, "stability", "accuracy", "freshness")}
     return told | {"slug": slug(verdict.verdict), "columns": COLUMNS, "rows": rows}
 
 
 def tally(verdicts: Iterable[claims.Verdict]) -> list[dict[str, Any]]:
-    """How many claims have each verdict: name, mark, slug, count; in the order of MARKS."""
-    found = [verdict.verdict for verdict in verdicts]
-    return [{"name": n, "mark": mark, "slug": slug(n), "count": found.count(n)} for n, mark in MARKS.items()]
+    """How many claims have each verdict: name, mark, slug, count (the sources' claims), ours; in the order of MARKS."""
+    found = [(verdict.verdict, verdict.ours) for verdict in verdicts]
+    return [
+        {"name": n, "mark": mark, "slug": slug(n), "count": found.count((n, False)), "ours": found.count((n, True))}
+        for n, mark in MARKS.items()
+    ]
