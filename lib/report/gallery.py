@@ -51,7 +51,8 @@ def gallery_markdown(scale: str, base: str | os.PathLike | None = None) -> str:
         own = [name for name, item in items.items() if item.paper == paper]
         done = sum(record.exists(name, scale) for name in own)
         ready, waiting = _by_records([verdict for verdict in judged if verdict.paper == paper], scale)
-        counts = [*map(_apart, verdicts.tally(ready)), str(len(waiting))]
+        late = {"count": sum(not v.ours for v in waiting), "ours": sum(v.ours for v in waiting)}
+        counts = [_apart(kind) for kind in (*verdicts.tally(ready), late)]
         lines.append(f"| {tables.md_text(paper)} | {done} of {len(own)} | " + " | ".join(counts) + " |")
     told = f"The numbers are claims, judged by the records of scale `{scale}`: the source's, and after + our own."
     lines += ["", told, ""]
