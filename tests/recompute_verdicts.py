@@ -16,7 +16,7 @@ import yaml
 from scipy import stats
 
 ROOT = Path(__file__).resolve().parent.parent
-AGAINST = ("contradicts", "smaller than the margin", "short of the stated value")
+AGAINST = ("contradicts", "smaller than the margin", "short of the value asked for")
 KINDS = ("higher", "lower", "no higher", "no lower", "about", "at least", "at most")
 
 
@@ -121,7 +121,7 @@ def outcome(rule, low, high, scale):
     lo, hi = (low, high) if up else (-high, -low)
     if kind in ("at least", "at most"):
         bar = (number if up else -number) - tolerance * scale
-        return "supports" if lo >= bar else "short of the stated value" if hi < bar else "unresolved"
+        return "supports" if lo >= bar else "short of the value asked for" if hi < bar else "unresolved"
     if hi < 0:
         return "contradicts"
     if kind.startswith("no "):
@@ -132,7 +132,7 @@ def outcome(rule, low, high, scale):
         return "supports"
     if hi > bar:
         return "unresolved"
-    return "smaller than the margin" if tolerance is None else "short of the stated value"
+    return "smaller than the margin" if tolerance is None else "short of the value asked for"
 
 
 def twin_more_robust(numbers, left, right):
@@ -230,7 +230,7 @@ def effect(rule, value, unit, level):
 
 
 def worst(outcomes):
-    order = ["contradicts", "short of the stated value", "smaller than the margin", "unresolved", "supports"]
+    order = ["contradicts", "short of the value asked for", "smaller than the margin", "unresolved", "supports"]
     return min(outcomes, key=order.index)
 
 

@@ -112,7 +112,9 @@ def test_effects_are_paired_by_seed_and_pooled_over_comparisons(rules):
 def test_comparisons_that_are_each_unresolved_are_settled_together(rules):
     """Two that err in opposite ways by seed: neither is resolved, their mean is the same in every seed."""
     rules({"where": None, "mean": None})
-    numbers = [record.number("accuracy", {"strength": 0, "k": k}, dict.fromkeys(range(3), 0.5), "share", 900) for k in (1, 2)]
+    numbers = [
+        record.number("accuracy", {"strength": 0, "k": k}, dict.fromkeys(range(3), 0.5), "share", 900) for k in (1, 2)
+    ]
     for k, sign in ((1, 1), (2, -1)):
         values = {seed: 0.46 + sign * 0.05 * (seed - 1) for seed in range(3)}
         numbers.append(record.number("accuracy", {"strength": 1, "k": k}, values, "share", 900))
@@ -175,7 +177,7 @@ def test_a_stated_number_is_what_is_tested(rules):
     rules({"left": {"strength": 4}, "expect": {"lower": 0.3, "tolerance": 0.05}})
     assert judged(accuracies(STRENGTHS, lambda s, _: 0.8 - 0.27 * (s["strength"] == 4))).verdict == "reproduced"
     small = judged(accuracies(STRENGTHS, lambda s, _: 0.8 - 0.1 * (s["strength"] == 4)))
-    assert small.verdict == "not reproduced" and set(small.counts) == {"short of the stated value"}
+    assert small.verdict == "not reproduced" and set(small.counts) == {"short of the value asked for"}
 
 
 def test_a_level_needs_no_other_side(rules):
@@ -385,7 +387,7 @@ def test_fresh_seeds_are_told_apart(rules):
 def test_the_packages_rules_are_frozen():
     known = conditions.settings()["frozen"]
     assert known["rules"] == conditions.rules_hash(), (
-        "a rule has changed: in config/verdicts.yaml set rules to this fingerprint, date to today, seen to what is known"
+        "a rule has changed: in config/verdicts.yaml renew rules (the second one here), date, and the seeds seen by now"
     )
 
 

@@ -23,9 +23,7 @@ METHODS = set(FLOORS[4].split())
 # Read records and the configuration; imported by none of the others.
 BESIDE = {"claims", "report", "engine", "cite", "verify", "crate"}
 # Of these, importing them must not load torch.
-WITHOUT_TORCH = (
-    "config store late record contract intervals claims tables report reduced progress plots engine"
-)
+WITHOUT_TORCH = "config store late record contract intervals claims tables report reduced progress plots engine"
 
 
 def modules(root: Path) -> dict[str, Path]:

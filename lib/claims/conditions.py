@@ -42,7 +42,7 @@ def frozen_in_words(scale: str) -> str:
 
 
 def networks(
-    named: Collection[Any],
+    named: set[Any],
     patterns: Collection[str],
     families: Mapping[str, Sequence[str]],
     cards: Sequence[Mapping[str, Any]],
@@ -51,7 +51,7 @@ def networks(
     """The accuracy of the networks that some items rest on, by architecture and data set.
 
     Args:
-        named: networks that their records name; where none of them has a card, all of the families count.
+        named: networks or architectures that the comparisons name; where no card fits, all of the families count.
         patterns: the items' families, as "lancet-*".
         families: family -> networks.
         cards: of networks.
@@ -63,11 +63,11 @@ def networks(
     fitting = [names for family, names in families.items() if any(fnmatchcase(family, p) for p in patterns)]
     wanted = {name for names in fitting for name in names}
     own = [card for card in cards if card["name"] in wanted]
-    used = [card for card in own if card["name"] in named] or own
+    used = [card for card in own if named & {card["name"], card["recipe"]["arch"]}] or own
     groups: dict[tuple, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for kind in {_kind(card) for card in used}:
-        plain = [card for card in own if _kind(card) == kind and _plain(card)]
-        for card in plain or [card for card in used if _kind(card) == kind]:
+        these, all_of_kind = ([card for card in some if _kind(card) == kind] for some in (used, own))
+        for card in next(filter(None, (list(filter(_plain, some)) for some in (these, all_of_kind))), these):
             groups[kind][card["name"]].append(card["test_accuracy"])
     rows = []
     for kind, found in sorted(groups.items()):

@@ -12,7 +12,7 @@ from lib.claims.rules import ABOUT, AT_LEAST, AT_MOST, NO_HIGHER, NO_LOWER, Rule
 from lib.claims.student import interval, repetitions
 
 SUPPORTS, CONTRADICTS, UNRESOLVED = "supports", "contradicts", "unresolved"
-SMALLER, SHORT = "smaller than the margin", "short of the stated value"
+SMALLER, SHORT = "smaller than the margin", "short of the value asked for"
 COUNTED = (SUPPORTS, CONTRADICTS, SMALLER, SHORT, UNRESOLVED)
 AGAINST = (CONTRADICTS, SMALLER, SHORT)
 CONFIDENCE = 0.95

@@ -47,7 +47,8 @@ def judged(claim: Claim, material: Material) -> dict[str, Any]:
             controls.append(reasons.told(rule, own, found))
     evidence = _evidence(every)
     all_pairs = [pair for _, found in every for pair in found]
-    networks = material.accuracies(claim.items) if verdict != NOT_TESTABLE else []
+    named = {pair.setting["network"] for _, own in counting for pair in own if "network" in pair.setting}
+    networks = material.accuracies(claim.items, named) if verdict != NOT_TESTABLE else []
     return told | {
         "verdict": verdict,
         "why": reasons.why(claim, verdict, parts, all_pairs, silent, controls),

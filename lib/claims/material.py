@@ -63,9 +63,14 @@ class Material:
         """Usual accuracies."""
         return list(conditions.settings().get("usual") or ())
 
-    def accuracies(self, items: tuple[str, ...]) -> list[dict[str, Any]]:
-        """How accurate the networks are that some items rest on, beside what is usual (conditions.networks)."""
-        named = {cell.where.get("network") for item in items for cell in self._cells(item)}
+    def accuracies(self, items: tuple[str, ...], named: set[Any]) -> list[dict[str, Any]]:
+        """How accurate the networks are that some items rest on, beside what is usual (conditions.networks).
+
+        Args:
+            items: of a claim.
+            named: networks that its comparisons name; empty: those that the records name.
+        """
+        named = named or {cell.where.get("network") for item in items for cell in self._cells(item)}
         families = {pattern for item in items for pattern in self.items[item].families}
         return conditions.networks(named, families, self.families, self.cards, self.usual)
 

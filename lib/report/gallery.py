@@ -54,8 +54,11 @@ def gallery_markdown(scale: str, base: str | os.PathLike | None = None) -> str:
         late = {"count": sum(not v.ours for v in waiting), "ours": sum(v.ours for v in waiting)}
         counts = [_apart(kind) for kind in (*verdicts.tally(ready), late)]
         lines.append(f"| {tables.md_text(paper)} | {done} of {len(own)} | " + " | ".join(counts) + " |")
-    told = f"The numbers are claims, judged by the records of scale `{scale}`: the source's, and after + our own."
-    lines += ["", told, ""]
+    lines += [
+        "",
+        f"The numbers are claims, judged by the records of scale `{scale}`: the source's, after + our own.",
+        "",
+    ]
     for name in best(scale):
         found, item = record.read(name, scale), items[name]
         picture = link(tables.md_text(entries.description(found)), folder / "figures" / f"{name}.png")

@@ -1,6 +1,6 @@
 """What the page and the gallery show of the claims."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lib import claims, tables
@@ -16,7 +16,7 @@ def slug(verdict: str) -> str:
 
 def view(verdict: claims.Verdict) -> dict[str, Any]:
     """What the page shows of one claim."""
-    rows = []
+    rows = [_pooled(effect) for effect in verdict.effects]
     for row in () if verdict.evidence.empty else verdict.evidence.to_dict("records"):
         interval = "" if row["low"] != row["low"] else f"[{row['low']:+.3f}, {row['high']:+.3f}]"
         difference = "" if row["difference"] != row["difference"] else f"{row['difference']:+.3f}"
@@ -26,6 +26,14 @@ def view(verdict: claims.Verdict) -> dict[str, Any]:
     keys = ("id", "statement", "verdict", "why", "paper", "source", "ours", "items", "rule", "part", "conditions")
     told = {name: getattr(verdict, name) for name in (*keys, "stability", "accuracy", "freshness")}
     return told | {"slug": slug(verdict.verdict), "columns": COLUMNS, "rows": rows}
+
+
+def _pooled(effect: Mapping[str, Any]) -> list[str]:
+    """The row of a pooled effect, above those of its comparisons."""
+    value, low, high = (effect[key] - effect["relative"] for key in ("value", "low", "high"))
+    against = f"against {effect['rival']}, the strongest" if effect["rival"] else ""
+    head = ["all together", effect["name"], against, effect["measure"]]
+    return [*head, "", "", f"{value:+.3f}", f"[{low:+.3f}, {high:+.3f}]", effect["outcome"]]
 
 
 def tally(verdicts: Iterable[claims.Verdict]) -> list[dict[str, Any]]:
