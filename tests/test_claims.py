@@ -398,6 +398,12 @@ def test_every_item_and_claim_of_the_package_know_each_other():
     assert {c for item in listed.values() for c in item.claims} == set(found)
 
 
+def test_every_claim_is_shown_in_the_notebooks_of_its_items():
+    for item in config.items().values():
+        text = (config.ROOT / "notebooks" / f"{item.notebook}.ipynb").read_text()
+        assert "].claims" in text or all(f'"{name}' in text.replace("\\", "") for name in item.claims), item.item
+
+
 def test_a_claim_is_short():
     text = (config.ROOT / "config/claims.yaml").read_text()
     assert len(text.splitlines()) < 14 * len(claims.load())

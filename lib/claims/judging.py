@@ -51,7 +51,7 @@ def judged(claim: Claim, material: Material) -> dict[str, Any]:
     networks = material.accuracies(claim.items, named) if verdict != NOT_TESTABLE else []
     return told | {
         "verdict": verdict,
-        "why": reasons.why(claim, verdict, parts, all_pairs, silent, controls),
+        "why": reasons.why(claim, verdict, parts, all_pairs, silent, controls, any(row["below"] for row in networks)),
         "evidence": evidence,
         "part": reasons.part(parts, silent) if verdict == IN_PART else "",
         "counts": dict(sorted(Counter(evidence["outcome"]).items())),

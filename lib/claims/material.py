@@ -35,8 +35,11 @@ class Material:
         """The cards of the scale's networks that say how accurate these are, by name."""
         found = []
         for path in sorted((config.results_dir(self.scale) / "networks").glob("*.json")):
-            card = json.loads(path.read_text(encoding="utf-8"))
-            if {"name", "recipe", "test_accuracy"} <= set(card):
+            try:
+                card = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError:
+                continue  # `verify` tells of cards that cannot be read
+            if isinstance(card, dict) and {"name", "recipe", "test_accuracy"} <= set(card):
                 found.append(card)
         return found
 

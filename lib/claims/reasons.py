@@ -15,9 +15,24 @@ Parts = Sequence[tuple[Rule, Sequence[Pair], Judgement]]
 
 
 def why(
-    claim: Claim, verdict: str, parts: Parts, every: Sequence[Pair], silent: Sequence[str], controls: Sequence[Any]
+    claim: Claim,
+    verdict: str,
+    parts: Parts,
+    every: Sequence[Pair],
+    silent: Sequence[str],
+    controls: Sequence[Mapping[str, Any]],
+    below: bool = False,
 ) -> str:
-    """The reason in words: effects, counts, what was left out, what a lead is owed to, and what would settle it."""
+    """The reason in words: effects, counts, what was left out, what a lead is owed to, and what would settle it.
+
+    Args:
+        claim, verdict: what is judged, and how.
+        parts: each rule with the comparisons that count and its judgement.
+        every: all comparisons, those that do not count among them.
+        silent: items that nothing counts from.
+        controls: as `told` returns them.
+        below: the networks are far below their usual accuracy.
+    """
     said = []
     for rule, own, judgement in parts:
         name = f"{rule.name[0].upper()}{rule.name[1:]}" if len(parts) > 1 else "Effect"
@@ -40,6 +55,7 @@ def why(
     said += [_owed(control, parts) for control in controls]
     if verdict == OPEN:
         said += [_settled_by(rule, judgement) for rule, _, judgement in parts if judgement.verdict == OPEN]
+        said += ["Training the networks to their usual accuracy comes first."] if below else []
     said += [f"{claim.settle}."] if claim.settle and verdict in (OPEN, NOT_TESTABLE) else []
     return " ".join(said)
 

@@ -20,6 +20,7 @@ class Verdict:
     """A claim judged.
 
     Attributes:
+        scale: whose records it rests on.
         verdict: one of VERDICTS.
         part: what it holds for and what not, where it is reproduced in part.
         why: the reason in words, with the pooled effect and the counts.
@@ -41,6 +42,7 @@ class Verdict:
     verdict: str
     why: str
     evidence: pd.DataFrame
+    scale: str = ""
     paper: str = ""
     source: str = ""
     ours: bool = False
@@ -85,7 +87,7 @@ class Verdict:
         head = f"{self.headline[0].upper()}{self.headline[1:]}"
         owner = "Our own claim." if self.ours else ""
         said = " ".join(filter(None, [owner, self.why, self.stability, self.accuracy, self.freshness]))
-        return f"### {self.statement}\n\n**{head}.** {said}\n\n*Rule.* {self.rule}"
+        return f"### {self.statement}\n\n**{head}.** Scale {self.scale}. {said}\n\n*Rule.* {self.rule}"
 
 
 def judge(claim_id: str, scale: str) -> Verdict:
@@ -169,7 +171,7 @@ def table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
 
 def _verdict(claim: Claim, material: Material) -> Verdict:
     own = {name: getattr(claim, name) for name in ("id", "statement", "paper", "source", "ours", "items")}
-    return Verdict(**own, **judged(claim, material))
+    return Verdict(**own, scale=material.scale, **judged(claim, material))
 
 
 def _plain(verdict: Verdict) -> dict[str, Any]:
