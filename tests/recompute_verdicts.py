@@ -287,7 +287,12 @@ def verdict_of_rule(rule, found, level, scale):
     if said == "supports" and (against == 0 or (rule.get("exceptions") and fors > against)):
         verdict = "reproduced"
     elif (said == "supports" and 2 * against <= count) or (
-        4 * fors >= count and (fors >= against or separable(contexts) if against else 2 * fors >= count)
+        4 * fors >= count
+        and (
+            (fors > against if against else 2 * fors >= count)
+            or separable(contexts)
+            or (fors == against and fors + against == count)
+        )
     ):
         verdict = "reproduced in part"
     elif said == "contradicts" or 2 * opposed > count:

@@ -25,7 +25,7 @@ CONTRADICTED, OPEN, NOT_TESTABLE = "contradicted", "open", "not testable at this
 VERDICTS = (REPRODUCED, IN_PART, NOT_REPRODUCED, CONTRADICTED, OPEN, NOT_TESTABLE)
 MARGINS, CONFIDENCES = (0.5, 1.0, 2.0), (0.90, 0.95, 0.99)
 FOR, NOT_FOR, MIXED, OPEN_FOR = SIDES = ("for", "not for", "mixed for", "open for")
-NAMED = 12  # of the values that something holds for; the table has all
+NAMED = 12  # of the values that something holds for, of pairs of values a quarter; the table has all
 Contexts = Sequence[tuple[Mapping[str, Any], str]]
 
 
@@ -70,11 +70,12 @@ def decide(outcomes: Sequence[str], together: str, separable: bool = False, exce
         together: of the pooled effect.
         separable: a setting tells the comparisons for the claim from those against it.
         exceptions: the claim is made "as a rule".
-    Returns: REPRODUCED, the pooled effect supports and no comparison is against it (with exceptions: fewer are against
-        it than for it); IN_PART, the pooled effect supports and no more than half of the comparisons are against it, or
-        a quarter of them or more support, and either as many as are against it, or just those of some setting, or half
-        of all while none is against it; CONTRADICTED and NOT_REPRODUCED, the pooled effect or most comparisons say so;
-        else OPEN.
+    Returns:
+        REPRODUCED: the pooled effect supports and no comparison is against it; with exceptions, fewer are than for it.
+        IN_PART: the pooled effect supports and at most half are against it; or a quarter or more support, and these are
+            more than are against it, or just those of some setting, or half of all, the others all against or all open.
+        CONTRADICTED, NOT_REPRODUCED: the pooled effect, or most comparisons, say so.
+        OPEN: else.
     """
     count, fors = len(outcomes), sum(outcome == SUPPORTS for outcome in outcomes)
     against = sum(outcome in AGAINST for outcome in outcomes)
@@ -82,7 +83,8 @@ def decide(outcomes: Sequence[str], together: str, separable: bool = False, exce
         return REPRODUCED
     if together == SUPPORTS and 2 * against <= count:
         return IN_PART
-    if 4 * fors >= count and ((against and (fors >= against or separable)) or (not against and 2 * fors >= count)):
+    more = fors > against if against else 2 * fors >= count  # for it than against it, or than is open
+    if 4 * fors >= count and (more or separable or 2 * fors == 2 * against == count):
         return IN_PART
     if together == CONTRADICTS or 2 * sum(outcome == CONTRADICTS for outcome in outcomes) > count:
         return CONTRADICTED
@@ -162,7 +164,7 @@ def part(contexts: Contexts, keys: tuple[str, ...]) -> str:
     if keys:
         sides = _by_value(contexts, keys)
         found = {side: [value for value, own in sides.items() if own == side] for side in SIDES}
-        named = f" {' and '.join(keys).replace('_', ' ')}"
+        named = "" if keys == ("item",) else f" {' and '.join(keys).replace('_', ' ')}"
     else:
         own = [key for key in contexts[0][0] if len({repr(setting.get(key)) for setting, _ in contexts}) > 1]
         labels = [
@@ -170,7 +172,8 @@ def part(contexts: Contexts, keys: tuple[str, ...]) -> str:
         ]
         found = {side: [label for label, outcome in labels if _side(outcome) == side] for side in SIDES}
         named = ""
-    return ", ".join(f"{side}{named} {_some(values)}" for side, values in found.items() if values)
+    most = NAMED // max(1, len(keys)) ** 2
+    return ", ".join(f"{side}{named} {_some(values, most)}" for side, values in found.items() if values)
 
 
 def _side(outcome: str) -> str:
@@ -192,9 +195,9 @@ def _by_value(contexts: Contexts, keys: tuple[str, ...]) -> dict[str, str]:
     }
 
 
-def _some(values: Sequence[str]) -> str:
-    if len(values) > NAMED + 1:
-        return f"{', '.join(values[:NAMED])} and {len(values) - NAMED} more"
+def _some(values: Sequence[str], most: int) -> str:
+    if len(values) > most + 1:
+        return f"{', '.join(values[:most])} and {len(values) - most} more"
     return listed(values)
 
 
