@@ -148,13 +148,12 @@ def test_intervals_and_numbers_of_repetitions():
     assert repetitions(1.0, 1e-6) is None
 
 
-def simulated(effect: float, seeds: int, times: int = 400, comparisons: int = 4) -> dict[str, float]:
+def simulated(wanted: Rule, effect: float, seeds: int, times: int = 400, comparisons: int = 4) -> dict[str, float]:
     """How often each verdict comes, on a true effect in margins, the same for all comparisons.
 
     Seeds shift all comparisons alike by half a margin, and each by itself by half a margin (standard deviations).
     """
     rng = np.random.default_rng([seeds, round(10 * effect) + 100])
-    wanted = rule("higher", by=1.0)
     found = []
     for _ in range(times):
         shared, own = rng.normal(0, 0.5, seeds), rng.normal(0, 0.5, (comparisons, seeds))
@@ -178,10 +177,21 @@ RATES = [
 ]
 
 
-@pytest.mark.parametrize(("effect", "verdicts", "least"), RATES)
-def test_verdicts_come_out_right_at_stated_rates(effect, verdicts, least):
+NO_LOSS = [  # of a claim that there is no loss beyond a margin
+    (0.0, (REPRODUCED, IN_PART, OPEN), (0.95, 0.95, 0.95)),  # contradicted at a rate of 2.5 %
+    (0.0, (REPRODUCED, IN_PART), (0.3, 0.75, 0.95)),
+    (-1.0, (CONTRADICTED, NOT_REPRODUCED, OPEN), (0.95, 0.95, 0.95)),
+    (-2.0, (CONTRADICTED, NOT_REPRODUCED), (0.75, 0.97, 0.99)),
+]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "effect", "verdicts", "least"),
+    [(rule("higher", by=1.0), *row) for row in RATES] + [(rule("no lower", within=1.0), *row) for row in NO_LOSS],
+)
+def test_verdicts_come_out_right_at_stated_rates(wanted, effect, verdicts, least):
     for seeds, rate in zip((3, 5, 10), least, strict=True):
-        found = simulated(effect, seeds)
+        found = simulated(wanted, effect, seeds)
         assert sum(found[verdict] for verdict in verdicts) >= rate, (seeds, found)
 
 

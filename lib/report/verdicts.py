@@ -23,8 +23,10 @@ def view(verdict: claims.Verdict) -> dict[str, Any]:
         sides = [tables.cell(row["left"]), tables.cell(row["right"])]
         head = [row["item"], row["comparison"], row["setting"], row["measure"]]
         rows.append([*head, *sides, difference, interval, row["outcome"]])
-    keys = ("id", "statement", "verdict", "why", "paper", "source", "ours", "items", "rule", "part", "conditions")
+    keys = ("id", "statement", "verdict", "why", "paper", "source", "ours", "items", "rule")
     told = {name: getattr(verdict, name) for name in (*keys, "stability", "accuracy", "freshness")}
+    # Where a verdict says more than its name: the part it holds for, and the networks it was seen on.
+    told["words"] = "" if verdict.headline == verdict.verdict else verdict.headline[0].upper() + verdict.headline[1:]
     return told | {"slug": slug(verdict.verdict), "columns": COLUMNS, "rows": rows}
 
 
