@@ -1,12 +1,14 @@
 """The rules of verdicts themselves: tables of outcomes and verdicts, and their rates on numbers of a known effect."""
 
+import json
 from itertools import product
 
 import numpy as np
 import pytest
 from recompute_verdicts import differences
+from samples import accuracies, falling, write
 
-from lib import config
+from lib import claims, config
 from lib.claims import decide
 from lib.claims.decide import CONTRADICTED, IN_PART, NOT_REPRODUCED, NOT_TESTABLE, OPEN, REPRODUCED
 from lib.claims.effects import CONTRADICTS, SHORT, SMALLER, SUPPORTS, UNRESOLVED, outcome
@@ -217,6 +219,24 @@ def test_a_split_effect_is_found_in_part():
         one = decide.judge(wanted, pairs)
         found.append(one.verdict == IN_PART and one.part == "for kind a, not for kind b")
     assert np.mean(found) > 0.9
+
+
+def test_a_recomputation_agrees_and_finds_what_was_changed(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEURONS_RESULTS", str(tmp_path))
+    settings = [{"temperature": t} for t in (1, 20, 50)]
+    for item, floor in (("robustness_fig7", 0.4), ("robustness_fig8", 0.0)):
+        numbers = accuracies(settings, lambda s, e, f=floor: falling(0.7, 0.5, e, f if s["temperature"] > 20 else 0.05))
+        write(item, numbers)
+    claims.judge_all("smoke")
+    rules, path = config.ROOT / "config" / "claims.yaml", tmp_path / "smoke" / "claims.json"
+    assert differences(path.parent, rules) == []
+    whole = json.loads(path.read_text())
+    for key, value in (("verdict", "open"), ("effects", []), ("evidence", [])):
+        body = json.loads(json.dumps(whole))
+        next(c for c in body["claims"] if c["id"] == "temperature-helps-unaware")[key] = value
+        path.write_text(json.dumps(body))
+        (said,) = differences(path.parent, rules)
+        assert said.startswith("temperature-helps-unaware: ")
 
 
 @pytest.mark.slow

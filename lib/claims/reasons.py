@@ -56,7 +56,7 @@ def why(
     if verdict == OPEN:
         said += [_settled_by(rule, judgement) for rule, _, judgement in parts if judgement.verdict == OPEN]
         said += ["Training the networks to their usual accuracy comes first."] if below else []
-    said += [f"{claim.settle}."] if claim.settle and verdict in (OPEN, NOT_TESTABLE) else []
+    said += [f"What else would settle it: {claim.settle}."] if claim.settle and verdict in (OPEN, NOT_TESTABLE) else []
     return " ".join(said)
 
 

@@ -65,7 +65,7 @@ def gallery_markdown(scale: str, base: str | os.PathLike | None = None) -> str:
         caption = f"**{tables.md_text(entries.opening(found['source']))} ({tables.md_text(item.paper)}).**"
         reduced = _shortly(found["reduced"])
         ways = [link(text, path) for text, path in entries.files(folder, item) if text in TAKEN and path.is_file()]
-        told = [f"{verdicts.MARKS[v.verdict]} {tables.md_text(v.statement)}" for v in judged if v.id in item.claims]
+        told = [_told(verdict) for verdict in judged if verdict.id in item.claims]
         lines += [f"!{picture}", "", f"{caption} {tables.md_text(found['title'])}. Reduced: {tables.md_text(reduced)}."]
         lines += [f"Claims: {' '.join(told)}"] if told else []
         lines += [" · ".join(ways), ""]
@@ -82,6 +82,12 @@ def _shortly(reduced: Sequence[str]) -> str:
     if more < 2:
         return "; ".join(reduced) or "nothing"
     return f"{'; '.join(reduced[:REDUCED])}; and {more} more settings, see the record"
+
+
+def _told(verdict: claims.Verdict) -> str:
+    """A claim with the mark of its verdict, and the part that it holds for."""
+    part = f" ({verdict.part})" if verdict.part else ""
+    return f"{verdicts.MARKS[verdict.verdict]} {tables.md_text(verdict.statement + part)}"
 
 
 def _apart(kind: Mapping[str, Any]) -> str:
