@@ -11,8 +11,8 @@ from lib.claims import special
 
 HIGHER, LOWER, NO_HIGHER, NO_LOWER = "higher", "lower", "no higher", "no lower"
 ABOUT, AT_LEAST, AT_MOST = "about", "at least", "at most"
-# What each needs: the smallest difference that counts; the source's number or a level of ours, with a tolerance; how
-# far off is no matter.
+# What each needs: the smallest difference that counts; the source's number or another level, with a tolerance; how far
+# off is no matter.
 NEEDS = {
     HIGHER: ("by", "stated"),
     LOWER: ("by", "stated"),
@@ -74,7 +74,8 @@ class Rule:
         measure, right_measure: the number's name; the right side's, where that is another one.
         expect: a key of NEEDS: the left side, to the right one.
         by: smallest difference that counts.
-        stated, level, tolerance: the source's number, or a level of ours, and how far from it still counts as it.
+        stated, level, tolerance: the source's number, or another level, and how far from it still counts as it.
+        level_as: what that level is, as "chance".
         within: what is no matter, for no higher, no lower and about.
         name: of this part, where a claim has several.
         items: the claim's items it looks at; empty: all.
@@ -98,6 +99,7 @@ class Rule:
     right_measure: str = ""
     stated: float | None = None
     level: float | None = None
+    level_as: str = ""
     tolerance: float | None = None
     within: float | None = None
     name: str = ""
@@ -139,7 +141,7 @@ class Rule:
 
     @property
     def aim(self) -> float | None:
-        """The number that is to be reached: the source's, or a level of ours."""
+        """The number that is to be reached: the source's, or another level."""
         return self.level if self.stated is None else self.stated
 
     @property
@@ -281,13 +283,13 @@ def _rule(entry: Mapping[str, Any]) -> Rule:
 def _expected(given: Any) -> dict[str, Any]:
     """{higher: 0.01}, {at most: 0.011, tolerance: 0.02} and so on, as the fields of a rule."""
     wanted = [key for key in given if key in NEEDS] if isinstance(given, Mapping) else []
-    if len(wanted) != 1 or not set(given) <= {wanted[0], "tolerance", "ours"}:
+    if len(wanted) != 1 or not set(given) <= {wanted[0], "tolerance", "as"}:
         raise ClaimError(f"expect is {given!r}: one of {', '.join(NEEDS)} with its number, and a tolerance if need be")
     (kind,), tolerance = wanted, given.get("tolerance")
     if kind in (NO_HIGHER, NO_LOWER, ABOUT):
         name = "within"
-    elif given.get("ours"):
+    elif given.get("as"):
         name = "level"
     else:
         name = "by" if tolerance is None and kind in (HIGHER, LOWER) else "stated"
-    return {"expect": kind, name: given[kind], "tolerance": tolerance}
+    return {"expect": kind, name: given[kind], "tolerance": tolerance, "level_as": str(given.get("as", ""))}

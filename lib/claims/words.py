@@ -72,7 +72,7 @@ def expected(rule: Rule) -> str:
         return f"{what.format(_plain(rule.within, kind))} (our tolerance)"
     assert rule.aim is not None and rule.tolerance is not None
     by = "by " if rule.expect in (HIGHER, LOWER) else ""
-    whose = "a level of ours" if rule.stated is None else "the stated value"
+    whose = rule.level_as if rule.stated is None else "the stated value"
     tolerance = f", with a tolerance of {_plain(rule.tolerance, kind)} of ours" if rule.tolerance else ""
     return f"{rule.expect} {by}{_plain(rule.aim, kind)} ({whose}{tolerance})"
 
