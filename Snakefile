@@ -257,6 +257,7 @@ rule report:
         [record_of(item) for items in NOTEBOOKS.values() for item in items],
         [ended(name) for name in NOTEBOOKS],
         short(settings.config_dir() / "claims.yaml"),
+        [short(path) for path in [settings.config_dir() / "verdicts.yaml"] if path.exists()],
         engine.sources("lib.report"),
         [short(path) for path in sorted((settings.ROOT / "lib/templates").rglob("*.*"))],
     output:

@@ -179,10 +179,10 @@ def test_hostile_text_is_escaped(tmp_path, results, monkeypatch):
     (folder / "smoke.yaml").write_text("{}")
     item = {"title": HOSTILE, "paper": HOSTILE, "source": HOSTILE, "notebook": "n", "claims": ["c"]}
     (folder / "items.yaml").write_text(yaml.safe_dump({"one": item}))
-    compared = {"name": HOSTILE, "left": {"layer": HOSTILE}, "right": {"layer": "b"}, "expect": "lower"}
-    shares = {"reproduced": {"supporting": 0.5, "contradicting": 0.1}, "partly": {"supporting": 0.2}}
+    compared = {"left": {"layer": [HOSTILE, "c"]}, "right": {"layer": "b"}, "expect": {"lower": 0.1}}
     claim: dict[str, Any] = {"statement": HOSTILE, "paper": HOSTILE, "source": HOSTILE, "items": ["one"]}
-    claim["rule"] = {"text": HOSTILE, "comparisons": [compared], **shares}
+    claim["rule"] = [{**compared, "name": HOSTILE}, {**compared, "name": "other"}]
+    claim["controls"] = [{"name": HOSTILE, "left": {"layer": HOSTILE}}]
     (folder / "claims.yaml").write_text(yaml.safe_dump({"c": claim}))
     numbers = [
         record.number("accuracy", {"layer": k}, {0: 0.1, 1: 0.1, 2: 0.1}, HOSTILE, 3000, note=HOSTILE)
@@ -194,7 +194,7 @@ def test_hostile_text_is_escaped(tmp_path, results, monkeypatch):
     assert page.tags.count("script") == 1 and page.tags.count("img") == 1 and not page.open
     assert page.text.count(HOSTILE) >= 10 and HOSTILE in page.alts[0]  # shown as it stands, everywhere
     listed = (results / "claims.md").read_text()
-    for markdown, columns in ((report.gallery_markdown("smoke"), 8), (listed, 5)):
+    for markdown, columns in ((report.gallery_markdown("smoke"), 10), (listed, 6)):
         assert "<" not in markdown and "{{" in markdown
         assert {line.count("|") - line.count("\\|") for line in markdown.splitlines() if line[:1] == "|"} == {columns}
 
@@ -202,12 +202,15 @@ def test_hostile_text_is_escaped(tmp_path, results, monkeypatch):
 def test_claims_that_wait_for_a_record_are_counted_apart(results):
     temperature(reduced=["5 epochs"])
     cells = [line.split("|")[1:-1] for line in report.gallery_markdown("smoke").splitlines() if line[:1] == "|"]
-    counts = {row[0].strip(): [int(cell) for cell in row[2:]] for row in cells[2:]}
+    counts = {row[0].strip(): [[int(n) for n in cell.split("+")] for cell in row[2:]] for row in cells[2:]}
     judged = [verdict for verdict in claims.verdicts("smoke") if verdict.paper == "Maestrati 2020"]
     waiting = [verdict for verdict in judged if set(verdict.items) - {"robustness_fig7"}]
-    assert 0 < len(waiting) < len(judged) and counts["Maestrati 2020"][-1] == len(waiting)
-    assert sum(counts["Maestrati 2020"]) == len(judged)
-    assert f"{len(waiting)} without a record yet" in report.gallery.claims_markdown("smoke", judged)
+    apart = [sum(v.ours is ours for v in waiting) for ours in (False, True)]
+    assert 0 < len(waiting) < len(judged) and counts["Maestrati 2020"][-1] == apart and all(apart)
+    sums = [sum(cell[k] for cell in counts["Maestrati 2020"] if len(cell) > k) for k in (0, 1)]
+    assert sums == [sum(v.ours is ours for v in judged) for ours in (False, True)]
+    listed = report.gallery.claims_markdown("smoke", judged)
+    assert all(f"{count} without a record yet" in listed for count in apart)
 
 
 def test_gallery_is_rewritten_between_its_markers(tmp_path, results, capsys):

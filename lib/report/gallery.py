@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lib import claims, config, record, reduced, store, tables
+from lib.claims import conditions
 from lib.report import entries, verdicts
 
 START, END = "<!-- gallery:start -->", "<!-- gallery:end -->"
@@ -51,15 +52,19 @@ def gallery_markdown(scale: str | None = None, base: str | os.PathLike | None = 
     for paper in papers:
         own = [name for name, item in items.items() if item.paper == paper]
         ready = [(verdict, each) for verdict, each in judged.values() if verdict.paper == paper]
-        counts = [
-            _count([each for verdict, each in ready if verdict.verdict == name], ready) for name in verdicts.MARKS
-        ]
-        counts.append(str(sum(verdict.paper == paper for verdict in waiting.values())))
+        several = len({each for _, each in ready}) > 1
+        counts = [_count([row for row in ready if row[0].verdict == name], several) for name in verdicts.MARKS]
+        counts.append(_count([(verdict, "") for verdict in waiting.values() if verdict.paper == paper]))
         done = [at[name] for name in own if name in at]
         run = f"{len(done)} of {len(own)}" + (f" ({_counted(done)})" if done else "")
         lines.append(f"| {tables.md_text(paper)} | {run} | " + " | ".join(counts) + " |")
     told = _counted([each for _, each in judged.values()]) or "none yet"
-    lines += ["", f"The numbers are claims, each judged by the records of the largest scale it has all of: {told}.", ""]
+    lines += [
+        "",
+        "The numbers are claims, the source's and after + our own, each judged by the records of the largest scale that "
+        f"has all of its items: {told}.",
+        "",
+    ]
     for name in best(scale):
         lines += _figure(name, at[name], judged, waiting, link)
     for each in dict.fromkeys(at.values()):
@@ -111,16 +116,17 @@ def _figure(
         if claim in judged or claim in waiting:
             verdict, where = judged.get(claim) or (waiting[claim], scale)
             elsewhere = "" if where == scale else f" (at `{where}`)"
-            told.append(f"{verdicts.MARKS[verdict.verdict]} {tables.md_text(verdict.statement)}{elsewhere}")
+            told.append(f"{_told(verdict)}{elsewhere}")
     ways = [link(text, path) for text, path in entries.files(folder, item) if text in TAKEN and path.is_file()]
     lines = [f"!{picture}", "", f"{caption} {tables.md_text(found['title'])}. Reduced: {smaller}."]
     return [*lines, *([f"Claims: {' '.join(told)}"] if told else []), " · ".join(ways), ""]
 
 
-def _count(scales: Sequence[str], ready: Sequence[Judged]) -> str:
-    """How many verdicts; and at which scale, where those of the paper are of several."""
-    several = len({each for _, each in ready}) > 1
-    return f"{len(scales)} ({_counted(scales)})" if several and scales else str(len(scales))
+def _count(found: Sequence[Judged], several: bool = False) -> str:
+    """How many verdicts are of the source's claims, and after + of our own; with their scales, where asked for."""
+    own = sum(verdict.ours for verdict, _ in found)
+    told = f"{len(found) - own}" + (f" + {own}" if own else "")
+    return f"{told} ({_counted([each for _, each in found])})" if several and found else told
 
 
 def _counted(scales: Sequence[str]) -> str:
@@ -135,6 +141,12 @@ def _shortly(smaller: Sequence[str]) -> str:
     if more < 2:
         return "; ".join(smaller) or "nothing"
     return f"{'; '.join(smaller[:REDUCED])}; and {more} more settings, see the record"
+
+
+def _told(verdict: claims.Verdict) -> str:
+    """A claim with the mark of its verdict, and the part that it holds for."""
+    part = f" ({verdict.part})" if verdict.part else ""
+    return f"{verdicts.MARKS[verdict.verdict]} {tables.md_text(verdict.statement + part)}"
 
 
 def _by_records(judged: Sequence[claims.Verdict], scale: str) -> tuple[list[claims.Verdict], list[claims.Verdict]]:
@@ -164,20 +176,28 @@ def best(scale: str | None = None) -> list[str]:
 def claims_markdown(scale: str, judged: Sequence[claims.Verdict]) -> str:
     """Every claim with its verdict and the reason as Markdown, by paper."""
     lines = [f"# The claims and their verdicts at scale {scale}", ""]
-    lines += ["Computed from the records by the rules of `config/claims.yaml`; the evidence is on `index.html`.", ""]
+    lines += [
+        "Computed from the records by the rules of `config/claims.yaml`; the evidence is on `index.html`. *The same*"
+    ]
+    lines += ["counts the combinations of three margins and three confidences that give the same verdict.", ""]
+    lines += [conditions.frozen_in_words(scale), ""]
     for paper in dict.fromkeys(verdict.paper for verdict in judged):
         own = [verdict for verdict in judged if verdict.paper == paper]
         ready, waiting = _by_records(own, scale)
-        counts = [f"{kind['count']} {kind['name']}" for kind in verdicts.tally(ready) if kind["count"]]
-        told = ", ".join([*counts, *([f"{len(waiting)} without a record yet"] if waiting else [])])
-        lines += [f"## {tables.md_text(paper)}", "", f"{told}.", ""]
-        lines += ["| verdict | claim | source | why |", "| --- | --- | --- | --- |"]
+        lines += [f"## {tables.md_text(paper)}", ""]
+        for whose, key in (("The source's claims", "count"), ("Our own", "ours")):
+            counts = [f"{kind[key]} {kind['name']}" for kind in verdicts.tally(ready) if kind[key]]
+            late = sum(verdict.ours == (key == "ours") for verdict in waiting)
+            told = ", ".join([*counts, *([f"{late} without a record yet"] if late else [])])
+            lines += [f"{whose}: {told}.", ""] if told else []
+        lines += ["| verdict | claim | source | why | the same |", "| --- | --- | --- | --- | --- |"]
         for verdict in own:
             cells = (
-                f"{verdicts.MARKS[verdict.verdict]} {verdict.verdict}",
+                f"{verdicts.MARKS[verdict.verdict]} {verdict.headline}",
                 verdict.statement,
-                verdict.source,
+                "our own" if verdict.ours else verdict.source,
                 verdict.why,
+                f"{verdict.stable['same']} of {verdict.stable['of']}" if verdict.stable else "",
             )
             lines.append("| " + " | ".join(tables.md_text(text) for text in cells) + " |")
         lines.append("")
