@@ -114,7 +114,7 @@ def write(
 
     Args:
         item: a name in config/items.yaml.
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
         numbers: from `number`; every (name, where) once.
         reduced: what was made smaller than in the source, one phrase each.
         figure: drawn to PNG and SVG; None where the item is a table only.
@@ -234,7 +234,7 @@ def read(item: str, scale: str, folder: Path | None = None) -> dict[str, Any]:
 
     Args:
         item: a name in config/items.yaml.
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
         folder: the scale's results; None: where the configuration has them.
     Raises: RecordError naming the file where it is missing, torn or breaks the contract.
     """

@@ -60,7 +60,7 @@ def get(name: str, scale: str = "smoke", seed: int = 0, retrain: bool = False) -
 
     Args:
         name: a key of `networks` in config/<scale>.yaml.
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
         seed: of the first weights, the batch order, the augmentation.
         retrain: train anew whatever is kept, in the cache or with the results.
     Returns: the network in evaluation mode on the scale's device; input in [0, 1].

@@ -52,7 +52,7 @@ def plan(name: str, scale: str = "smoke", images: int | None = None) -> Plan:
 
     Args:
         name: in `SUITE`.
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
         images: of a study that attacks fewer than the scale says; None: as many as that.
 
     Raises:

@@ -16,7 +16,7 @@ def estimate(scale: str, cores: int = 1, only: Sequence[str] = ()) -> dict[str, 
     """What a run from nothing would cost: training, and evaluation where the scale says what it takes.
 
     Args:
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
         cores: jobs side by side, from 1.
         only: items or notebooks; none for all.
     Returns: networks, epochs (of all networks together), seconds (the work shared by the cores, and at least the

@@ -73,7 +73,7 @@ def job(
     job behind, and it holds the scale's job lock, so that the next run waits until it is gone.
 
     Args:
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
         name: the job in words.
         command: the program and its arguments.
         threads: for OpenMP and BLAS.

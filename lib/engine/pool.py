@@ -77,7 +77,7 @@ class Pool:
     """Workers of one scale, spread over the machine's devices.
 
     Args:
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
         count: of workers, from 1.
         threads: of each.
 

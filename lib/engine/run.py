@@ -27,7 +27,7 @@ def run(
     """Bring a scale's records and page up to date; goes on where an earlier run stopped.
 
     Args:
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
         cores: used at a time; None: as many as the profile says, or this machine has.
         only: items or notebooks; none for all.
         place: where jobs run, a folder of profiles/.

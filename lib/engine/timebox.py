@@ -228,7 +228,7 @@ def run(
     """Carry out a time box, or with dry_run say what fits into it.
 
     Args:
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
         only, seeds: as `goals.plan` takes them.
         minutes: from now until the archive is written for the last time.
         processes: workers at a time, all on the devices of this machine.

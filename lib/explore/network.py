@@ -79,7 +79,7 @@ def networks(scale: str, seed: int = 0) -> list[str]:
     """The networks that can be chosen now: those trained, or shipped with the package.
 
     Args:
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
         seed: of the networks.
     Returns: names; the first of `NETWORKS` is there in any case, and is trained when it is asked for.
     Raises: ExploreError for a scale that has none.
@@ -101,7 +101,7 @@ def load(scale: str = "smoke", name: str | None = None, seed: int = 0) -> Networ
     """A network of a scale and the images to choose from; trained where it is not there yet.
 
     Args:
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
         name: of the network; None: the first of `networks`.
         seed: of the network, and of attacks that draw.
     Raises: ConfigError for a network that the scale does not have; DataError where the data are missing.

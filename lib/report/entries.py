@@ -19,7 +19,7 @@ def entry(item: config.Item, scale: str, folder: Path, verdicts: Mapping[str, An
 
     Args:
         item: from config/items.yaml.
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
         folder: results/<scale>.
         verdicts: what the page shows of each claim, by its name.
     Returns: state "done", "missing" (no record) or "damaged" (with its problem), and the rest as the template reads it.

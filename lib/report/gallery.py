@@ -61,8 +61,8 @@ def gallery_markdown(scale: str | None = None, base: str | os.PathLike | None = 
     told = _counted([each for _, each in judged.values()]) or "none yet"
     lines += [
         "",
-        "The numbers are claims, the source's and after + our own, each judged by the records of the largest scale that "
-        f"has all of its items: {told}.",
+        "The numbers are claims, the source's and after + our own, each judged by the records of the largest scale "
+        f"that has all of its items: {told}.",
         "",
     ]
     for name in best(scale):

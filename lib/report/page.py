@@ -20,7 +20,7 @@ def build(scale: str = "smoke") -> Path:
     """Judge the claims and write results/<scale>/index.html, claims.md and notebooks/*.html, from the results alone.
 
     Args:
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
     Returns: the page's path. It opens from a file, fetches nothing from outside, and links the files beside it. Items
         without a record are listed as not run; damaged ones with the reason.
     """

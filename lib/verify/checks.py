@@ -19,7 +19,7 @@ def check(scale: str) -> list[Finding]:
     """Check a scale's results; nothing is written and nothing computed anew but the claims' verdicts.
 
     Args:
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
     Returns: one finding a thing and check, the items first; empty where there are no results.
     Raises: ChecksumError where the file of checksums is damaged; ConfigError for a configuration that is.
     """
