@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lib import units
 from lib.claims import words
 from lib.claims.decide import IN_PART, NOT_TESTABLE, OPEN, Judgement
 from lib.claims.effects import AGAINST, CONTRADICTS, SUPPORTS, UNRESOLVED, Effect, needed
-from lib.claims.numbers import Pair
+from lib.claims.numbers import Pair, listed
 from lib.claims.rules import Claim, Rule
 
 Parts = Sequence[tuple[Rule, Sequence[Pair], Judgement]]
@@ -45,7 +46,7 @@ def why(
         own_verdict = f", {judgement.verdict}" if len(parts) > 1 else ""
         said.append(
             f"{name}{against}: {words.with_interval(rule, found.value, found.low, found.high, unit)} over {over}"
-            f"{own_verdict}; {_counts(judgement)} (n = {words.span([pair.n for pair in own])})."
+            f"{own_verdict}; {_counts(judgement)} ({_samples(rule, own)})."
         )
     left_out = Counter(pair.problem for pair in every if pair.problem)
     if left_out:
@@ -58,6 +59,14 @@ def why(
         said += ["Training the networks to their usual accuracy comes first."] if below else []
     said += [f"What else would settle it: {claim.settle}."] if claim.settle and verdict in (OPEN, NOT_TESTABLE) else []
     return " ".join(said)
+
+
+def _samples(rule: Rule, own: Sequence[Pair]) -> str:
+    """What was counted over, in words: "2,000 test images", "100 to 500 test images", "1 network"."""
+    sizes = [pair.n for pair in own]
+    numbers = [{"name": rule.measure, "unit": pair.unit, "n": pair.n} for pair in own]
+    counted = listed(list(dict.fromkeys(map(units.counted, numbers))))
+    return units.sample(numbers[0], counted) if len(set(sizes)) == 1 else f"{words.span(sizes)} {counted}"
 
 
 def _counts(judgement: Judgement) -> str:
