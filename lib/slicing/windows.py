@@ -25,6 +25,9 @@ class Convolution:
     kernel: Pair
 
 
+POINTWISE = Convolution((1, 1), (0, 0), (1, 1), 1, (1, 1))
+
+
 @dataclass(frozen=True)
 class Windows:
     """Windows of a pool along both axes.
@@ -49,10 +52,9 @@ def pair(value: Any) -> Pair:
 
 
 def convolution(op: Operation) -> Convolution:
-    """Geometry of a convolution, or of a linear layer as one of a 1x1 kernel."""
+    """Geometry of a convolution."""
     layer = op.module
-    if not isinstance(layer, nn.Conv2d):
-        return Convolution((1, 1), (0, 0), (1, 1), 1, (1, 1))
+    assert isinstance(layer, nn.Conv2d)
     stride, dilation, kernel = pair(layer.stride), pair(layer.dilation), pair(layer.kernel_size)
     if layer.padding == "valid":
         padding = (0, 0)
@@ -66,14 +68,15 @@ def convolution(op: Operation) -> Convolution:
     return Convolution(stride, padding, dilation, layer.groups, kernel)
 
 
-def pool(op: Operation, shape: tuple[int, ...], out: tuple[int, ...]) -> Windows:
+def pool(op: Operation, shape: tuple[int, ...], out: tuple[int, ...], given: tuple[list, dict]) -> Windows:
     """Windows of a pool.
 
     Args:
-        op: a pooling operation: a module, or a function or method with its arguments.
+        op: a pooling operation: a module, or a function or method.
         shape, out: (.., H, W) of its input and (.., oh, ow) of its output.
+        given: positional and named arguments that it is called with, the input first.
     """
-    adaptive, settings = _settings(op, len(shape))
+    adaptive, settings = _settings(op, len(shape), given)
     if adaptive:
         (top, rows), (left, columns) = (_adaptive(int(n), int(k)) for n, k in zip(shape[-2:], settings, strict=True))
         return Windows(top, left, rows, columns, (1, 1))
@@ -83,7 +86,7 @@ def pool(op: Operation, shape: tuple[int, ...], out: tuple[int, ...]) -> Windows
     return Windows(starts[0], starts[1], taps[0], taps[1], dilation)
 
 
-def _settings(op: Operation, dimensions: int) -> tuple[bool, Any]:
+def _settings(op: Operation, dimensions: int, given: tuple[list, dict]) -> tuple[bool, Any]:
     layer = op.module
     if isinstance(layer, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)):
         return True, _sides(layer.output_size, op)
@@ -91,7 +94,7 @@ def _settings(op: Operation, dimensions: int) -> tuple[bool, Any]:
         stride = layer.kernel_size if layer.stride is None else layer.stride
         dilation = layer.dilation if isinstance(layer, nn.MaxPool2d) else 1
         return False, tuple(pair(value) for value in (layer.kernel_size, stride, layer.padding, dilation))
-    arguments, keywords = list(op.node.args[1:]), dict(op.node.kwargs)
+    arguments, keywords = given[0][1:], given[1]
     target = op.node.target
     if target == "mean" or getattr(target, "__name__", "") == "mean":
         axes = keywords.get("dim", arguments[0] if arguments else None)
@@ -106,10 +109,10 @@ def _settings(op: Operation, dimensions: int) -> tuple[bool, Any]:
         if target is not F.avg_pool2d
         else ["kernel_size", "stride", "padding"]
     )
-    given = {**dict(zip(names, arguments, strict=False)), **keywords}
-    step = given.get("stride") or given["kernel_size"]
+    named = {**dict(zip(names, arguments, strict=False)), **keywords}
+    step = named.get("stride") or named["kernel_size"]
     return False, tuple(
-        pair(value) for value in (given["kernel_size"], step, given.get("padding", 0), given.get("dilation", 1))
+        pair(value) for value in (named["kernel_size"], step, named.get("padding", 0), named.get("dilation", 1))
     )
 
 

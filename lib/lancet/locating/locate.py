@@ -57,6 +57,7 @@ def locate(
             "want (K, C, H, W) twice and (K,), with at least one pair"
         )
     network, exact = Network(model), Network(model, torch.float64)
+    network.adopt(exact.verify(model, inputs))
     points, exact_points = network.points(layers), exact.points(layers)
     inputs, companions = inputs.to(network.device), companions.to(network.device)
     labels = labels.to(network.device)

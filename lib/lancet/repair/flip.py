@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lib.graph import copied
 from lib.lancet.errors import LancetError
 from lib.lancet.locating.ablation import counts_of, fractions, refined
 from lib.lancet.locating.tail import Network, Point
@@ -187,6 +187,7 @@ class _Trial:
         batch: int = 256,
     ) -> None:
         self.network = Network(model)
+        self.network.verify(model, inputs)
         self.point: Point = self.network.points([layer])[0]
         self.original = self.point.module.weight.detach().clone()
         self.order, self.mode, self.target = order.to(self.original.device), mode, target
@@ -222,7 +223,7 @@ class _Trial:
     @torch.no_grad()
     def changed(self, model: nn.Module, count: int) -> nn.Module:
         """A copy of the network with the change."""
-        repaired = copy.deepcopy(model)
+        repaired = copied(model, LancetError)
         weight_layers(repaired)[self.point.layer].weight.copy_(self.weight(count))
         return repaired
 

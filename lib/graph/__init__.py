@@ -1,0 +1,12 @@
+"""The one reader of networks: a torch.fx graph that computes what the network computes, and knows that it does.
+
+`Network` lists the calls of a network in evaluation mode. Steps that change a tensor in place become plain steps,
+parametrisations become plain weights, and `verify` compares the calls with the network itself on a few images.
+"""
+
+from lib.graph.copies import copied, plain_parametrised, unwrapped
+from lib.graph.errors import GraphError
+from lib.graph.layout import Layout
+from lib.graph.network import Network
+
+__all__ = ["GraphError", "Layout", "Network", "copied", "plain_parametrised", "unwrapped"]

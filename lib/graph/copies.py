@@ -1,0 +1,89 @@
+"""Copies of a network: out of its wrappers, with plain weights in place of parametrisations."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from lib.graph.errors import GraphError
+
+
+def unwrapped(model: nn.Module, error: type[ValueError] = GraphError) -> nn.Module:
+    """The network inside DataParallel, DistributedDataParallel and torch.compile.
+
+    Args:
+        model: any network.
+        error: what is raised.
+    Raises: error for a TorchScript module, which cannot be read.
+    """
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            break
+        model = inner
+    if isinstance(model, torch.jit.ScriptModule):
+        raise error(f"{type(model).__name__} is a TorchScript module, which cannot be read: give the network itself")
+    return model
+
+
+def copied(model: nn.Module, error: type[ValueError] = GraphError, fold: bool = True) -> nn.Module:
+    """A copy that shares nothing with the network.
+
+    Args:
+        model: left as it is.
+        error: what is raised.
+        fold: make pruned, weight-normed, spectral-normed and otherwise parametrised tensors plain parameters with the
+            values that they have in evaluation mode.
+    Returns: the copy, in the mode of the network.
+    Raises: error for a network that cannot be copied.
+    """
+    model = unwrapped(model, error)
+    with torch.inference_mode(False), torch.no_grad():
+        computed: dict[int, object] = {}  # tensors that hooks compute from parameters; deepcopy refuses them
+        for module in model.modules():
+            for value in vars(module).values():
+                if isinstance(value, Tensor) and not value.is_leaf:
+                    computed[id(value)] = value.detach().clone()
+        try:
+            made = copy.deepcopy(model, computed)
+        except Exception as problem:  # a network may hold anything: locks, files, generators
+            raise error(f"{type(model).__name__} cannot be copied: {problem}") from problem
+        if fold:
+            _fold(made)
+    return made
+
+
+def plain_parametrised(model: nn.Module) -> list[str]:
+    """Dotted names of the modules whose weights are computed from other parameters at every call."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if parametrize.is_parametrized(module) or any(_is_weight_hook(h) for h in module._forward_pre_hooks.values())
+    ]
+
+
+def _is_weight_hook(hook: object) -> bool:
+    return isinstance(hook, (prune.BasePruningMethod, WeightNorm, SpectralNorm))
+
+
+def _fold(model: nn.Module) -> None:
+    for module in list(model.modules()):
+        training, module.training = module.training, False  # spectral norm moves its vectors while training
+        if parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, prune.BasePruningMethod):
+                prune.remove(module, hook._tensor_name)
+            elif isinstance(hook, WeightNorm):
+                remove_weight_norm(module, hook.name)
+            elif isinstance(hook, SpectralNorm):
+                remove_spectral_norm(module, hook.name)
+        module.training = training
