@@ -8,5 +8,6 @@ from lib.graph.copies import copied, plain_parametrised, unwrapped
 from lib.graph.errors import GraphError
 from lib.graph.layout import Layout
 from lib.graph.network import Network
+from lib.graph.outputs import logits_in
 
-__all__ = ["GraphError", "Layout", "Network", "copied", "plain_parametrised", "unwrapped"]
+__all__ = ["GraphError", "Layout", "Network", "copied", "logits_in", "plain_parametrised", "unwrapped"]

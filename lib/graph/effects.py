@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lib.graph.operations import is_size, of_shape, where
+from lib.graph.operations import SAME, is_size, of_shape, where
 
 _OPERATORS = {
     getattr(operator, f"i{name}"): getattr(operator, last)
@@ -23,15 +23,13 @@ _OPERATORS = {
         ("xor", "xor"),
     ]
 }
-# What returns its own argument in evaluation mode.
-_SAME_MODULES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 # What may return a view of its first argument.
 _VIEW_MODULES = (nn.Flatten, nn.Unflatten)
 _VIEWS = {
     *("view", "reshape", "flatten", "unflatten", "permute", "transpose", "squeeze", "unsqueeze", "expand", "detach"),
     *("narrow", "select", "chunk", "split", "unbind", "contiguous", "to", "type", "float", "double", "t", "movedim"),
     *("swapaxes", "expand_as", "view_as", "reshape_as", "unfold", "diagonal", "tensor_split", "getitem", "getattr"),
-    *("swapdims", "moveaxis", "ravel", "dropout", "type_as", "as_strided","broadcast_to", "stochastic_depth"),
+    *("swapdims", "moveaxis", "ravel", "dropout", "type_as", "as_strided", "broadcast_to", "stochastic_depth"),
 }
 
 
@@ -90,12 +88,12 @@ def functional(module: fx.GraphModule, error: type[ValueError]) -> None:
         memory[node], exact[node] = node, node
         source = next(iter(node.all_input_nodes), None)
         if target is None and source is not None and not of_shape(node):
-            if node.op == "call_module" and isinstance(modules[str(node.target)], _SAME_MODULES):
+            if node.op == "call_module" and isinstance(modules[str(node.target)], SAME):
                 memory[node], exact[node] = memory[source], exact[source]
             elif _is_view(node, modules):
                 memory[node] = memory[source]
     for name in flagged:
-        modules[name].inplace = False  # type: ignore[assignment]
+        modules[name].inplace = False
     module.graph.lint()
 
 

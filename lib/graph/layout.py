@@ -56,7 +56,7 @@ class Layout:
 PLAIN = Layout()
 
 
-def layout_of(alone: list[Tensor], both: Tensor, same: float) -> Layout | None | str:
+def layout_of(alone: list[Tensor], both: Tensor, same: float) -> Layout | str | None:
     """Where the images lie, from a value of each of two images alone and of the two together.
 
     Args:
@@ -91,7 +91,9 @@ def near(one: Tensor, other: Tensor, same: float, scale: Tensor | None = None) -
         return torch.equal(one, other)
     if one.numel() == 0 or torch.equal(one, other):
         return True
-    largest = max(float(value.abs().nan_to_num(0, 0, 0).max()) for value in ((one, other) if scale is None else (scale,)))
+    largest = max(
+        float(value.abs().nan_to_num(0, 0, 0).max()) for value in ((one, other) if scale is None else (scale,))
+    )
     finite = torch.isfinite(one)
     if not torch.equal(finite, torch.isfinite(other)):
         return False

@@ -13,6 +13,7 @@ from lib.graph.effects import functional
 from lib.graph.errors import GraphError
 from lib.graph.layout import PLAIN, Layout, layout_of, near
 from lib.graph.operations import said
+from lib.graph.outputs import logits_in
 from lib.graph.tracing import traced
 
 ROUNDING = 1e-8  # largest difference of equal values in float64, relative to the largest value of a tensor
@@ -53,7 +54,7 @@ class Network:
             for hooks in (module._forward_hooks, module._forward_pre_hooks):
                 hooks.clear()
         if channels_last:
-            clone = clone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            clone = clone.to(memory_format=torch.channels_last)
         self.name = type(clone).__name__
         self.traced = traced(clone, error)
         functional(self.traced, error)
@@ -65,8 +66,8 @@ class Network:
         if len(used) != 1 or not isinstance(logits, fx.Node):
             given = "one" if isinstance(logits, fx.Node) else f"a {type(logits).__name__} of several"
             raise error(
-                f"{self.name} takes {len(used)} tensors and returns {given}: a network from one tensor of images to one "
-                "of logits is wanted; wrap it in a module that returns the logits alone"
+                f"{self.name} takes {len(used)} tensors and returns {given}: a network from one tensor of images to "
+                "one of logits is wanted; wrap it in a module that returns the logits alone"
             )
         self.input, self.logits = used[0], logits
         reached = {self.logits}
@@ -165,7 +166,16 @@ class Network:
             alone = [self._tried(part) for part in (both[:1], both[1:])]
             together = self._tried(both)
             for node in self.nodes:
-                self._place(node, [values[node] for values in alone], together[node])
+                try:
+                    self._place(node, [values[node] for values in alone], together[node])
+                except self.error:
+                    again = self._tried(both)[node]
+                    if isinstance(again, Tensor) and not near(again, together[node], ROUNDING):
+                        raise self.error(
+                            f"{said(node, self.modules)} gives other values at each call, in evaluation mode too: "
+                            "take the randomness out, as F.dropout(x, training=self.training) for F.dropout(x)"
+                        ) from None
+                    raise
             if self.layouts.get(self.logits.name) != PLAIN or together[self.logits].ndim != 2:
                 raise self.error(
                     f"{self.name} returns {tuple(together[self.logits].shape)} for two images: logits (N, classes) "
@@ -205,31 +215,30 @@ class Network:
 
     def _compare(self, model: nn.Module, images: Tensor, values: Mapping[fx.Node, Any]) -> None:
         """Compare the logits with those of the network itself, in float64 or else in its own precision."""
-        itself, same = copied(model, self.error, fold=False).eval(), ROUNDING
+        itself, ours, same = copied(model, self.error, fold=False).eval(), values[self.logits], ROUNDING
         own = next((p.dtype for p in itself.parameters()), self.dtype)
+        given = images.clone(memory_format=torch.contiguous_format)
         try:
-            wanted = itself.to(self.dtype)(images.clone(memory_format=torch.contiguous_format))
+            wanted = itself.to(self.dtype)(given)
         except RuntimeError:  # a network that casts on its way can only run as it is
-            itself, same = copied(model, self.error, fold=False).eval(), 1e-2
-            wanted = itself(images.to(own)).to(self.dtype)
-        if not isinstance(wanted, Tensor):
-            raise self.error(
-                f"{self.name} returns a {type(wanted).__name__}: wrap it in a module that returns the logits alone"
-            )
-        if near(values[self.logits], wanted, same):
+            itself, given, same = copied(model, self.error, fold=False).eval(), given.to(own), 1e-2
+            try:
+                wanted = itself(given)
+            except RuntimeError as problem:
+                raise self.error(f"{self.name} cannot be run on images {tuple(given.shape)}: {problem}") from problem
+        wanted = logits_in(wanted, self.error).to(self.dtype)
+        if near(ours, wanted, same):
             return
-        first = self._first_difference(itself, images.to(next((p.dtype for p in itself.parameters()), own)), values, same)
-        off = float((values[self.logits] - wanted).abs().max()) if values[self.logits].shape == wanted.shape else "shape"
+        first = self._first_difference(itself, given, values, same)
+        off = f"by {float((ours - wanted).abs().max()):.3g}" if ours.shape == wanted.shape else "in shape"
         raise self.error(
-            f"{self.name}: what torch.fx reads off it is not what it computes: logits differ by {off}"
+            f"{self.name}: what torch.fx reads off it is not what it computes: logits differ {off}"
             + (f", first at {first}" if first else "")
             + ". Look there for what tracing cannot see: a hook that changes values, randomness in evaluation mode, a "
             "state that changes from call to call; take it out"
         )
 
-    def _first_difference(
-        self, itself: nn.Module, images: Tensor, values: Mapping[fx.Node, Any], same: float
-    ) -> str:
+    def _first_difference(self, itself: nn.Module, images: Tensor, values: Mapping[fx.Node, Any], same: float) -> str:
         """The first module whose output is not the one of its call here."""
         calls: dict[str, list[fx.Node]] = {}
         for node in self.nodes:
@@ -240,9 +249,10 @@ class Network:
         def hook(name: str) -> Any:
             def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
                 node = calls[name].pop(0) if calls[name] else None
-                if node is not None and not found and isinstance(output, Tensor):
-                    if not near(output.to(values[node].dtype), values[node], same):
-                        found.append(said(node, self.modules))
+                if node is None or found or not isinstance(output, Tensor):
+                    return
+                if not near(output.to(values[node].dtype), values[node], same):
+                    found.append(said(node, self.modules))
 
             return look
 

@@ -14,14 +14,15 @@ _ACTIVATIONS = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus),
     *(nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Sigmoid, nn.Tanh, nn.LogSigmoid, nn.Softsign),
 )
-_SAME = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+# What returns its own argument in evaluation mode.
+SAME = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 MODULES: list[tuple[tuple[type[nn.Module], ...], str]] = [
     ((nn.Conv1d, nn.Conv2d), "convolution"),
     ((nn.ConvTranspose2d,), "transposed"),
     ((nn.Linear,), "linear"),
     (_NORMS, "norm"),
     (_ACTIVATIONS, "activation"),
-    (_SAME, "same"),
+    (SAME, "same"),
     ((nn.AvgPool2d, nn.AdaptiveAvgPool2d), "average"),
     ((nn.MaxPool2d, nn.AdaptiveMaxPool2d), "maximum"),
     (
@@ -47,6 +48,7 @@ FUNCTIONS: dict[Any, str] = {
     operator.neg: "affine",
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), "concatenate"),
     **dict.fromkeys(_functions(*_ACTIVATION_NAMES), "activation"),
+    **dict.fromkeys(_functions("layer_norm", "group_norm", "batch_norm", "instance_norm"), "norm"),
     **dict.fromkeys(_functions("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"), "same"),
     **dict.fromkeys((F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean), "average"),
     **dict.fromkeys((F.max_pool2d, F.adaptive_max_pool2d, torch.max_pool2d), "maximum"),

@@ -293,7 +293,9 @@ class _Backward:
             engine.scatter(into[0], self.graph.run_on(op, places, sizes), contributions)
         elif op.kind == "maximum":
             windows = pool(op, shapes[op.inputs[0]], shapes[op.name], self.graph.arguments(op, sizes))
-            engine.maximum(engine.array(self._back(op.inputs[0], values[op.inputs[0]])), contributions, into[0], windows)
+            engine.maximum(
+                engine.array(self._back(op.inputs[0], values[op.inputs[0]])), contributions, into[0], windows
+            )
         else:
             signs = self._back(op.name, self.rule.marks(values, op.name, predicted))
             marks = engine.marks(signs, contributions)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from lib import compute
 from lib.data import splits
 from lib.dynamic.channels import Site, gated_sites
 from lib.dynamic.errors import DynamicError
+from lib.graph import Network, copied, logits_in
 from lib.progress import bar
 
 STATED, FALLBACK = "enough zeros", "most zeros"
@@ -114,7 +114,8 @@ def learn_gates(
     """
     _check(images, labels, ratio, epochs, batch, validation)
     began = time.perf_counter()
-    work = copy.deepcopy(model).requires_grad_(False)
+    Network(model, error=DynamicError).verify(model, images[:1])
+    work = copied(model, DynamicError).requires_grad_(False)
     device = next(work.parameters()).device
     places = gated_sites(work)
     values = {name: torch.ones(site.channels, device=device, requires_grad=True) for name, site in places.items()}
@@ -193,7 +194,7 @@ def _epoch(
     for step in range(steps):
         index = order[step * batch : (step + 1) * batch]
         with compute.autocast(device, precision):
-            logits = work(_taken(images, index, device))
+            logits = logits_in(work(_taken(images, index, device)), DynamicError)
         mean = torch.cat([value.abs() for value in values.values()]).mean()
         loss = F.cross_entropy(logits.float(), labels[index.to(labels.device)].to(device))
         loss = loss + weight * (mean - ratio) ** 2
@@ -214,6 +215,6 @@ def _accuracy(work: nn.Module, images: Tensor, labels: Tensor, held: Tensor, bat
     right = torch.zeros((), device=device)
     for index in held.split(batch):
         with compute.autocast(device, precision):
-            logits = work(_taken(images, index, device))
+            logits = logits_in(work(_taken(images, index, device)), DynamicError)
         right += (logits.argmax(1) == labels[index.to(labels.device)].to(device)).sum()
     return right.item() / len(held)

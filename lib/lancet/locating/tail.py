@@ -80,13 +80,10 @@ class Network(graph.Network):
     def _is_shared(self, name: str) -> bool:
         """Whether a layer's weights are read at another place of the network too."""
         weight = self.modules[name].weight
-        for node in self.nodes:
-            if node.op == "get_attr" and self.call(node, (), {}) is weight:
-                return True
-            if node.op == "call_module" and node.target != name:
-                if any(parameter is weight for parameter in self.modules[str(node.target)].parameters()):
-                    return True
-        return False
+        read = [self.call(node, (), {}) for node in self.nodes if node.op == "get_attr"]
+        others = {str(node.target) for node in self.nodes if node.op == "call_module"} - {name}
+        read += [parameter for other in others for parameter in self.modules[other].parameters()]
+        return any(value is weight for value in read)
 
     def _point(self, name: str, node: fx.Node) -> Point:
         chain: list[fx.Node] = []
