@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import fx, nn
 
 from lib.dynamic.errors import DynamicError
-from lib.graph import Network, copied
+from lib.graph import behind_output, read, structure
 from lib.graph import operations as table
-from lib.graph.effects import functional
-from lib.graph.tracing import traced
 
 # Activations that leave zero zero, by the names of their functions.
 _ZERO_STAYS = {
@@ -102,15 +99,11 @@ def gated_sites(model: nn.Module) -> dict[str, Site]:
 
 def _looked_at(model: nn.Module) -> dict[str, Site | str]:
     """Every convolution that is called: its site, or why it has none."""
-    network = Network(model, error=DynamicError)
-    found = _of_calls(network.nodes, network.modules)
-    training = copied(model, DynamicError).train()
+    found = _of_calls(read(structure(model, DynamicError).eval(), DynamicError))
     try:  # what is called only while training, as an auxiliary classifier, must not read what goes
-        graph = traced(training, DynamicError)
-        functional(graph, DynamicError)
+        then = _of_calls(read(structure(model, DynamicError).train(), DynamicError))
     except DynamicError:
         return found
-    then = _of_calls(list(graph.graph.nodes), dict(graph.named_modules()))
     for name, site in found.items():
         if isinstance(site, Site) and then.get(name) != site:
             other = then.get(name, "it is not called")
@@ -118,8 +111,8 @@ def _looked_at(model: nn.Module) -> dict[str, Site | str]:
     return found
 
 
-def _of_calls(nodes: Iterable[fx.Node], modules: dict[str, nn.Module]) -> dict[str, Site | str]:
-    nodes = list(nodes)
+def _of_calls(graph: fx.GraphModule) -> dict[str, Site | str]:
+    nodes, modules = behind_output(graph), dict(graph.named_modules())
     uses = Counter(str(node.target) for node in nodes if node.op == "call_module")
     held = Counter(
         id(parameter) for name in uses for parameter in modules[name].parameters(recurse=False)

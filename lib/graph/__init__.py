@@ -4,10 +4,21 @@
 parametrisations become plain weights, and `verify` compares the calls with the network itself on a few images.
 """
 
-from lib.graph.copies import copied, plain_parametrised, unwrapped
+from lib.graph.copies import copied, plain_parametrised, structure, unwrapped
 from lib.graph.errors import GraphError
 from lib.graph.layout import Layout
-from lib.graph.network import Network
+from lib.graph.network import Network, behind_output, read
 from lib.graph.outputs import logits_in
 
-__all__ = ["GraphError", "Layout", "Network", "copied", "logits_in", "plain_parametrised", "unwrapped"]
+__all__ = [
+    "GraphError",
+    "Layout",
+    "Network",
+    "behind_output",
+    "copied",
+    "logits_in",
+    "plain_parametrised",
+    "read",
+    "structure",
+    "unwrapped",
+]

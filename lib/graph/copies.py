@@ -60,6 +60,20 @@ def copied(model: nn.Module, error: type[ValueError] = GraphError, fold: bool = 
     return made
 
 
+def structure(model: nn.Module, error: type[ValueError] = GraphError) -> nn.Module:
+    """A copy of a network's modules, to read their order from: it holds the network's own tensors, parametrised or not.
+
+    Args, Raises: as `copied`.
+    """
+    model = unwrapped(model, error)
+    held: dict[int, object] = {id(value): value for value in (*model.parameters(), *model.buffers())}
+    held |= {id(v): v for module in model.modules() for v in vars(module).values() if isinstance(v, Tensor)}
+    try:
+        return copy.deepcopy(model, held)
+    except Exception as problem:
+        raise error(f"{type(model).__name__} cannot be copied: {problem}") from problem
+
+
 def plain_parametrised(model: nn.Module) -> list[str]:
     """Dotted names of the modules whose weights are computed from other parameters at every call."""
     return [

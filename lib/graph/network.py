@@ -21,6 +21,32 @@ _CASTS = {"float", "double", "half", "bfloat16"}
 _FLOATING = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
+def read(model: nn.Module, error: type[ValueError] = GraphError) -> fx.GraphModule:
+    """The graph of a network's calls in the mode that it is in, without steps in place.
+
+    Args:
+        model: a copy, whose hooks are taken off: what a hook does to a value is no call; `Network.verify` sees it
+            missing.
+        error: what is raised.
+    """
+    for module in model.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            hooks.clear()
+    graph = traced(model, error)
+    functional(graph, error)
+    return graph
+
+
+def behind_output(graph: fx.GraphModule) -> list[fx.Node]:
+    """The calls that the output depends on, in order."""
+    nodes = list(graph.graph.nodes)
+    reached = set(nodes[-1:])
+    for node in reversed(nodes):
+        if node in reached:
+            reached.update(node.all_input_nodes)
+    return [node for node in nodes if node in reached and node.op != "output"]
+
+
 class Network:
     """A copy of a network in evaluation mode, as a list of calls.
 
@@ -50,14 +76,10 @@ class Network:
     ) -> None:
         self.error, self.dtype, self.channels_last = error, dtype, channels_last
         clone = copied(model, error).eval().to(dtype).requires_grad_(False)
-        for module in clone.modules():  # what a hook does to a value is no call: `verify` sees it missing
-            for hooks in (module._forward_hooks, module._forward_pre_hooks):
-                hooks.clear()
         if channels_last:
             clone = clone.to(memory_format=torch.channels_last)
         self.name = type(clone).__name__
-        self.traced = traced(clone, error)
-        functional(self.traced, error)
+        self.traced = read(clone, error)
         self.modules = dict(self.traced.named_modules())
         graph = list(self.traced.graph.nodes)
         inputs = [node for node in graph if node.op == "placeholder"]
@@ -70,11 +92,7 @@ class Network:
                 "one of logits is wanted; wrap it in a module that returns the logits alone"
             )
         self.input, self.logits = used[0], logits
-        reached = {self.logits}
-        for node in reversed(graph):
-            if node in reached:
-                reached.update(node.all_input_nodes)
-        self.nodes = [node for node in graph if node in reached]
+        self.nodes = behind_output(self.traced)
         self.place = {node: position for position, node in enumerate(self.nodes)}
         self.layouts: dict[str, Layout | None] = {}
         self._depends = self._from_images()

@@ -9,21 +9,22 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lib.compute import evaluation
 from lib.dynamic.errors import DynamicError
-from lib.graph import Network, copied
+from lib.graph import behind_output, copied, read, structure
 
 
 def norms_after(model: nn.Module) -> dict[str, str]:
     """Convolution -> the BatchNorm2d that alone reads it, by dotted names, from the network's torch.fx graph."""
-    network = Network(model, error=DynamicError)
-    calls = Counter(str(node.target) for node in network.nodes if node.op == "call_module")
+    graph = read(structure(model, DynamicError), DynamicError)
+    nodes, modules = behind_output(graph), dict(graph.named_modules())
+    calls = Counter(str(node.target) for node in nodes if node.op == "call_module")
     found = {}
-    for node in network.nodes:
-        if node.op != "call_module" or not isinstance(network.modules[str(node.target)], nn.Conv2d):
+    for node in nodes:
+        if node.op != "call_module" or not isinstance(modules[str(node.target)], nn.Conv2d):
             continue
-        readers = [user for user in node.users if user in network.place]
+        readers = [user for user in node.users if user in nodes]
         users = [str(user.target) for user in readers if user.op == "call_module"]
         alone = len(readers) == len(users) == 1 and calls[str(node.target)] == calls[users[0]] == 1
-        if alone and isinstance(network.modules[users[0]], nn.BatchNorm2d):
+        if alone and isinstance(modules[users[0]], nn.BatchNorm2d):
             found[str(node.target)] = users[0]
     return found
 
