@@ -33,14 +33,13 @@ def unwrapped(model: nn.Module, error: type[ValueError] = GraphError) -> nn.Modu
     return model
 
 
-def copied(model: nn.Module, error: type[ValueError] = GraphError, fold: bool = True) -> nn.Module:
+def copied(model: nn.Module, error: type[ValueError] = GraphError, plain: bool = True) -> nn.Module:
     """A copy that shares nothing with the network.
 
     Args:
         model: left as it is.
         error: what is raised.
-        fold: make pruned, weight-normed, spectral-normed and otherwise parametrised tensors plain parameters with the
-            values that they have in evaluation mode.
+        plain: `fold` it: pruned, weight-normed, spectral-normed and otherwise parametrised weights become plain ones.
     Returns: the copy, in the mode of the network.
     Raises: error for a network that cannot be copied.
     """
@@ -55,9 +54,7 @@ def copied(model: nn.Module, error: type[ValueError] = GraphError, fold: bool = 
             made = copy.deepcopy(model, computed)
         except Exception as problem:  # a network may hold anything: locks, files, generators
             raise error(f"{type(model).__name__} cannot be copied: {problem}") from problem
-        if fold:
-            _fold(made)
-    return made
+    return fold(made) if plain else made
 
 
 def structure(model: nn.Module, error: type[ValueError] = GraphError) -> nn.Module:
@@ -87,12 +84,18 @@ def _is_weight_hook(hook: object) -> bool:
     return isinstance(hook, (prune.BasePruningMethod, WeightNorm, SpectralNorm))
 
 
-def _fold(model: nn.Module) -> None:
+@torch.no_grad()
+def fold(model: nn.Module) -> nn.Module:
+    """Make parametrised weights plain parameters with the values that they have in evaluation mode.
+
+    Args:
+        model: a copy, as `copied` makes it: it is changed.
+    Returns: the model.
+    """
     for module in list(model.modules()):
-        training, module.training = module.training, False  # spectral norm moves its vectors while training
         if parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+            _plain(module)
+        training, module.training = module.training, False  # spectral norm moves its vectors while training
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, prune.BasePruningMethod):
                 prune.remove(module, hook._tensor_name)
@@ -101,3 +104,24 @@ def _fold(model: nn.Module) -> None:
             elif isinstance(hook, SpectralNorm):
                 remove_spectral_norm(module, hook.name)
         module.training = training
+    return model
+
+
+def _plain(module: nn.Module) -> None:
+    """Undo torch's parametrisation of a module.
+
+    torch's own remove_parametrizations takes the weight off the module's class, which the copied network shares.
+    """
+    held = module.parametrizations
+    assert isinstance(held, nn.ModuleDict)
+    held.eval()
+    values = {name: getattr(module, name).detach().clone() for name in held}
+    parameters = {name: list(each.parameters(recurse=False)) for name, each in held.items()}
+    del module.parametrizations
+    module.__class__ = type(module).__bases__[0]
+    for name, value in values.items():
+        if parameters[name]:
+            trained = any(parameter.requires_grad for parameter in parameters[name])
+            module.register_parameter(name, nn.Parameter(value, requires_grad=trained))
+        else:
+            module.register_buffer(name, value)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lib.graph.copies import copied
+from lib.graph.copies import copied, fold
 from lib.graph.effects import functional
 from lib.graph.errors import GraphError
 from lib.graph.layout import PLAIN, Layout, layout_of, near
@@ -75,7 +75,7 @@ class Network:
         channels_last: bool = False,
     ) -> None:
         self.error, self.dtype, self.channels_last = error, dtype, channels_last
-        clone = copied(model, error).eval().to(dtype).requires_grad_(False)
+        clone = fold(copied(model, error, plain=False).eval().to(dtype)).requires_grad_(False)
         if channels_last:
             clone = clone.to(memory_format=torch.channels_last)
         self.name = type(clone).__name__
@@ -233,13 +233,13 @@ class Network:
 
     def _compare(self, model: nn.Module, images: Tensor, values: Mapping[fx.Node, Any]) -> None:
         """Compare the logits with those of the network itself, in float64 or else in its own precision."""
-        itself, ours, same = copied(model, self.error, fold=False).eval(), values[self.logits], ROUNDING
+        itself, ours, same = copied(model, self.error, plain=False).eval(), values[self.logits], ROUNDING
         own = next((p.dtype for p in itself.parameters()), self.dtype)
         given = images.clone(memory_format=torch.contiguous_format)
         try:
             wanted = itself.to(self.dtype)(given)
         except RuntimeError:  # a network that casts on its way can only run as it is
-            itself, given, same = copied(model, self.error, fold=False).eval(), given.to(own), 1e-2
+            itself, given, same = copied(model, self.error, plain=False).eval(), given.to(own), 1e-2
             try:
                 wanted = itself(given)
             except RuntimeError as problem:

@@ -12,7 +12,18 @@ from torch import fx, nn
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.LayerNorm)
 _ACTIVATIONS = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus),
-    *(nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Sigmoid, nn.Tanh, nn.LogSigmoid, nn.Softsign),
+    *(
+        nn.Hardswish,
+        nn.Hardsigmoid,
+        nn.Hardtanh,
+        nn.Hardshrink,
+        nn.Softshrink,
+        nn.Threshold,
+        nn.Sigmoid,
+        nn.Tanh,
+        nn.LogSigmoid,
+        nn.Softsign,
+    ),
 )
 # What returns its own argument in evaluation mode.
 SAME = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
@@ -32,7 +43,21 @@ MODULES: list[tuple[tuple[type[nn.Module], ...], str]] = [
 ]
 _ACTIVATION_NAMES = (
     *("relu", "relu6", "leaky_relu", "prelu", "elu", "celu", "selu", "gelu", "silu", "mish", "softplus"),
-    *("hardswish", "hardsigmoid", "hardtanh", "sigmoid", "tanh", "logsigmoid", "softsign"),
+    *(
+        "clamp",
+        "clip",
+        "clamp_min",
+        "clamp_max",
+        "hardswish",
+        "hardsigmoid",
+        "hardtanh",
+        "hardshrink",
+        "softshrink",
+        "sigmoid",
+        "tanh",
+        "logsigmoid",
+        "softsign",
+    ),
 )
 
 
