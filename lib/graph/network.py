@@ -64,6 +64,7 @@ class Network:
         input, logits: the calls that are the images and the logits.
         layouts: name of a call -> where the images lie in its value, None where it is the same for all images; filled
             by `verify`. A value that is no tensor has no entry.
+        classes: number of logits; known from `verify` on.
     Raises: GraphError where the network cannot be copied, traced or rewritten so.
     """
 
@@ -95,6 +96,7 @@ class Network:
         self.nodes = behind_output(self.traced)
         self.place = {node: position for position, node in enumerate(self.nodes)}
         self.layouts: dict[str, Layout | None] = {}
+        self.classes = 0
         self._depends = self._from_images()
 
     @property
@@ -158,7 +160,7 @@ class Network:
 
     def adopt(self, other: Network) -> Network:
         """Take over what `verify` found of the same network in another precision."""
-        self.layouts = other.layouts
+        self.layouts, self.classes = other.layouts, other.classes
         return self
 
     def verify(self, model: nn.Module, images: Tensor) -> Network:
@@ -199,6 +201,7 @@ class Network:
                     f"{self.name} returns {tuple(together[self.logits].shape)} for two images: logits (N, classes) "
                     "are wanted"
                 )
+            self.classes = together[self.logits].shape[1]
             self._compare(model, both, together)
         return self
 

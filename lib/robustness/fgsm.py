@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.compute import evaluation
+from lib.data import as_tensor, with_gradients
 
 Gradient = Callable[[nn.Module, Tensor, Tensor, float], Tensor]
 """(model, images (B, C, H, W), labels (B,), temperature) -> gradient (B, C, H, W) of the loss to ascend."""
@@ -52,6 +53,7 @@ def fgsm_sweep(
     return pd.DataFrame({"epsilon": [float(e) for e in epsilons], "accuracy": accuracy, "n": correct.shape[1]})
 
 
+@with_gradients
 def fgsm_correct(
     model: nn.Module,
     images: Tensor,
@@ -74,6 +76,7 @@ def fgsm_correct(
     Raises:
         ValueError, TypeError: as in `fgsm_sweep`.
     """
+    images, labels = as_tensor(images, "images"), as_tensor(labels, "labels")
     check(images, labels, epsilons, temperature, batch_size)
     gradient = gradient or cross_entropy_gradient
     correct = torch.empty(len(epsilons), len(images), dtype=torch.bool)

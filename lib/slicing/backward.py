@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lib import progress
+from lib.data import as_images, with_gradients
 from lib.slicing import compiled, tensors
 from lib.slicing.graph import Graph, Operation, SlicingError
 from lib.slicing.profiling import NeuronProfile
@@ -29,6 +31,7 @@ Criterion = int | Sequence[Any] | Tensor | None
 Engine = Any
 
 
+@with_gradients
 def slice(
     model: nn.Module,
     images: Tensor,
@@ -54,8 +57,9 @@ def slice(
         layers: what to keep, and where to stop: dotted module names, or "input". None: the synapses and neurons of
             every convolution and linear layer, and the image's neurons.
         criterion: the neurons to slice for. None: the predicted logit. A number or a sequence of numbers: these
-            logits. int64 (N,): one logit for each input. (layer, index): one neuron of a hidden layer, index into its
-            output, flat or by dimension. An integer tensor (N, logits): CONTRIB of each logit.
+            logits. A tensor or array of whole numbers (N,): one logit for each input. (layer, index): one neuron of a
+            hidden layer, index into its output, flat or by dimension. An integer tensor (N, logits): CONTRIB of each
+            logit.
         options: memory (bytes a chunk may take), limit (bytes the result may take), threads (None: torch's count),
             engine ("auto": compiled loops on the CPU, batched tensor operations elsewhere; "compiled", "tensor").
     Returns: signed contributions, on the CPU.
@@ -67,6 +71,7 @@ def slice(
     return _together(model, images, rule, layers, criterion, **options)
 
 
+@with_gradients
 def effective_path(
     model: nn.Module,
     images: Tensor,
@@ -122,8 +127,7 @@ def _together(
     threads: int | None = None,
     engine: str = "auto",
 ) -> Slices:
-    if images.ndim != 4 or len(images) == 0:
-        raise SlicingError(f"images have shape {tuple(images.shape)}: (N, C, H, W) with N from 1 is wanted")
+    images = as_images(images, error=SlicingError)
     parts: list[Slices] = []
     for part in slices_by_chunk(model, images, rule, layers, criterion, memory, threads, engine):
         if not parts:
@@ -366,6 +370,8 @@ class _Backward:
 
 def _of_chunk(criterion: Criterion, start: int, count: int, total: int) -> Criterion:
     """The part of a criterion that belongs to inputs start .. start + count."""
+    if isinstance(criterion, np.ndarray):
+        criterion = torch.as_tensor(criterion)
     if not isinstance(criterion, Tensor) or criterion.ndim == 0:
         return criterion
     if len(criterion) != total:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib import compute
-from lib.data import splits
+from lib.data import as_batch, splits, with_gradients
 from lib.dynamic.channels import Site, gated_sites
 from lib.dynamic.errors import DynamicError
 from lib.graph import Network, copied, logits_in
@@ -77,6 +77,7 @@ def gated(model: nn.Module, values: Mapping[str, Tensor], found: Mapping[str, Si
             handle.remove()
 
 
+@with_gradients
 def learn_gates(
     model: nn.Module,
     images: Tensor,
@@ -112,6 +113,7 @@ def learn_gates(
     Raises: DynamicError for settings out of range, or where a gate is not finite.
     Source: Wang et al. 2020, https://arxiv.org/abs/1909.12579, section 3.1; 45,000 and 5,000 images of CIFAR-10.
     """
+    images, labels = as_batch(images, labels, DynamicError)
     _check(images, labels, ratio, epochs, batch, validation)
     began = time.perf_counter()
     Network(model, error=DynamicError).verify(model, images[:1])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lib.data import as_images, as_labels, with_gradients
 from lib.graph import copied
 from lib.lancet.errors import LancetError
 from lib.lancet.locating.ablation import counts_of, fractions, refined
@@ -46,6 +47,7 @@ class FlipReport:
     accuracy_after: float | None = None
 
 
+@with_gradients
 def flip(
     model: nn.Module,
     votes: Mapping[str, Votes],
@@ -84,6 +86,8 @@ def flip(
     """
     if mode not in MODES:
         raise LancetError(f"mode is {mode!r}: one of {', '.join(MODES)}")
+    inputs = as_images(inputs, "inputs", LancetError)
+    labels = as_labels(labels, len(inputs), error=LancetError)
     layer = choose_layer(votes) if layer is None else layer
     if layer not in votes:
         raise LancetError(f"layer {layer!r} has no votes: one of {', '.join(votes)}")
