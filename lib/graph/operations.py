@@ -29,7 +29,6 @@ _ACTIVATIONS = (
 SAME = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 MODULES: list[tuple[tuple[type[nn.Module], ...], str]] = [
     ((nn.Conv1d, nn.Conv2d), "convolution"),
-    ((nn.ConvTranspose2d,), "transposed"),
     ((nn.Linear,), "linear"),
     (_NORMS, "norm"),
     (_ACTIVATIONS, "activation"),

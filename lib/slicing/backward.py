@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from lib import progress
 from lib.data import as_images, with_gradients
+from lib.graph import Layout
 from lib.slicing import compiled, tensors
 from lib.slicing.graph import Graph, Operation, SlicingError
 from lib.slicing.profiling import NeuronProfile
 from lib.slicing.rules import EffectivePath, NNSlicer, Rule
 from lib.slicing.slices import Slices
-from lib.slicing.windows import convolution, pool
+from lib.slicing.windows import Windows, convolution, mean_axes, pool
 
 MEMORY = 2**30  # bytes that the values and contributions of one chunk of inputs may take
 LIMIT = 8 * 2**30  # bytes that a result may take
@@ -307,10 +308,25 @@ class _Backward:
             if op.kind == "add":
                 engine.addition(terms, marks, into)
             elif op.kind == "average":
-                windows = pool(op, shapes[op.inputs[0]], shapes[op.name], self.graph.arguments(op, sizes))
-                engine.average(terms[0], marks, into[0], windows)
+                given = self.graph.arguments(op, sizes)
+                axes = mean_axes(op, len(shapes[op.inputs[0]]), given)
+                if axes is None:
+                    engine.average(terms[0], marks, into[0], pool(op, shapes[op.inputs[0]], shapes[op.name], given))
+                else:
+                    self._mean(axes, terms[0], marks, into[0])
             else:
                 self._weighted(op, terms[0], marks, kept.synapses.get(op.layer), into[0])
+
+    def _mean(self, axes: list[int], terms: Any, marks: Any, into: Any) -> None:
+        """A mean over some axes: one window that holds them all."""
+        kept = [axis for axis in range(terms.ndim) if axis not in axes]
+        moved = torch.as_tensor(terms).permute(*kept, *axes)
+        length = prod(moved.shape[len(kept) :])
+        x = self.engine.array(moved.reshape(-1, 1, 1, length))
+        found = self.engine.zeros(tuple(x.shape))
+        self.engine.average(x, marks.reshape(-1, 1, 1, 1), found, Windows.whole(length))
+        back = torch.as_tensor(found).reshape(moved.shape).permute(*torch.tensor([*kept, *axes]).argsort().tolist())
+        into += self.engine.contributions(back)
 
     def _weighted(self, op: Operation, terms: Any, marks: Any, synapses: Any, into: Any) -> None:
         """A convolution or linear layer. Pieces of an image that lie in the batch are worked on one by one."""
@@ -323,7 +339,15 @@ class _Backward:
             engine.linear(x, weight, out, synapses, found)
             rows = layout.rows(torch.empty(into.shape, device="meta")).shape
             into += engine.contributions(layout.back(torch.as_tensor(found).reshape(rows)))
-        elif layout.plain:
+        elif terms.ndim == 3:  # along one axis: an image of one row
+            x, out, target = (a.reshape(*a.shape[:2], 1, a.shape[2]) for a in (terms, marks, into))
+            self._convolved(op, layout, x, out, synapses, target)
+        else:
+            self._convolved(op, layout, terms, marks, synapses, into)
+
+    def _convolved(self, op: Operation, layout: Layout, terms: Any, marks: Any, synapses: Any, into: Any) -> None:
+        engine, weight = self.engine, self.weights[op.layer]
+        if layout.plain:
             engine.weighted(terms, weight, marks, synapses, into, convolution(op))
         elif layout.dim == 0:
             pieces = None if synapses is None else engine.zeros((len(terms), *synapses.shape[1:]))

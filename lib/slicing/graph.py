@@ -138,7 +138,7 @@ class Graph:
                 shapes[op.name] = value.shape
             if op.kind == "value":
                 sizes[op.name] = value
-            elif op.name in wanted:
+            elif op.name in wanted and isinstance(value, Tensor):
                 kept[op.name] = self.network.layout(op.node).rows(value).contiguous()
             for node in self._last_use.get(op.name, ()):
                 values.pop(node, None)

@@ -8,6 +8,7 @@ import operator
 from collections import defaultdict
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -46,6 +47,21 @@ def select_share(v, share):
         if running >= share * total:
             break
     return kept
+
+
+# Operations that move whole axes: from their arguments to the axis of the input that each axis of the output is.
+MOVES = {
+    "permute": lambda args, count: args[0] if isinstance(args[0], (tuple, list)) else args,
+    torch.permute: lambda args, count: args[0],
+    "transpose": lambda args, count: swapped(count, *args),
+    torch.transpose: lambda args, count: swapped(count, *args),
+}
+
+
+def swapped(count, one, other):
+    axes = list(range(count))
+    axes[one], axes[other] = axes[other], axes[one]
+    return axes
 
 
 def sign(x):
@@ -126,6 +142,8 @@ class Reference:
 
     def convolution(self, op, found):
         layer = op.module
+        if isinstance(layer, nn.Conv1d):
+            return self.along(op)
         _, height, width = self.values[op.inputs[0]].shape
         kh, kw = layer.kernel_size
         pad = layer.padding
@@ -148,6 +166,17 @@ class Reference:
             return found
 
         self.weighted(op, lambda out: (out[0], (out[0] // group_out, out[1], out[2])), taps)
+
+    def along(self, op):
+        """A convolution along one axis."""
+        layer, length = op.module, self.values[op.inputs[0]].shape[1]
+
+        def taps(place):
+            start = place * layer.stride[0] - layer.padding[0]
+            reached = [(a, start + a * layer.dilation[0]) for a in range(layer.kernel_size[0])]
+            return [((i, a), (i, w)) for i in range(layer.in_channels) for a, w in reached if 0 <= w < length]
+
+        self.weighted(op, lambda out: (out[0], out[1]), taps)
 
     def windows(self, op):
         """Output position -> input positions of its window."""
@@ -185,9 +214,15 @@ class Reference:
         return lambda c, r, q: [(c, h, w) for h in ranges[0][r] for w in ranges[1][q]]
 
     def average(self, op, found):
-        x, dy, windows = self.centred(op.inputs[0]), self.centred(op.name), self.windows(op)
+        x, dy = self.centred(op.inputs[0]), self.centred(op.name)
+        over_one = op.node.target == "mean" and not isinstance(op.node.args[1], tuple)
+        windows = None if over_one else self.windows(op)
         for out, contribution in found.items():
-            place = windows(*out) if len(out) == 3 else windows(out[0], 0, 0)
+            if over_one:
+                axis = op.node.args[1] - 1
+                place = [(*out[:axis], i, *out[axis:]) for i in range(x.shape[axis])]
+            else:
+                place = windows(*out) if len(out) == 3 else windows(out[0], 0, 0)
             for k, value in self.local([float(x[i]) for i in place], float(dy[out]), contribution).items():
                 self.give(op.inputs[0], place[k], value)
 
@@ -221,6 +256,18 @@ class Reference:
                 back = tuple(i - pad[2 * k] for k, i in zip(range(len(out) - 1, -1, -1), position, strict=True))
                 if not all(0 <= i < n for i, n in zip(back, shape, strict=True)):
                     continue
+            elif (
+                op.node.op == "call_method" and op.node.target in ("view", "reshape", "flatten")
+            ) or op.module is not None:
+                assert math.prod(shape) == math.prod(out), "a reshape"
+                back = tuple(int(i) for i in np.unravel_index(np.ravel_multi_index(position, out), shape))
+            elif op.node.target in MOVES:
+                axes = [axis % (len(shape) + 1) - 1 for axis in MOVES[op.node.target](op.node.args[1:], len(shape) + 1)]
+                back = tuple(position[[a for a in axes if a >= 0].index(axis)] for axis in range(len(shape)))
+            elif op.node.target is operator.getitem and isinstance(op.node.args[1], int):  # a part of a chunk
+                axis, parts = op.node.args[0].args[2] - 1, op.node.args[0].args[1]
+                size = -(-shape[axis] // parts)
+                back = tuple(i + size * op.node.args[1] * (k == axis) for k, i in enumerate(position))
             elif op.node.target is operator.getitem:
                 back = tuple(i * (part.step or 1) for i, part in zip(position, op.node.args[1][1:], strict=True))
             else:
@@ -228,6 +275,13 @@ class Reference:
                 flat = np.ravel_multi_index(position, out)
                 back = tuple(int(i) for i in np.unravel_index(flat, shape))
             self.give(op.inputs[0], back, contribution)
+
+    def multiply(self, op, found):
+        """Both factors are given what the product has."""
+        for name in op.inputs:
+            shape = self.values[name].shape
+            for out, contribution in found.items():
+                self.give(name, tuple(0 if n == 1 else i for i, n in zip(out, shape, strict=True)), contribution)
 
     def pass_(self, op, found):
         for position, contribution in found.items():
