@@ -149,7 +149,7 @@ class Engine:
         rank = torch.arange(terms.shape[1], device=terms.device)
         near = (distance - window[:, None]).abs() <= error[:, None]
         met = ((distance < window[:, None]) | near) & (rank < length[:, None])
-        first = torch.where(met.any(1), met.int().argmax(1), length - 1)
+        first = torch.where(met.any(1), met.int().argmax(1), (length - 1).clamp(min=0))
         level = size.gather(1, order.gather(1, first[:, None]))[:, 0] * (1.0 - bar)
         empty = (total.abs() < smallest) | (total.abs() < 1e-3 * largest) | (largest == 0)
         limit = torch.where(empty, torch.inf, level)

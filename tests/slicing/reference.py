@@ -77,13 +77,13 @@ class Reference:
         means: operation -> float64 array to centre by; None: EffectivePath.
     """
 
-    def __init__(self, graph, values, means=None, theta=0.2, bar=0.01):
+    def __init__(self, graph, values, means=None, theta=0.2, bar=0.01, sizes=None):
         self.graph, self.theta, self.bar, self.means = graph, theta, bar, means
         self.values = {name: np.asarray(value)[0] for name, value in values.items()}
         self.contributions = defaultdict(lambda: defaultdict(int))  # operation -> position -> CONTRIB
         self.synapses = defaultdict(lambda: defaultdict(int))  # layer -> position in the weight -> contribution
         self.neurons = {}
-        self.visits = 0
+        self.visits, self.sizes = 0, sizes or {}
 
     def centred(self, name):
         return self.values[name] if self.means is None else self.values[name] - np.asarray(self.means[name])
@@ -190,11 +190,12 @@ class Reference:
                 for n, k in zip(shape[1:], sides, strict=True)
             ]
         else:
-            two = lambda x: x if isinstance(x, tuple) else (x, x)  # noqa: E731
+            two = lambda x: tuple(x) if isinstance(x, (tuple, list)) else (x, x)  # noqa: E731
             if layer is None:
-                kernel = two(op.node.args[1])
-                stride = two(op.node.args[2]) if len(op.node.args) > 2 else kernel
-                pad, dilation = (0, 0), (1, 1)
+                args, named = self.graph.arguments(op, self.sizes)
+                given = {**named, **dict(zip(["input", "kernel_size", "stride", "padding"], args, strict=False))}
+                kernel, pad = two(given["kernel_size"]), two(given.get("padding", 0))
+                stride, dilation = two(given.get("stride") or kernel), two(given.get("dilation", 1))
             else:
                 kernel, stride, pad = (two(x) for x in (layer.kernel_size, layer.stride, layer.padding))
                 dilation = two(getattr(layer, "dilation", 1))
@@ -291,13 +292,13 @@ class Reference:
 def slice_of(graph, images, index, profile=None, reference="predicted", theta=None, bar=0.01, start=None):
     """The reference's slice of one of several images: (synapses by layer, neurons by operation), dense int arrays."""
     names = [op.name for op in graph.operations.values() if op.kind not in ("value", "output")]
-    values, shapes = graph.record(images[index : index + 1], names)
+    values, shapes, sizes = graph.recorded(images[index : index + 1], names)
     predicted = values[graph.output].argmax(1)
     means = None
     if profile is not None:
         means = {name: profile.mean(name, reference, predicted)[0].numpy() for name in graph.means_needed()}
     theta = theta if theta is not None else (0.5 if profile is None else 0.2)
-    run = Reference(graph, {k: v.numpy() for k, v in values.items()}, means, theta, bar)
+    run = Reference(graph, {k: v.numpy() for k, v in values.items()}, means, theta, bar, sizes)
     start = [(graph.output, (int(predicted),))] if start is None else start
     run.run(start)
     synapses = {}

@@ -229,7 +229,10 @@ def test_arguments_that_do_not_fit(subject):
     model, images, known = subject
     other, others = networks.build("linear", 0)
     for call, message in (
-        (lambda: slice(model, images[0], known), r"images have shape \(2, 9, 8\): \(N, C, H, W\) with N from 1"),
+        (
+            lambda: slice(model, images[0], known),
+            r"images have shape \(2, 9, 8\): want \(N, C, H, W\), floating .* with N from 1",
+        ),
         (lambda: slice(model, images[:0], known), "with N from 1"),
         (lambda: slice(model, images, known, theta=1.0), "theta is 1.0: a share from 0 to below 1"),
         (lambda: slice(model, images, known, bar=-0.1), "bar is -0.1"),
