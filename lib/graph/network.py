@@ -17,6 +17,7 @@ from lib.graph.outputs import logits_in
 from lib.graph.tracing import traced
 
 ROUNDING = 1e-8  # largest difference of equal values in float64, relative to the largest value of a tensor
+CAST = 1e-3  # the same, of a network that casts to another precision on its way
 _CASTS = {"float", "double", "half", "bfloat16"}
 _FLOATING = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
@@ -236,7 +237,8 @@ class Network:
 
     def _compare(self, model: nn.Module, images: Tensor, values: Mapping[fx.Node, Any]) -> None:
         """Compare the logits with those of the network itself, in float64 or else in its own precision."""
-        itself, ours, same = copied(model, self.error, plain=False).eval(), values[self.logits], ROUNDING
+        itself, ours = copied(model, self.error, plain=False).eval(), values[self.logits]
+        same = CAST if any(self._casts(node) for node in self.nodes) else ROUNDING
         own = next((p.dtype for p in itself.parameters()), self.dtype)
         given = images.clone(memory_format=torch.contiguous_format)
         try:
@@ -257,6 +259,14 @@ class Network:
             + (f", first at {first}" if first else "")
             + ". Look there for what tracing cannot see: a hook that changes values, randomness in evaluation mode, a "
             "state that changes from call to call; take it out"
+        )
+
+    @staticmethod
+    def _casts(node: fx.Node) -> bool:
+        """Whether a call changes the precision, which the copy does not follow."""
+        given = (*node.args, *node.kwargs.values())
+        return node.op == "call_method" and (
+            node.target in _CASTS or any(value in _FLOATING for value in given if isinstance(value, torch.dtype))
         )
 
     def _first_difference(self, itself: nn.Module, images: Tensor, values: Mapping[fx.Node, Any], same: float) -> str:

@@ -89,12 +89,15 @@ METHODS: dict[str, str] = {
     **dict.fromkeys(("div", "true_divide"), "divide"),
     "neg": "affine",
     **dict.fromkeys(_ACTIVATION_NAMES, "activation"),
-    **dict.fromkeys(("contiguous", "clone", "to", "type", "type_as"), "same"),
+    **dict.fromkeys(("contiguous", "clone", "to", "type", "type_as", "float", "double", "half", "bfloat16"), "same"),
+    **dict.fromkeys(("expand", "expand_as", "repeat", "broadcast_to"), "rearrange"),
     **dict.fromkeys(("view", "reshape", "flatten", "squeeze", "unsqueeze", "permute", "transpose"), "rearrange"),
     **dict.fromkeys(("swapaxes", "movedim", "narrow", "unflatten", "roll", "flip", "view_as", "select"), "rearrange"),
     **dict.fromkeys(("chunk", "split", "unbind", "tensor_split"), "parts"),
     "mean": "average",
 }
+# Tensors that are as large as their first argument and hold nothing of it.
+FILLED = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}
 _SHAPE_METHODS = {"size", "dim", "numel", "nelement", "ndimension", "stride", "element_size", "get_device"}
 _SHAPE_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "is_cuda", "layout"}
 

@@ -295,7 +295,7 @@ class _Backward:
                 target += part
         elif op.kind == "rearrange":
             places = torch.arange(prod(shapes[op.inputs[0]])).view(shapes[op.inputs[0]])
-            engine.scatter(into[0], self.graph.run_on(op, places, sizes), contributions)
+            engine.scatter(into[0], self.graph.run_on(op, places, sizes, shapes), contributions)
         elif op.kind == "maximum":
             windows = pool(op, shapes[op.inputs[0]], shapes[op.name], self.graph.arguments(op, sizes))
             engine.maximum(

@@ -150,15 +150,19 @@ class Graph:
         args, named = fx.map_arg((op.node.args, dict(op.node.kwargs)), lambda n: sizes.get(n.name, n))
         return list(args), named
 
-    def run_on(self, op: Operation, value: Tensor, sizes: dict[str, Any]) -> Tensor:
-        """What a rearranging operation makes of another tensor in place of its input's value; -1 in the padding."""
+    def run_on(self, op: Operation, value: Tensor, sizes: dict[str, Any], shapes: dict[str, torch.Size]) -> Tensor:
+        """What a rearranging operation makes of another tensor in place of its input's value; -1 in the padding.
+
+        Args: sizes, shapes: from `recorded`.
+        """
         source = self.operations[op.inputs[0]]
         known: dict[fx.Node, Any] = {source.node: value}
         for node in op.node.all_input_nodes:
             if node not in known and self.operations[node.name].kind == "parts":
-                known[node] = self.run_on(self.operations[node.name], value, sizes)
-        given = fx.map_arg((op.node.args, dict(op.node.kwargs)), lambda n: known[n] if n in known else sizes[n.name])
-        arguments, named = given
+                known[node] = self.run_on(self.operations[node.name], value, sizes, shapes)
+            elif node not in known:  # sizes, or a tensor of whose shape it takes on
+                known[node] = sizes[node.name] if node.name in sizes else value.new_empty(shapes[node.name])
+        arguments, named = fx.map_arg((op.node.args, dict(op.node.kwargs)), known.__getitem__)
         if op.node.target is F.pad and (named.get("mode") or (arguments[2:3] or ["constant"])[0]) == "constant":
             return F.pad(arguments[0], named.get("pad", arguments[1] if len(arguments) > 1 else None), value=-1)
         if isinstance(op.module, nn.ZeroPad2d):
@@ -173,7 +177,9 @@ class Graph:
         if kind in ("add", "multiply", "concatenate"):  # one tensor may stand twice among them
             terms = (node.args[0] if node.args else node.kwargs["tensors"]) if kind == "concatenate" else node.args[:2]
             given = [n for n in terms if isinstance(n, fx.Node)]  # type: ignore[union-attr]
-        names = [n.name for n in given]
+        names = [] if kind == "value" else [n.name for n in given]
+        if kind in ("rearrange", "pass", "parts"):  # another tensor among them gives its shape or type alone
+            names = names[:1]
         if kind == "rearrange" and self.operations[names[0]].kind == "parts":  # one part of a tensor
             names = list(self.operations[names[0]].inputs)
         return Operation(node.name, kind, layer, table.where(node), tuple(names), module, node)
@@ -181,13 +187,14 @@ class Graph:
     def _kind(self, node: fx.Node, module: nn.Module | None, given: list[fx.Node]) -> str:
         if node is self.network.input:
             return "input"
-        if not given or table.is_size(node) or not self.network.depends(node):
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        if not given or table.is_size(node) or name in table.FILLED or not self.network.depends(node):
             return "value"
         found, what = table.kind(node, self.network.modules), table.said(node, self.network.modules)
         if module is not None:
             self._check_module(module, what)
         if found in _PASSED:
-            return "pass" if len(given) == 1 else self._refuse(what)
+            return "pass" if len(given) == 1 or found == "same" else self._refuse(what)
         if found == "add":
             if node.kwargs.get("alpha", 1) != 1 or len(node.args) > 2:
                 raise SlicingError(f"{what} is a scaled addition: only a plain sum of two branches can be sliced")

@@ -94,7 +94,8 @@ class Modern(nn.Module):
 
     def forward(self, x):
         x = F.silu(self.norm(self.stem(x)))
-        x = x * self.gate(self.excite(F.leaky_relu(self.squeeze(F.adaptive_avg_pool2d(x, 1)), 0.2)))
+        gate = self.gate(self.excite(F.leaky_relu(self.squeeze(F.adaptive_avg_pool2d(x, 1)), 0.2)))
+        x = torch.cat([x[:, :4] * gate[:, :4], x[:, 4:] * gate[:, 4:].expand_as(x[:, 4:]).float()], 1)
         left, right = x.chunk(2, 1)
         x = torch.cat([left, F.elu(self.instance(self.branch(right)))], 1)
         n, c, h, w = x.size()
@@ -103,6 +104,19 @@ class Modern(nn.Module):
         x = x + self.depth(self.gamma * y)
         x = F.hardswish(1 - x)
         return self.fc(x.flatten(2).mean(2))
+
+
+class Widened(nn.Module):
+    """A shortcut that is widened by zeros."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.block, self.fc = nn.Conv2d(1, 3, 3), nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        y = self.block(x) + torch.cat([x, torch.zeros_like(x)], dim=1)
+        return self.fc(F.relu(y).mean([2, 3]))
 
 
 class Signal(nn.Module):
@@ -125,6 +139,7 @@ NETWORKS = {
     "convolutional": (convolutional, (3, 10, 9)),
     "linear": (linear, (3, 4, 4)),
     "modern": (Modern, (2, 6, 6)),
+    "widened": (Widened, (1, 6, 5)),
     "signal": (Signal, (4, 3, 5)),
     "single": (single, (1, 2, 2)),
 }

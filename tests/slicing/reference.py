@@ -216,7 +216,7 @@ class Reference:
 
     def average(self, op, found):
         x, dy = self.centred(op.inputs[0]), self.centred(op.name)
-        over_one = op.node.target == "mean" and not isinstance(op.node.args[1], tuple)
+        over_one = op.node.target == "mean" and isinstance(op.node.args[1], int)
         windows = None if over_one else self.windows(op)
         for out, contribution in found.items():
             if over_one:
@@ -244,7 +244,8 @@ class Reference:
                 self.give(op.inputs[k], out, value)
 
     def concatenate(self, op, found):
-        edges = np.cumsum([0, *(self.values[name].shape[0] for name in op.inputs)])
+        parts = [self.values[name] if name in self.values else self.sizes[name][0] for name in op.inputs]
+        edges = np.cumsum([0, *(part.shape[0] for part in parts)])
         for out, contribution in found.items():
             part = int(np.searchsorted(edges, out[0], side="right")) - 1
             self.give(op.inputs[part], (out[0] - int(edges[part]), *out[1:]), contribution)
@@ -262,6 +263,8 @@ class Reference:
             ) or op.module is not None:
                 assert math.prod(shape) == math.prod(out), "a reshape"
                 back = tuple(int(i) for i in np.unravel_index(np.ravel_multi_index(position, out), shape))
+            elif op.node.target == "expand_as":
+                back = tuple(0 if n == 1 else i for i, n in zip(position, shape, strict=True))
             elif op.node.target in MOVES:
                 axes = [axis % (len(shape) + 1) - 1 for axis in MOVES[op.node.target](op.node.args[1:], len(shape) + 1)]
                 back = tuple(position[[a for a in axes if a >= 0].index(axis)] for axis in range(len(shape)))
@@ -270,7 +273,8 @@ class Reference:
                 size = -(-shape[axis] // parts)
                 back = tuple(i + size * op.node.args[1] * (k == axis) for k, i in enumerate(position))
             elif op.node.target is operator.getitem:
-                back = tuple(i * (part.step or 1) for i, part in zip(position, op.node.args[1][1:], strict=True))
+                parts = [*op.node.args[1][1:], *[slice(None)] * len(position)]
+                back = tuple((p.start or 0) + i * (p.step or 1) for i, p in zip(position, parts, strict=False))
             else:
                 assert math.prod(shape) == math.prod(out), "a reshape"
                 flat = np.ravel_multi_index(position, out)
