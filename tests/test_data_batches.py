@@ -143,6 +143,34 @@ def test_arrays_give_what_tensors_give_in_any_mode():
             assert len(attack("fgsm_2", model, x, labels.numpy())) == 4
 
 
+class Named(nn.Module):
+    """Returns what a mapping or another container holds."""
+
+    def __init__(self, container):
+        super().__init__()
+        self.inner, self.container = network(), container
+
+    def forward(self, x):
+        return self.container(self.inner(x))
+
+
+def test_logits_are_taken_out_of_what_names_them_and_refused_elsewhere():
+    plain, x = network(), IMAGES
+    labels = plain(x).argmax(1)
+    named = Named(lambda logits: {"logits": logits, "features": logits * 2}).eval()
+    pair = Named(lambda logits: (logits, logits)).eval()
+    wanted = robustness.fgsm_sweep(plain, x, labels, [0.1])["accuracy"][0]
+    assert robustness.fgsm_sweep(named, x, labels, [0.1])["accuracy"][0] == wanted
+    for call in (
+        lambda: robustness.fgsm_sweep(pair, x, labels, [0.1]),
+        lambda: attack("fgsm_2", pair, x, labels),
+        lambda: slicing.effective_path(pair, x),
+        lambda: lancet.locate(pair, x, x, labels),
+    ):
+        with pytest.raises(ValueError, match="returns a tuple"):
+            call()
+
+
 def test_with_gradients_gives_the_modes_back():
     seen = with_gradients(lambda: (torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
     with torch.inference_mode():

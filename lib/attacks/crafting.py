@@ -97,6 +97,12 @@ def attack(
     labels = as_labels(labels, len(images))
     check(images, labels, batch)
     device = device_of(model)
+    with attackable(model, seed), torch.no_grad():
+        found = model(images[:1].to(device, torch.float32))
+    if not isinstance(found, Tensor):
+        raise ValueError(
+            f"the network returns a {type(found).__name__}: wrap it in a module that returns the logits alone"
+        )
     began = time.perf_counter()
     images, labels = images.detach(), labels.detach().cpu()
     parts = []

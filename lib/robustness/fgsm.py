@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lib.compute import evaluation
 from lib.data import as_tensor, with_gradients
+from lib.graph import logits_in
 
 Gradient = Callable[[nn.Module, Tensor, Tensor, float], Tensor]
 """(model, images (B, C, H, W), labels (B,), temperature) -> gradient (B, C, H, W) of the loss to ascend."""
@@ -86,7 +87,7 @@ def fgsm_correct(
             with torch.inference_mode():
                 for row, epsilon in zip(correct, epsilons, strict=True):
                     moved = torch.add(x, sign, alpha=float(epsilon)).clamp_(0.0, 1.0)
-                    row[part] = (model(moved).argmax(dim=1) == y).cpu()
+                    row[part] = (logits_in(model(moved)).argmax(dim=1) == y).cpu()
     return correct
 
 
@@ -123,7 +124,7 @@ def image_gradient(loss: Callable[[Tensor], Tensor], model: nn.Module, images: T
     """
     with torch.enable_grad():
         x = images.detach().requires_grad_()
-        return torch.autograd.grad(loss(model(x)), x)[0]
+        return torch.autograd.grad(loss(logits_in(model(x))), x)[0]
 
 
 def batches(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +62,7 @@ def flip(
     weights: int | None = None,
     seed: int = 0,
     clean: tuple[Tensor, Tensor] | None = None,
+    verified: Network | None = None,
 ) -> tuple[nn.Module, FlipReport]:
     """Negate a layer's error-inducing weights, the most voted first, until inputs no longer show the error.
 
@@ -78,6 +80,7 @@ def flip(
         weights: change just so many; None: as many as it takes.
         seed: of the random ones.
         clean: images and labels to report accuracy on; they change nothing.
+        verified: this network, as `Network.verify` has found it; None: it is verified here.
     Returns: a repaired copy, and what was done. Where the threshold is never reached, the smallest number of weights
         with the lowest success found, with `reached` False.
     Raises: LancetError where the layer has no votes (nothing is changed then), or a name or option is unknown.
@@ -100,7 +103,7 @@ def flip(
     if mode == "random":
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(size, generator=generator)[:voted]
-    trial = _Trial(model, layer, order, inputs, labels, target, mode)
+    trial = _Trial(model, layer, order, inputs, labels, target, mode, verified)
     before = trial.success(0)
     if weights is not None:
         if not 0 < weights <= voted:
@@ -138,10 +141,11 @@ def flip_by_trial(
     Returns: the repaired copy, its report, and every layer's report.
     Raises: LancetError where no layer has votes.
     """
+    inputs = as_images(inputs, "inputs", LancetError)
+    ways: dict[str, Any] = {"target": target, "threshold": threshold, "mode": mode, "clean": clean}
+    ways["verified"] = Network(model).verify(model, inputs)
     tried = {
-        layer: flip(
-            model, votes, inputs, labels, layer=layer, target=target, threshold=threshold, mode=mode, clean=clean
-        )
+        layer: flip(model, votes, inputs, labels, layer=layer, **ways)
         for layer, found in votes.items()
         if bool((found.counts > 0).any())
     }
@@ -188,10 +192,11 @@ class _Trial:
         labels: Tensor,
         target: int | None,
         mode: str,
+        verified: Network | None,
         batch: int = 256,
     ) -> None:
         self.network = Network(model)
-        self.network.verify(model, inputs)
+        self.network.adopt(verified) if verified else self.network.verify(model, inputs)
         self.point: Point = self.network.points([layer])[0]
         self.original = self.point.module.weight.detach().clone()
         self.order, self.mode, self.target = order.to(self.original.device), mode, target
