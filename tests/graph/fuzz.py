@@ -309,6 +309,8 @@ def check(seed):
         net.float()
     network = Network(net).verify(net, images)
     torch.testing.assert_close(network.record(images)[network.logits], wanted, rtol=1e-9, atol=1e-9)
+    if float((wanted - wanted[:1]).abs().max()) < 1e-4:  # a dead network decides by rounding
+        return [*done, "dead"]
     labels = wanted.argmax(1)
     known = slicing.profile(net, images, labels, CLASSES)
     ways = {"reference": "dataset"}  # few images: the mean of a class may be the image itself
