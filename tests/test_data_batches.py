@@ -171,6 +171,21 @@ def test_logits_are_taken_out_of_what_names_them_and_refused_elsewhere():
             call()
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_networks_of_other_precision_work_or_are_told(kind):
+    model = network().to(kind)
+    same = network().to(kind).float()
+    labels = same(IMAGES).topk(2).indices[:, 1]
+    ours, theirs = (slicing.effective_path(m, IMAGES).synapses for m in (model, same))
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+    votes = [lancet.locate(m, IMAGES, IMAGES.flip(0), labels) for m in (model, same)]
+    assert all(torch.equal(votes[0][k].counts, votes[1][k].counts) for k in votes[1])
+    values = [gates(m, IMAGES, [0, 1, 0, 1]).values for m in (model, same)]
+    assert all(torch.equal(values[0][k], values[1][k]) for k in values[1])
+    with pytest.raises(ValueError, match=f"parameters of {kind}: attacks run in float32"):
+        attack("fgsm_2", model, IMAGES, labels)
+
+
 def test_with_gradients_gives_the_modes_back():
     seen = with_gradients(lambda: (torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
     with torch.inference_mode():

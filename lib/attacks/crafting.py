@@ -97,6 +97,9 @@ def attack(
     labels = as_labels(labels, len(images))
     check(images, labels, batch)
     device = device_of(model)
+    kinds = {parameter.dtype for parameter in model.parameters()} - {torch.float32}
+    if kinds:
+        raise ValueError(f"the network has parameters of {kinds.pop()}: attacks run in float32; give model.float()")
     with attackable(model, seed), torch.no_grad():
         found = model(images[:1].to(device, torch.float32))
     if not isinstance(found, Tensor):

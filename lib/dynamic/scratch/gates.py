@@ -117,7 +117,7 @@ def learn_gates(
     _check(images, labels, ratio, epochs, batch, validation)
     began = time.perf_counter()
     Network(model, error=DynamicError).verify(model, images[:1])
-    work = copied(model, DynamicError).requires_grad_(False)
+    work = copied(model, DynamicError).float().requires_grad_(False)
     device = next(work.parameters()).device
     places = gated_sites(work)
     values = {name: torch.ones(site.channels, device=device, requires_grad=True) for name, site in places.items()}
