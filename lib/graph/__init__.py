@@ -4,7 +4,7 @@
 parametrisations become plain weights, and `verify` compares the calls with the network itself on a few images.
 """
 
-from lib.graph.copies import copied, plain_parametrised, structure, unwrapped
+from lib.graph.copies import copied, parametrised, structure, unwrapped
 from lib.graph.errors import GraphError
 from lib.graph.layout import Layout
 from lib.graph.network import Network, behind_output, read
@@ -17,7 +17,7 @@ __all__ = [
     "behind_output",
     "copied",
     "logits_in",
-    "plain_parametrised",
+    "parametrised",
     "read",
     "structure",
     "unwrapped",

@@ -71,7 +71,7 @@ def structure(model: nn.Module, error: type[ValueError] = GraphError) -> nn.Modu
         raise error(f"{type(model).__name__} cannot be copied: {problem}") from problem
 
 
-def plain_parametrised(model: nn.Module) -> list[str]:
+def parametrised(model: nn.Module) -> list[str]:
     """Dotted names of the modules whose weights are computed from other parameters at every call."""
     return [
         name

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lib.graph import plain_parametrised
+from lib.graph import parametrised
 from lib.models.layers import weight_layers
 
 Masks = dict[str, Tensor]
@@ -169,7 +169,7 @@ def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
         bool of the weight's shape.
     """
     layers = weight_layers(model)
-    computed = [name for name in plain_parametrised(model) if name in masks]
+    computed = [name for name in parametrised(model) if name in masks]
     if computed:
         raise ValueError(
             f"the weights of {computed[:3]} are computed at every call (pruning, weight norm, spectral norm): a mask "
