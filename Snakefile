@@ -11,7 +11,8 @@ from lib.engine import jobs
 SCALE = config.get("scale", "smoke")
 PRESET = settings.load(SCALE)
 THREADS = PRESET.compute.threads
-RETRAIN = "--retrain" if int(config.get("retrain", 0)) else ""
+# A network whose card is kept is trained by what reads its weights: most that read it have their tables kept, too.
+TRAIN = "--retrain" if int(config.get("retrain", 0)) else "--cards"
 GPU = int(config.get("gpu", 1))  # that a job asks for; a profile without any says 0
 NODES = engine.nodes(PRESET)
 STEPS = engine.steps(PRESET)
@@ -45,6 +46,18 @@ def several(attacks):
 
 def attacked(network, seed, attacks):
     return f"{CACHE}/engine/done/attack/{network}-seed{seed}-{several(attacks)}.txt"
+
+
+def readers(network, seed, attacks):
+    """What reads adversarial sets: where all of it is kept, nobody needs them."""
+    return [step.run for step in STEPS if (network, attacks) in step.attacks and step.seed == seed]
+
+
+def followers(step):
+    """The steps that read what a step makes for them alone: none for one that a notebook reads."""
+    shown = {name for item in ITEMS.values() if item.study == step.study for name in item.steps}
+    after = [other.run for other in STEPS if step.name in other.after and (step.study, step.seed) == (other.study, other.seed)]
+    return [] if step.name in shown else after
 
 
 def stepped(study, name, seed):
@@ -118,7 +131,7 @@ for node in NODES:
             gpu=GPU,
         shell:
             JOB + "--output={output:q} -- {PYTHON:q} -m lib.zoo train --scale {SCALE} "
-            "--family {params.family:q} --seed {params.seed} {RETRAIN}"
+            "--family {params.family:q} --seed {params.seed} {TRAIN}"
 
 
 for node, study in [(node, study) for node in NODES for study in engine.studies(PRESET, node.family)]:
@@ -165,6 +178,7 @@ for network, seed, attacks in engine.attacks(STEPS):
             network=network,
             seed=seed,
             attacks=attacks.split(),
+            readers=readers(network, seed, attacks),
             settings=store.fingerprint([settings.thaw(PRESET.attacks.get(key)) for key in ("images", "chunk", *attacks.split())]),
         benchmark:
             f"{RESULTS}/benchmarks/attack-{network}-seed{seed}-{several(attacks)}.tsv"
@@ -173,7 +187,7 @@ for network, seed, attacks in engine.attacks(STEPS):
         resources:
             gpu=GPU,
         shell:
-            JOB + "--output={output:q} -- {PYTHON:q} -m lib.attacks --scale {SCALE} "
+            JOB + "--output={output:q} --seed={params.seed} --unless-kept {params.readers:q} -- {PYTHON:q} -m lib.attacks --scale {SCALE} "
             "--network {params.network:q} --seed {params.seed} --attack {params.attacks:q}"
 
 
@@ -193,6 +207,8 @@ for step in STEPS:
             name=f"step {step.study} {step.name} seed {step.seed}",
             run=step.run,
             seed=step.seed,
+            unless="--unless-kept" if followers(step) else "",
+            readers=followers(step),
             settings=store.fingerprint(settings.thaw(PRESET.study[step.study])),
         benchmark:
             f"{RESULTS}/benchmarks/step-{step.study}-{step.name}-seed{step.seed}.tsv"
@@ -201,7 +217,7 @@ for step in STEPS:
         resources:
             gpu=GPU,
         shell:
-            JOB + "--output={output:q} -- {PYTHON:q} -m lib.evaluations --scale {SCALE} "
+            JOB + "--output={output:q} --seed={params.seed} {params.unless} {params.readers:q} -- {PYTHON:q} -m lib.evaluations --scale {SCALE} "
             "--seed {params.seed} --run {params.run:q}"
 
 
@@ -241,6 +257,7 @@ rule report:
         [record_of(item) for items in NOTEBOOKS.values() for item in items],
         [ended(name) for name in NOTEBOOKS],
         short(settings.config_dir() / "claims.yaml"),
+        [short(path) for path in [settings.config_dir() / "verdicts.yaml"] if path.exists()],
         engine.sources("lib.report"),
         [short(path) for path in sorted((settings.ROOT / "lib/templates").rglob("*.*"))],
     output:

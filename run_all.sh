@@ -4,16 +4,19 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-Usage: ./run_all.sh [smoke|cpu|paper] [options]     regenerate the figures and tables of a scale (default: smoke)
-       ./run_all.sh test [pytest arguments]         run the tests
-       ./run_all.sh lab [jupyter lab arguments]     open the notebooks in JupyterLab
-       ./run_all.sh report [smoke|cpu|paper]        build results/<scale>/index.html anew from the records
-       ./run_all.sh verify [smoke|cpu|paper] [...]  check that tables, figures and claims follow from the records
-       ./run_all.sh crate [smoke|cpu|paper] [...]   describe a scale's results as an RO-Crate, to hand them on
-       ./run_all.sh setup                           only make the environment
+Usage: ./run_all.sh [smoke|cpu|gpu|paper] [options]    regenerate the figures and tables of a scale (default: smoke)
+       ./run_all.sh test [pytest arguments]            run the tests
+       ./run_all.sh lab [jupyter lab arguments]        open the notebooks in JupyterLab
+       ./run_all.sh report [smoke|cpu|gpu|paper]       build results/<scale>/index.html anew from the records
+       ./run_all.sh verify [smoke|cpu|gpu|paper] [...] check that tables, figures and claims follow from the records
+       ./run_all.sh crate [smoke|cpu|gpu|paper] [...]  describe a scale's results as an RO-Crate, to hand them on
+       ./run_all.sh box [smoke|cpu|gpu|paper] [...]    train and evaluate what can be finished in some minutes
+       ./run_all.sh merge ARCHIVE [...]                take what a box has made into results/<scale>
+       ./run_all.sh setup                              only make the environment
 
 Scales:  smoke   every notebook on 5,000 real digits that a pip package ships: minutes, no network
          cpu     the papers' own data at reduced size: hours on two cores, resumable
+         gpu     the papers' networks at full width, schedules as short as reach the usual accuracy: one GPU
          paper   the papers' settings: one GPU or a cluster
 
 Options: --cores N      cores used at a time (default: all, or what the profile says)
@@ -31,6 +34,14 @@ verify:  --write        enter every file of the results in results/<scale>/check
          --twice        run the scale twice from nothing, elsewhere, and compare the numbers; with --profile NAME the
                         second time there, so as to see whether a cluster makes the same records
 crate:   --check        only read the crate back and check it
+box:     --only ITEM... items, notebooks or families, the most urgent first; --seeds K... (default: all of the scale's)
+         --minutes M    nothing is begun that cannot be finished in them; the archive is whole at any moment
+         --entry NAME   of config/queue.yaml, in place of scale, --only, --seeds and --minutes
+         --processes P  side by side on this machine's devices (default: 4)
+         --out FILE     the archive of cards, kept tables and small weights (default: box.zip)
+         --dry-run      print the tasks, their estimated time, and what fits
+merge:   --dry-run      say what would be new, what is there, what is refused; write nothing
+         --replace NAME a network whose card may be replaced by that of other weights
 
 The first call makes the environment: the active conda environment if it is the one of environment.yml, else .venv with
 Python 3.11 or later; both from requirements.txt. Later calls need no network. A run that was stopped, however it was
@@ -123,7 +134,7 @@ install_into() {
 }
 
 known_scale() {
-  case $1 in smoke | cpu | paper) ;; *) die "no scale '$1': smoke, cpu or paper" ;; esac
+  case $1 in smoke | cpu | gpu | paper) ;; *) die "no scale '$1': smoke, cpu, gpu or paper" ;; esac
 }
 
 run_scale() {
@@ -192,6 +203,39 @@ run_on_results() {
   exec "$python" -m "lib.$module" --scale "$scale" "$@"
 }
 
+# An absolute path for a file given relative to where the user is.
+file_of() {
+  case $1 in /*) printf '%s' "$1" ;; *) printf '%s' "$PWD/$1" ;; esac
+}
+
+# box: a scale where the first word is one, then the command's own options.
+run_box() {
+  local -a words=()
+  case ${1:-} in
+    '' | -*) ;;
+    *)
+      known_scale "$1"
+      words=(--scale "$1")
+      shift
+      ;;
+  esac
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --out)
+        [ $# -ge 2 ] || die "--out wants a file"
+        words+=(--out "$(file_of "$2")")
+        shift
+        ;;
+      --out=*) words+=(--out "$(file_of "${1#*=}")") ;;
+      *) words+=("$1") ;;
+    esac
+    shift
+  done
+  set_up
+  cd "$root"
+  exec "$python" -m lib.engine box ${words[@]+"${words[@]}"}
+}
+
 run_tests() {
   local word spread=(-n 2 --dist loadfile)
   for word in "$@"; do
@@ -238,6 +282,18 @@ case ${1:-} in
     exec "$python" -m lib.report --scale "${1:-smoke}"
     ;;
   verify | crate) run_on_results "$@" ;;
+  box)
+    shift
+    run_box "$@"
+    ;;
+  merge)
+    case ${2:-} in '' | -*) die "merge wants an archive, then its options" ;; esac
+    archive=$(file_of "$2")
+    shift 2
+    set_up
+    cd "$root"
+    exec "$python" -m lib.engine merge "$archive" "$@"
+    ;;
   setup)
     [ $# -eq 1 ] || die "setup takes nothing more"
     set_up

@@ -1,6 +1,8 @@
 """Training a ResNet10 on CIFAR-10: our loop against the plain one of a PyTorch tutorial.
 
     python -m benchmarks.training [--images 10000] [--epochs 1] [--repeats 1] [--threads 1]
+    python -m benchmarks.training --device cuda [--networks ResNet18 VGG16 ResNet-20 ResNet10] [--processes 1 4 8 12]
+        [--seconds 20] [--compile reduce-overhead]      # images a second on a GPU: see benchmarks/training_device.py
 
 Ours: `lib.training.fit`, images in memory as uint8, batched augmentation, bfloat16 autocast, channels_last.
 Peer: float32, contiguous (NCHW), eager; torchvision's RandomCrop, RandomHorizontalFlip and ToTensor image by image in a
@@ -14,6 +16,7 @@ After few steps accuracies scatter from seed to seed, so each run has its own se
 
 import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -68,11 +71,18 @@ def _synthetic(count: int, seed: int) -> ImageSet:
     return ImageSet(pixels.to(torch.uint8), labels, tuple("0123456789"), "synthetic", "train")
 
 
-def network(seed: int) -> nn.Module:
-    """ResNet10 of the NNSlicer family, width 16, with the same first weights on both sides."""
+def network(seed: int, arch: str = "resnet10-preact", width: int = 16) -> nn.Module:
+    """A network, else ResNet10 of the NNSlicer family, with the same first weights on both sides."""
     torch.manual_seed(seed)
     spec = data.SETS["cifar10"]
-    return models.build("resnet10-preact", mean=spec.mean, std=spec.std, width=16)
+    return models.build(arch, mean=spec.mean, std=spec.std, width=width)
+
+
+def plain_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The peer's optimiser, as torch makes it."""
+    return torch.optim.SGD(
+        model.parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
+    )
 
 
 def ours(train: ImageSet, recipe: Recipe, seed: int) -> tuple[float, nn.Module]:
@@ -86,9 +96,7 @@ def ours(train: ImageSet, recipe: Recipe, seed: int) -> tuple[float, nn.Module]:
 def plain(train: ImageSet, recipe: Recipe, seed: int, workers: int) -> tuple[float, nn.Module]:
     """The peer: seconds an epoch, and the network."""
     model = network(seed).train()
-    optimizer = torch.optim.SGD(
-        model.parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
-    )
+    optimizer = plain_optimizer(model, recipe)
     batch = min(recipe.batch, len(train))
     loader = DataLoader(Pictures(train), batch, shuffle=True, drop_last=True, num_workers=workers)
     step, total = 0, len(loader) * recipe.epochs
@@ -121,14 +129,33 @@ def compare(train: ImageSet, test: ImageSet, recipe: Recipe, repeats: int, worke
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
-    parser.add_argument("--images", type=int, default=10_000, help="training images")
+    parser.add_argument("--images", type=int, help="training images: 10,000, with --device all 50,000")
     parser.add_argument("--test-images", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="torch's; the peer's workers come on top")
-    parser.add_argument("--workers", type=int, nargs="+", default=WORKERS, help="the peer's, each tried")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        nargs="+",
+        help="the peer's: 0 and 2, each tried; on a device all cores but two, up to 12",
+    )
+    device = parser.add_argument_group("images a second on a device")
+    device.add_argument("--device", choices=["cuda", "cpu"], help="measure there, in one process and in several")
+    device.add_argument("--networks", nargs="+", default=["ResNet18", "VGG16", "ResNet-20", "ResNet10"])
+    device.add_argument("--processes", type=int, nargs="+", default=[1, 4, 8, 12], help="that share the device")
+    device.add_argument("--seconds", type=float, default=20.0, help="of measuring a row")
+    device.add_argument("--warm", type=int, default=30, help="steps before that")
+    device.add_argument("--compile", choices=["default", "reduce-overhead"], help="ours by torch.compile, beside plain")
     chosen = parser.parse_args()
+    chosen.images = chosen.images or (50_000 if chosen.device else 10_000)
+    if chosen.device:
+        from benchmarks import training_device
+
+        chosen.workers = chosen.workers or [max(1, min(12, (os.cpu_count() or 3) - 2))]
+        return training_device.main(chosen)
+    chosen.workers = chosen.workers or WORKERS
     torch.set_num_threads(chosen.threads)
     train, test, what = subject(chosen.images, chosen.test_images)
     recipe = Recipe(

@@ -1,5 +1,6 @@
-"""How to cite a result: an identifier of item, scale and commit, and a BibTeX entry made from its record."""
+"""How to cite: an identifier of each table and figure, and BibTeX of the package, its results and the papers."""
 
+import hashlib
 import re
 from collections.abc import Mapping
 from datetime import date
@@ -13,58 +14,100 @@ PACKAGE = "neurons"
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 
 
-def identifier(item: str, scale: str, commit: str) -> str:
-    """What names a result for good: "neurons:<scale>/<item>@<commit>".
+def citation() -> Mapping[str, Any]:
+    """CITATION.cff of this package.
+
+    Raises: ConfigError naming the file where it is missing, or lacks title, version or authors.
+    """
+    return _read(config.ROOT / "CITATION.cff")
+
+
+def identifier(item: str, scale: str) -> str:
+    """The SWHID (ISO/IEC 18670) of a record: which content, and where it lies in the repository.
+
+    Its 40 digits are git's own name of that content. In every clone that holds the record, `git cat-file blob DIGITS`
+    prints it and `git log --all --find-object=DIGITS` tells the commits that brought it.
 
     Args:
-        item: a name in config/items.yaml.
-        scale: smoke, cpu or paper.
-        commit: hexadecimal digits of the commit that made it, cut to twelve; or "unknown".
+        item: a name in config/items.yaml, with a record at the scale.
+        scale: smoke, cpu, gpu or paper.
+    Returns: as "swh:1:cnt:<40 hexadecimal digits>;path=/results/cpu/numbers/robustness_fig7.json".
+    Raises: OSError where there is no such record.
     """
-    return f"{PACKAGE}:{scale}/{item}@{commit[:12]}"
+    content = (config.results_dir(scale) / "numbers" / f"{item}.json").read_bytes()
+    digits = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    return f"swh:1:cnt:{digits};path=/results/{scale}/numbers/{item}.json"
 
 
 def bibtex(record: Mapping[str, Any]) -> str:
-    """A BibTeX entry for one table or figure: the package, the item, its scale and commit, the paper it reproduces.
+    """BibTeX for one table or figure: an entry of it in this package, and one of the paper that it reproduces.
 
     Args:
-        record: as `lib.record.read` returns it.
-    Returns: an @misc entry, UTF-8, one field a line, closed by a newline.
-    Raises: ConfigError naming CITATION.cff where it is missing or lacks title, version or authors.
+        record: of an item that is in the scale's results, as `lib.record.read` returns it.
+    Returns: one entry, or two where CITATION.cff has the paper; UTF-8, one field a line, closed by a newline.
+    Raises: ConfigError as `citation`; OSError as `identifier`.
     """
-    package, facts = _package(), record["provenance"]
-    made = date.fromisoformat(facts["date"][:10])
-    commit = facts["git"][:12]
-    name = identifier(record["item"], record["scale"], facts["git"])
+    facts = record["provenance"]
+    made, commit = date.fromisoformat(facts["date"][:10]), facts["git"][:12]
     changed = " with uncommitted changes" if facts["dirty"] else ""
-    if record["source"].lower().startswith("not in the source"):
-        about = f"Beside the reproduction of {record['paper']}"
-    else:
-        about = f"Reproduces {record['source']} of {record['paper']}"
-    note = f"{about}; scale {record['scale']}, commit {commit}{changed}, made {made}; {name}"
-    fields = {
-        "author": " and ".join(_author(person) for person in package["authors"]),
-        "title": f"{{{_tex(record['title'])}}}",
-        "howpublished": f"{_tex(package['title'])}, version {_tex(str(package['version']))}",
-        "year": str(made.year),
-        "month": _MONTHS[made.month - 1],
-        "note": _tex(note),
-    }
-    address = package.get("repository-code") or package.get("url")
-    if address:
-        fields["url"] = str(address)
-    key = re.sub(r"[^\w-]", "", f"{PACKAGE}-{record['scale']}-{record['item']}-{commit}")
-    lines = [f"  {field:<12} = {text if field == 'month' else '{' + text + '}'}" for field, text in fields.items()]
-    return f"@misc{{{key},\n" + ",\n".join(lines) + "\n}\n"
+    own = record["source"].lower().startswith("not in the source")
+    about = (
+        f"Beside the reproduction of {record['paper']}"
+        if own
+        else f"Reproduces {record['source']} of {record['paper']}"
+    )
+    note = f"{about}; scale {record['scale']}, made {made} at commit {commit}{changed}; "
+    result = _entry(
+        "misc",
+        f"{PACKAGE}-{record['scale']}-{record['item']}-{commit}",
+        citation(),
+        title=record["title"],
+        howpublished=f"{citation()['title']}, version {citation()['version']}",
+        year=made.year,
+        month=_MONTHS[made.month - 1],
+        note=note + identifier(record["item"], record["scale"]),
+    )
+    papers = [paper for paper in citation().get("references", ()) if paper.get("abbreviation") == record["paper"]]
+    return "\n".join([result, *map(_paper, papers)])
 
 
-def _package() -> Mapping[str, Any]:
-    path = config.ROOT / "CITATION.cff"
-    return _read(path, path.stat().st_mtime_ns if path.exists() else 0)
+def package_bibtex() -> str:
+    """BibTeX for this package and the papers that it reproduces, in one block. Raises: ConfigError as `citation`."""
+    told = citation()
+    year = str(told.get("date-released", ""))[:4]
+    package = _entry("software", PACKAGE, told, title=told["title"], version=told["version"], year=year)
+    papers = [paper for paper in told.get("references", ()) if "abbreviation" in paper]
+    return "\n".join([package, *map(_paper, papers)])
+
+
+def _paper(told: Mapping[str, Any]) -> str:
+    """An entry of a paper in the references of CITATION.cff."""
+    return _entry(
+        "inproceedings" if "conference" in told else "misc",
+        told["abbreviation"].lower().replace(" ", "-"),
+        told,
+        title=told["title"],
+        booktitle=told.get("conference", {}).get("name"),
+        year=told.get("year"),
+        month=_MONTHS[told["month"] - 1] if "month" in told else None,
+        pages=f"{told['start']}--{told['end']}" if "start" in told and "end" in told else None,
+        note=None if "conference" in told else told.get("notes"),
+    )
+
+
+def _entry(kind: str, key: str, told: Mapping[str, Any], **fields: Any) -> str:
+    """A BibTeX entry with the authors and addresses that CITATION.cff tells of a work; empty fields are left out."""
+    texts = {name: _tex(str(value)) for name, value in fields.items() if value}
+    texts["title"] = f"{{{texts['title']}}}"
+    addresses = {"doi": told.get("doi"), "url": told.get("url") or told.get("repository-code")}
+    texts = {"author": " and ".join(map(_author, told["authors"]))} | texts
+    texts |= {name: str(address) for name, address in addresses.items() if address}
+    lines = [f"  {name:<12} = {text if name == 'month' else '{' + text + '}'}" for name, text in texts.items()]
+    return f"@{kind}{{{re.sub(r'[^a-zA-Z0-9_-]', '', key)},\n" + ",\n".join(lines) + "\n}\n"
 
 
 @lru_cache(maxsize=4)
-def _read(path: Path, _changed: int) -> Mapping[str, Any]:
+def _read(path: Path) -> Mapping[str, Any]:
     told = config.read_yaml(path)
     for key in ("title", "version", "authors"):
         if not told.get(key):
@@ -84,3 +127,7 @@ def _author(person: Mapping[str, Any]) -> str:
 def _tex(text: str) -> str:
     """Text that LaTeX prints as it stands, its braces in pairs, as BibTeX counts them."""
     return tables.tex_text(text).replace(r"\{", r"\textbraceleft{}").replace(r"\}", r"\textbraceright{}")
+
+
+if __name__ == "__main__":
+    print(package_bibtex(), end="")

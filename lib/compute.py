@@ -3,9 +3,10 @@
 import platform
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -13,17 +14,20 @@ from lib import config
 
 
 def device(prefer: str = "auto") -> torch.device:
-    """The device to compute on.
+    """The device to compute on. Where it is a GPU, float32 is true float32 from then on, see `true_float32`.
 
     Args:
         prefer: auto (a GPU where there is one), cpu, cuda, cuda:<k> or mps.
     Raises: RuntimeError where the device asked for is not there.
     """
-    if prefer == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = torch.device(prefer)
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError(f"device {prefer!r} was asked for and no CUDA device is there: set compute.device to auto")
+    there = torch.cuda.is_available()
+    chosen = torch.device(("cuda" if there else "cpu") if prefer == "auto" else prefer)
+    if chosen.type == "cuda":
+        if not there:
+            raise RuntimeError(
+                f"device {prefer!r} was asked for and no CUDA device is there: set compute.device to auto"
+            )
+        true_float32()
     return chosen
 
 
@@ -34,16 +38,63 @@ def autocast(on: torch.device, precision: str) -> AbstractContextManager:
 
 @contextmanager
 def evaluation(model: torch.nn.Module) -> Iterator[None]:
-    """Inside, the network is in evaluation mode and autocast is off; each module's own mode is given back after."""
+    """Inside, the network is in evaluation mode, autocast is off and float32 is float32 on any device; each module's
+    own mode, and torch's settings, are given back after."""
     training = [module for module in model.modules() if module.training]
     device = next(model.parameters(), torch.empty(0)).device
     model.eval()
     try:
-        with torch.autocast(device.type, enabled=False):
+        with _in_true_float32(), torch.autocast(device.type, enabled=False):
             yield
     finally:
         for module in training:
             module.training = True
+
+
+def true_float32() -> None:
+    """Turn TF32 off for convolutions (torch's default is on) and matrix products.
+
+    TF32 keeps 10 of float32's 23 bits of each factor. Gradients near zero, ties and near-equal logits, on which attacks
+    and the examination of gradient masking rest, would be its rounding. Training in bfloat16 does not use it.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    for operation in _operations():
+        if operation.fp32_precision == "tf32":  # as torch.backends.fp32_precision, the user's, has it for all
+            operation.fp32_precision = "ieee"
+
+
+@contextmanager
+def _in_true_float32() -> Iterator[None]:
+    """Inside, TF32 is off; torch's settings are given back after, by the names that the user set them by."""
+    by_operation = [operation.fp32_precision for operation in _operations()]
+    convolutions = _older(lambda: torch.backends.cudnn.allow_tf32)
+    products = _older(torch.get_float32_matmul_precision)
+    true_float32()
+    try:
+        yield
+    finally:
+        older = (convolutions, convolutions, products)
+        for operation, precision, known in zip(_operations(), by_operation, older, strict=True):
+            if known is None:
+                operation.fp32_precision = precision
+        if convolutions is not None:
+            torch.backends.cudnn.allow_tf32 = convolutions
+        if products is not None:
+            torch.set_float32_matmul_precision(products)
+
+
+def _older(ask: Callable[[], Any]) -> Any:
+    """What torch's older names say; None where the newer ones were used, which it then refuses to translate."""
+    try:
+        return ask()
+    except RuntimeError:
+        return None
+
+
+def _operations() -> tuple[Any, ...]:
+    cudnn: Any = torch.backends.cudnn
+    return cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul
 
 
 def deterministic() -> None:
@@ -54,6 +105,10 @@ def deterministic() -> None:
     config.steady_cublas()
     # As use_deterministic_algorithms(True, warn_only=True), without its import of the compiler: a second a process.
     torch.set_deterministic_debug_mode("warn")
+    # Deterministic mode would fill memory that is not written yet with NaN, a pass over many a new tensor, so that a
+    # read of it repeats itself. Nothing here reads such memory: each `empty` of `lib` is written whole before it is
+    # read, as it had to be while it was filled, since one NaN would have reached the results.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
 
 

@@ -1,14 +1,15 @@
 """What a record must hold: the checks that every record passes when it is written and when it is read."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 
-from lib import store
-from lib.intervals import student, wilson
+from lib import store, units
+from lib.intervals import SLACK, wilson
 
 KEYS = ("item", "title", "paper", "source", "scale", "claims", "reduced", "numbers", "provenance")
 NUMBER_KEYS = ("name", "where", "value", "unit", "n", "seeds", "per_seed", "ci95", "paper_value", "note")
@@ -29,7 +30,7 @@ def validate(record: Any, label: str = "record") -> None:
         label: what the message calls it.
     Raises: RecordError naming label and key.
     """
-    _shape(record, KEYS, {"table"}, label)
+    _shape(record, KEYS, {"table", "drawn_from"}, label)
     for key in ("item", "title", "paper", "source", "scale"):
         _want(
             isinstance(record[key], str) and record[key] != "", f"{label}: {key} must be a string that says something"
@@ -48,6 +49,8 @@ def validate(record: Any, label: str = "record") -> None:
     _check_provenance(record["provenance"], f"{label}: provenance")
     if "table" in record:
         _check_table(record, label)
+    if "drawn_from" in record:
+        _check_sources(record["drawn_from"], f"{label}: drawn_from")
 
 
 def _want(fits: bool, message: str) -> None:
@@ -95,8 +98,9 @@ def check_number(entry: Any, label: str) -> None:
     close = math.isclose(entry["value"], float(np.mean(values)), rel_tol=1e-9, abs_tol=1e-12)
     _want(close, f"{label}: value {entry['value']} is not the mean of per_seed, {np.mean(values)}")
     _want(_whole(entry["n"]) and entry["n"] >= 1, f"{label}: n must be a whole number from 1")
-    if entry["name"] == "accuracy" and entry["unit"].startswith("fraction"):
-        _want(all(0 <= value <= 1 for value in values), f"{label}: a fraction lies in [0, 1]")
+    low, high = units.about(entry["unit"]).support
+    inside = all(low - SLACK <= value <= high + SLACK for value in values)
+    _want(inside, f"{label}: per_seed {values} leaves what a {entry['unit']!r} can be, {low:g} to {high:g}")
     paper = entry["paper_value"]
     _want(paper is None or _finite(paper), f"{label}: paper_value must be a finite number, or null where not stated")
     _check_interval(entry, label)
@@ -105,7 +109,10 @@ def check_number(entry: Any, label: str) -> None:
 def _check_interval(entry: Mapping[str, Any], label: str) -> None:
     ci95, over_images = entry["ci95"], OVER_IMAGES in entry["note"]
     _want(not over_images or 0 <= entry["value"] <= 1, f"{label}: an interval over images is for a share")
-    expected = wilson(entry["value"], entry["n"]) if over_images else student(entry["per_seed"])
+    if over_images:
+        expected: list[float] | None = wilson(entry["value"], entry["n"])
+    else:
+        expected = units.interval(entry["per_seed"], entry["unit"], entry["n"])
     if expected is None:
         _want(ci95 is None, f"{label}: one seed has no interval over seeds: ci95 must be null")
         return
@@ -113,8 +120,20 @@ def _check_interval(entry: Mapping[str, Any], label: str) -> None:
     _want(fits, f"{label}: ci95 must be [low, high]")
     slack = 0.02 * (expected[1] - expected[0]) + 1e-9  # a record kept with fewer digits still passes
     near = all(abs(a - b) <= slack for a, b in zip(ci95, expected, strict=True))
-    kind = "Wilson's over the images" if over_images else "Student's over the seeds"
+    kind = "Wilson's over the images" if over_images else "that over the seeds"
     _want(near, f"{label}: ci95 {ci95} is not {kind}, {expected}")
+    _want(
+        ci95[0] <= entry["value"] + slack and entry["value"] <= ci95[1] + slack, f"{label}: ci95 leaves the value out"
+    )
+
+
+def _check_sources(found: Any, label: str) -> None:
+    _want(isinstance(found, dict) and len(found) > 0, f"{label} must map files of the results to checksums")
+    for name, checksum in found.items():
+        fits = re.fullmatch(r"evaluations/[\w-]+/[0-9a-f]+\.json", name) is not None
+        _want(fits, f"{label}: {name!r} is not the file of a kept table")
+        fits = isinstance(checksum, str) and checksum.startswith("sha256:")
+        _want(fits, f"{label}: {name}: {checksum!r} is no checksum that starts with sha256:")
 
 
 def _check_provenance(found: Any, label: str) -> None:

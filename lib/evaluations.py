@@ -13,18 +13,22 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
 
-from lib import compute, config, data, record, reduced, store, zoo
+from lib import compute, config, data, models, permission, record, reduced, store, zoo
 
 SHARE = "fraction of test images"
-_made_on: set[str] = set()  # machines of the kept tables that this process has read
+NOT_KEPT = 3  # exit status
+Result = TypeVar("Result")
+_made_on: dict[str, set[int | None]] = {}  # machine -> seeds of the kept tables that this process has read
 
 
 def settings(scale: str, study: str, defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -75,6 +79,7 @@ def kept(
         key: all that the table depends on beside the network's weights and the seed; plain.
         make: computes it; only plain cells (missing ones become None).
         version: raise it when a change in the code changes the numbers.
+    Returns: the table; its `attrs` say which file it is, for `write`'s `drawn`.
     """
     weights = zoo.card(network, scale, seed)["weights"]
     return kept_by(kind, scale, {"weights": weights, "seed": seed, **key}, make, version)
@@ -93,8 +98,13 @@ def kept_by(
     def plain() -> tuple[dict[str, Any], dict[str, Any]]:
         if torch.cuda.is_available():  # a CPU gives the same bytes without
             compute.deterministic()
-        began = time.perf_counter()
+        began, before = time.perf_counter(), len(zoo.changed)
         frame = make()
+        if len(zoo.changed) > before:
+            raise zoo.NetworkChanged(
+                f"{', '.join(zoo.changed[before:])}: trained here, with other weights than those of the card that was "
+                "there: its tables are not of these weights. Start again, and what is missing is made anew"
+            )
         rows = [
             [None if pd.isna(value) else value for value in row] for row in frame.astype(object).to_numpy().tolist()
         ]
@@ -103,10 +113,37 @@ def kept_by(
         return {"columns": frame.columns.tolist(), "rows": rows}, made
 
     folder = config.results_dir(scale) / "evaluations"
-    found, made = store.cached(folder, kind, {"version": version, **key}, plain)
+    whole = {"version": version, **key}
+    found, made = store.cached(folder, kind, whole, plain)
     if made:
-        _made_on.add(f"{made['device']}, torch {made['torch']}")
-    return pd.DataFrame(found["rows"], columns=found["columns"])
+        _made_on.setdefault(f"{made['device']}, torch {made['torch']}", set()).add(key.get("seed"))
+    table = pd.DataFrame(found["rows"], columns=found["columns"])
+    table.attrs["kept"] = {f"evaluations/{store.cached_name(kind, whole)}": store.fingerprint(found)}
+    return table
+
+
+def joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Kept tables one below the other; what is drawn from the whole is drawn from all of their files."""
+    whole = pd.concat(tables, ignore_index=True)
+    if all(table.attrs.get("kept") for table in tables):
+        whole.attrs["kept"] = files_of(tables)
+    return whole
+
+
+def files_of(tables: Sequence[pd.DataFrame]) -> dict[str, str]:
+    """The files of kept tables, as {file of the scale's results: checksum}.
+
+    Raises: ValueError for a table that `kept` did not return, or that lost its `attrs` on the way.
+    """
+    found: dict[str, str] = {}
+    for table in tables:
+        if not table.attrs.get("kept"):
+            raise ValueError(
+                "a figure drawn from a table that is not a kept one: read it by evaluations.kept, join several by "
+                "evaluations.joined, or draw from the numbers"
+            )
+        found |= table.attrs["kept"]
+    return found
 
 
 def numbers(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
@@ -147,18 +184,16 @@ def frame(numbers: Sequence[Any], name: str = "accuracy", **where: Any) -> pd.Da
     return rows
 
 
-def setting_text(scale: str, name: str, seeds: Sequence[int], rest: str) -> str:
-    """What a notebook's run rests on, in one paragraph of Markdown: data, seeds, device.
+def setting_text(scale: str, name: str | Sequence[str], seeds: Sequence[int], rest: str) -> str:
+    """What a notebook's run rests on, in one paragraph of Markdown: data and seeds; `write` tells the device.
 
     Args:
-        name: the data set.
+        name: the data set, or several.
         rest: what was measured on it, as "2000 test images (the same for every network)".
     """
     plural = "s" if len(seeds) != 1 else ""
-    return (
-        f"**Scale `{scale}`**: {data.SETS[name].title}, {rest}, "
-        f"{len(seeds)} seed{plural} ({', '.join(map(str, seeds))}), on {compute.describe()}."
-    )
+    titles = ", ".join(data.SETS[one].title for one in ([name] if isinstance(name, str) else name))
+    return f"**Scale `{scale}`**: {titles}; {rest}; {len(seeds)} seed{plural} ({', '.join(map(str, seeds))})."
 
 
 def write(
@@ -173,8 +208,12 @@ def write(
     fingerprints: Mapping[str, str],
     table: pd.DataFrame | None = None,
     once: Sequence[str] = (),
+    changed: Mapping[str, Any] | None = None,
+    drawn: Sequence[pd.DataFrame] = (),
 ) -> None:
     """Write an item's record, with what was reduced and the fingerprints of the data, and say where it is.
+
+    Only a run with the scale's seeds and settings writes the scale's record; any other writes beside it.
 
     Its seconds are those of training the networks shown, on the machine that trained them, and of the notebook since
     the last record; evaluations made ahead are not in it.
@@ -186,33 +225,70 @@ def write(
         used, full: this scale's settings and the paper's, by the words that describe them.
         fingerprints: of the data beside the networks' own.
         once: networks of the first seed only.
+        changed: settings of this run that are not the scale's, by name; seeds need not be named.
+        drawn: the kept tables that the figure shows, where it is not drawn from the numbers alone.
     """
-    cards = [zoo.card(name, scale, seed) for name in networks for seed in seeds]
-    cards += [zoo.card(name, scale, seeds[0]) for name in once]
+    differs = dict(changed or {})
+    entry = config.items()[item]
+    if list(seeds) != config.item_seeds(entry, config.load(scale)):
+        differs["seeds"] = list(seeds)
+    shown = files_of(drawn)
+    cards = [(seed, zoo.card(name, scale, seed)) for name in networks for seed in seeds]
+    cards += [(seeds[0], zoo.card(name, scale, seeds[0])) for name in once]
     known = dict(fingerprints)
-    for card in cards:
+    machines = {machine: {seed for seed in made if seed is not None} for machine, made in _made_on.items()}
+    for seed, card in cards:
         known |= card["data"]
-    seconds = sum(card["seconds"] for card in cards) + record.since_last_write()
-    smaller = reduced.phrases(scale, [*networks, *once], {"seeds": list(seeds), **used}, full)
-    machines = {f"{card['device']}, torch {card['torch']}" for card in cards} | _made_on
-    path = record.write(item, scale, numbers, smaller, figure, table, known, seconds, sorted(machines))
-    print(f"{item}: {path.relative_to(config.results_dir(scale).parent)}")
+        machines.setdefault(f"{card['device']}, torch {card['torch']}", set()).add(seed)
+    seconds = sum(card["seconds"] for _, card in cards) + record.since_last_write()
+    used = {"seeds": list(seeds), **used}
+    smaller = reduced.phrases(scale, [*networks, *once], used, full, entry.paper, models.defaults)
+    path = record.write(item, scale, numbers, smaller, figure, table, known, seconds, machines, shown, differs)
+    why = f"{record.in_words(differs)}, so not the record of scale {scale}: " if differs else ""
+    place = path.relative_to(config.results_dir(scale).parent)
+    print(f"{item}: {why}{place}; computed on {record.computed_on(machines) or compute.describe()}")
 
 
-def main() -> None:
-    """python -m lib.evaluations --run MODULE:FUNCTION --scale S --seed K"""
+def restarting(work: Callable[[], Result]) -> Result:
+    """What `work` gives, for a command that somebody called: it may train however long it takes.
+
+    Where a network has changed meanwhile, this process's command line starts from its beginning; each time at least one
+    network more has been trained, so that it comes to an end.
+    """
+    try:
+        with permission.asked():
+            return work()
+    except zoo.NetworkChanged as error:
+        print(f"{error}.", file=sys.stderr, flush=True)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def main() -> int:
+    """python -m lib.evaluations --run MODULE:FUNCTION --scale S --seed K [--kept]"""
     parser = argparse.ArgumentParser(prog="python -m lib.evaluations", description=main.__doc__)
     known = sorted({step.run for steps in config.steps().values() for step in steps.values()})
-    parser.add_argument("--run", required=True, choices=known, metavar="MODULE:FUNCTION")
+    parser.add_argument("--run", required=True, nargs="+", choices=known, metavar="MODULE:FUNCTION")
     parser.add_argument("--scale", default="smoke", choices=config.SCALES)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kept", action="store_true", help="only say whether all is kept: exit status 0, else 3")
     chosen = parser.parse_args()
     compute.set_threads(config.load(chosen.scale).compute.threads)
     torch.manual_seed(chosen.seed)
-    module, _, function = chosen.run.partition(":")
-    getattr(importlib.import_module(module), function)(chosen.scale, chosen.seed)
-    print(f"{chosen.run}, seed {chosen.seed}: done")
+    for run in chosen.run:
+        module, _, function = run.partition(":")
+        step = partial(getattr(importlib.import_module(module), function), chosen.scale, chosen.seed)
+        if chosen.kept:
+            try:
+                with store.only_kept():
+                    step()
+            except store.NotKept as error:
+                print(f"{run}, seed {chosen.seed}: {error}")
+                return NOT_KEPT
+        else:
+            restarting(step)
+        print(f"{run}, seed {chosen.seed}: {'all is kept' if chosen.kept else 'done'}", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,7 +4,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
+from scipy.special import expit, logit, ndtri, stdtrit
+
+SLACK = 1e-9  # a value may leave its range by this much, as sums of floats do
 
 
 def student(values: Sequence[float], confidence: float = 0.95) -> list[float] | None:
@@ -15,6 +17,50 @@ def student(values: Sequence[float], confidence: float = 0.95) -> list[float] | 
     mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(count)
     half = float(stdtrit(count - 1, (1 + confidence) / 2)) * error
     return [mean - half, mean + half]
+
+
+def of_mean(
+    values: Sequence[float], support: tuple[float, float] = (-math.inf, math.inf), confidence: float = 0.95
+) -> list[float] | None:
+    """Interval of the mean by Student's t, inside the range of values that the quantity can take.
+
+    With two finite ends the interval is computed on the logit scale and taken back: with the mean m and its standard
+    error s on the scale where the range is [0, 1], logit(m) -+ t s / (m (1 - m)). On [-1, 1] that is Fisher's z. The
+    logit is of the mean, not of each value, so values of 0 and 1 need no correction; a mean of 0 or 1 is one that all
+    values agree on, and the interval is that point. With one finite end the plain interval is cut there, which leaves
+    its coverage as it is. The interval always holds the mean.
+
+    Chosen by simulation: 3, 5 and 10 networks with shares of a beta distribution, each seen on a binomial sample of
+    images, means from .001 to .995. With Wilson's interval where all networks agree (`units.interval`) it never covered
+    less than Student's t on the plain scale, and is as wide where shares are moderate. Logits of each value, with a
+    continuity correction, cover less where networks spread; Korn and Graubard's interval is wider where they agree. No
+    interval of three values covers well where one network in many is far from the others.
+
+    Args:
+        values: one a seed.
+        support: lowest and highest possible value; may be infinite.
+    Returns: [low, high]; None for fewer than two values.
+    Raises: ValueError where a value lies outside the support.
+    Source: Korn and Graubard (1998), "Confidence intervals for proportions with small expected number of positive
+        counts estimated from survey data": the logit interval with the delta method.
+    """
+    bottom, top = support
+    if not all(bottom - SLACK <= value <= top + SLACK for value in values):
+        raise ValueError(f"values {list(values)} do not all lie in the range of the quantity, {bottom:g} to {top:g}")
+    plain = student(values, confidence)
+    if plain is None:
+        return None
+    mean = float(np.mean(values))
+    if min(values) == max(values):
+        return [mean, mean]
+    if math.isinf(bottom) or math.isinf(top):
+        return [min(mean, max(bottom, plain[0])), max(mean, min(top, plain[1]))]
+    place = min(1.0, max(0.0, (mean - bottom) / (top - bottom)))
+    if place in (0.0, 1.0):  # values that differ by rounding
+        return [mean, mean]
+    half = (plain[1] - mean) / (top - bottom) / (place * (1 - place))
+    ends = [bottom + (top - bottom) * float(expit(logit(place) + step)) for step in (-half, half)]
+    return [min(mean, ends[0]), max(mean, ends[1])]
 
 
 def wilson(share: float, n: int) -> list[float]:

@@ -1,7 +1,7 @@
 """One progress bar for everything: shown in a terminal or a live notebook, silent wherever output is kept."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sized
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from lib import config
 
 _EXECUTORS = {"papermill", "nbconvert", "jupyter-nbconvert", "jupyter-execute", "snakemake", "pytest"}
+_listeners: list[Callable[[str, int, int | None], None]] = []
 
 
 def bar(iterable: Iterable | None = None, desc: str = "", total: int | None = None) -> Any:
@@ -22,7 +23,26 @@ def bar(iterable: Iterable | None = None, desc: str = "", total: int | None = No
     """
     from tqdm import tqdm
 
+    if _listeners and iterable is not None:
+        total = len(iterable) if total is None and isinstance(iterable, Sized) else total
+        iterable = _heard(iterable, desc, total)
     return tqdm(iterable, desc=desc or None, total=total, disable=not watched(), leave=False, dynamic_ncols=True)
+
+
+def listen(hear: Callable[[str, int, int | None], None]) -> None:
+    """From now on, tell every step of every bar of this process: its words, the steps done, and of how many."""
+    _listeners.append(hear)
+
+
+def _heard(iterable: Iterable, desc: str, total: int | None) -> Iterator:
+    done = 0
+    for entry in iterable:
+        for hear in _listeners:
+            hear(desc, done, total)
+        yield entry
+        done += 1
+    for hear in _listeners:
+        hear(desc, done, total)
 
 
 def watched() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -40,7 +41,7 @@ def fresh(recipe: Recipe) -> nn.Module:
 
 def blank(preset: Scale, recipe: Recipe) -> nn.Module:
     """The network's structure, its weights to be loaded."""
-    return transformed(untransformed(preset, recipe), recipe)
+    return transformed(untransformed(preset, recipe), recipe, values=False)
 
 
 def untransformed(preset: Scale, recipe: Recipe) -> nn.Module:
@@ -51,9 +52,18 @@ def untransformed(preset: Scale, recipe: Recipe) -> nn.Module:
     return blank(preset, replace(recipe, start=parent.start, transforms=parent.transforms))
 
 
-def transformed(model: nn.Module, recipe: Recipe) -> nn.Module:
-    """A network after the recipe's transforms; the network given may be changed in place."""
+def transformed(model: nn.Module, recipe: Recipe, values: bool = True) -> nn.Module:
+    """A network after the recipe's transforms; the network given may be changed in place.
+
+    Args:
+        model: the network.
+        recipe: whose transforms are applied, in order.
+        values: False where all weights are loaded next: a transform that has an argument `values` is given False, and
+            leaves out what it would compute for weights, as a decomposition. The structure is the same.
+    """
     for named in recipe.transforms:
         function, given = plug(named)
+        if not values and "values" in inspect.signature(function).parameters:
+            given["values"] = False
         model = function(model, **given)
     return model

@@ -5,30 +5,33 @@ import math
 import re
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from lib import checksums, config, store
+from lib import checksums, config, store, units
 from lib.contract import OVER_IMAGES, PROVENANCE_KEYS, RecordError, check_number, validate
-from lib.intervals import student, wilson
+from lib.intervals import wilson
 from lib.tables import frame, render, where_keys
 
 __all__ = [
     "RecordError",
-    "drawn_from",
+    "beside",
     "dumps",
     "exists",
     "frame",
     "git_state",
+    "in_words",
     "number",
     "provenance",
     "read",
     "since_last_write",
+    "source_text",
     "validate",
     "where_keys",
     "write",
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _last_write = time.monotonic()
+_beside: dict[tuple[str, str], Mapping[str, Any]] = {}  # scale, item -> what this process last changed for it
 
 
 def number(
@@ -57,10 +61,10 @@ def number(
         where: the settings it was measured at: strings, numbers and booleans.
         per_seed: seed -> value; a number without seeds is {0: value}.
         unit: as "fraction of test images".
-        n: images (or other samples) behind each seed's value.
+        n: what is behind each seed's value, as images or pairs; `units.counted` has the word.
         paper_value: the source's value, only where the source states it.
-        interval: "seeds", Student's t over the seeds (none with one seed); or "images", for a share of n images,
-            Wilson's interval over them at the mean, which the note then says.
+        interval: "seeds", over the seeds, inside what the unit allows (`units.interval`; none with one seed); or
+            "images", for a share of n images, Wilson's interval over them at the mean, which the note then says.
     Returns: a number as `write` takes it.
     Raises: RecordError where the number breaks the contract (NaN, no seed, a share outside [0, 1], ...).
     """
@@ -72,7 +76,7 @@ def number(
         raise RecordError(f"number {name!r} at {dict(where)}: per_seed {by_seed} must hold finite values, at least one")
     mean = float(np.mean(values))
     try:
-        ci95 = wilson(mean, int(n)) if interval == "images" else student(values)
+        ci95 = wilson(mean, int(n)) if interval == "images" else units.interval(values, unit, int(n))
     except ValueError as error:
         raise RecordError(f"number {name!r} at {dict(where)}: {error}") from error
     if interval == "images" and OVER_IMAGES not in note:
@@ -102,13 +106,15 @@ def write(
     table: pd.DataFrame | None,
     data: Mapping[str, str],
     seconds: float | None = None,
-    machines: Sequence[str] = (),
+    machines: Mapping[str, Collection[int]] = MappingProxyType({}),
+    drawn_from: Mapping[str, str] | None = None,
+    changed: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write an item's record with its tables and figure; the JSON last, each file whole or not at all.
 
     Args:
         item: a name in config/items.yaml.
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
         numbers: from `number`; every (name, where) once.
         reduced: what was made smaller than in the source, one phrase each.
         figure: drawn to PNG and SVG; None where the item is a table only.
@@ -116,8 +122,12 @@ def write(
             (rounding to two places or more is allowed). None: all numbers, one a row.
         data: data set and split -> fingerprint, as {"cifar10/test": images.fingerprint}.
         seconds: what it took; None: since this process wrote its last record, or first used this module.
-        machines: device and torch of whatever was computed before, as networks; those that are not this process's own
-            are told in the record's device.
+        machines: device and torch of what the numbers rest on, as networks and kept tables -> the seeds computed
+            there; told in the record's device where they are not this process's own.
+        drawn_from: what the figure shows where that is not the numbers: kept tables, as files of the scale's results
+            -> the checksum of their values.
+        changed: seeds and settings that are not the scale's, by name; plain. With any, all files go to
+            variants/<hash of them>/ in the scale's results, without checksums; changed.json and `reduced` say them.
     Returns: the path of the JSON file.
     Raises: RecordError naming the item, before anything is written.
     """
@@ -140,17 +150,24 @@ def write(
     }
     if table is not None:
         record["table"] = _plain_table(table, item)
-    elsewhere = [machine for machine in machines if machine != _machine()]
-    if elsewhere:
-        record["provenance"]["device"] += "; computed before on " + "; ".join(elsewhere)
+    if drawn_from:
+        record["drawn_from"] = dict(sorted(drawn_from.items()))
+    if set(machines) - {_machine()}:
+        record["provenance"]["device"] += f"; computed on {computed_on(machines)}"
+    if changed:
+        record["reduced"].insert(0, config.CHANGED + in_words(changed))
+        record["provenance"]["config"] = store.fingerprint({"config": record["provenance"]["config"], **changed})
     record["provenance"] = {key: record["provenance"][key] for key in PROVENANCE_KEYS}
     validate(record, f"record {item!r}")
     files = {f"tables/{item}.{kind}": text.encode() for kind, text in render(record).items()}
     if figure is not None:
         from lib import plots
 
-        files |= {f"figures/{item}.{kind}": plots.render(figure, kind, drawn_from(record)) for kind in ("png", "svg")}
+        files |= {f"figures/{item}.{kind}": plots.render(figure, kind, source_text(record)) for kind in ("png", "svg")}
     folder = config.results_dir(scale)
+    if changed:
+        folder /= f"variants/{store.fingerprint(changed).removeprefix('sha256:')[:12]}"
+        store.write_atomic(folder / "changed.json", json.dumps({"scale": scale, "changed": dict(changed)}) + "\n")
     for name, content in files.items():
         store.write_atomic(folder / name, content)
     drawings = [f"figures/{item}.{kind}" for kind in ("png", "svg")]
@@ -158,16 +175,51 @@ def write(
         for name in drawings:
             (folder / name).unlink(missing_ok=True)
     path = store.write_atomic(folder / "numbers" / f"{item}.json", dumps(record))
-    checksums.note(folder, [*files, *drawings, f"numbers/{item}.json"])
+    if changed:
+        _beside[scale, item] = dict(changed)
+    else:
+        _beside.pop((scale, item), None)
+        checksums.note(folder, [*files, *drawings, f"numbers/{item}.json"])
     _last_write = time.monotonic()
     return path
 
 
-def drawn_from(record: Mapping[str, Any]) -> str:
-    """What a figure says in its metadata of the record it shows: item, scale, and the fingerprint of the numbers.
+def beside(items: Iterable[str], scale: str) -> str:
+    """What sets this process's run of items apart from the scale's, as "seeds [0]"; empty where nothing does.
+
+    Only what this process wrote last of each item counts.
+    """
+    return "; ".join(dict.fromkeys(in_words(_beside[scale, item]) for item in items if (scale, item) in _beside))
+
+
+def in_words(changed: Mapping[str, Any]) -> str:
+    """Changed settings as a reader says them: "seeds [0], theta 0.3"."""
+    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in changed.items())
+
+
+def computed_on(machines: Mapping[str, Collection[int]]) -> str:
+    """Where numbers were computed, in words; with the seeds where not all machines computed the same ones.
+
+    Args:
+        machines: device and torch -> the seeds computed there.
+    """
+    if len({frozenset(seeds) for seeds in machines.values()}) <= 1:
+        return "; ".join(sorted(machines))
+    told = []
+    for machine, seeds in sorted(machines.items()):
+        named = ", ".join(map(str, sorted(seeds)))
+        told.append(f"{machine} ({'seed' if len(seeds) == 1 else 'seeds'} {named})" if seeds else machine)
+    return "; ".join(told) + ": seed and device are confounded"
+
+
+def source_text(record: Mapping[str, Any]) -> str:
+    """What a figure says in its metadata it was drawn from: the record's numbers, or the files that the record names.
 
     Provenance is left out: the same numbers computed again give the same text.
     """
+    if "drawn_from" in record:
+        files = "; ".join(f"{name} {checksum}" for name, checksum in record["drawn_from"].items())
+        return f"{record['item']} at scale {record['scale']}, drawn from {files}"
     about = {key: record[key] for key in ("item", "scale", "numbers")}
     return f"numbers of {record['item']} at scale {record['scale']}, {store.fingerprint(about)}"
 
@@ -182,7 +234,7 @@ def read(item: str, scale: str, folder: Path | None = None) -> dict[str, Any]:
 
     Args:
         item: a name in config/items.yaml.
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
         folder: the scale's results; None: where the configuration has them.
     Raises: RecordError naming the file where it is missing, torn or breaks the contract.
     """

@@ -1,58 +1,147 @@
-"""What a scale makes smaller than the papers' settings, in words: read off the two configurations, never typed."""
+"""How a scale's settings differ from the papers', in words: read off the two configurations, never typed.
 
-from collections.abc import Iterable, Mapping
+What is smaller is told first, then what is merely different, marked by OTHER. Of a setting that the source states, a
+phrase says "12 epochs instead of 160"; of one that it does not (config/sources.yaml), "12 epochs (not stated; our
+reading: 160)".
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lib import config
 
-_WORDS = {
+OTHER = "different, not smaller: "
+
+_RECIPE = {
     "data": "data set",
     "arch": "architecture",
     "epochs": "epochs",
     "train_limit": "training images",
-    "width": "width",
-    "hidden": "hidden units",
+    "batch": "images a step",
+    "optimizer": "optimiser",
+    "learning_rate": "learning rate",
+    "schedule": "schedule",
+    "warmup": "warm-up",
+    "momentum": "momentum",
+    "weight_decay": "weight decay",
+    "label_smoothing": "label smoothing",
+    "temperature": "temperature",
+    "augment": "augmentation",
+    "storage": "weights kept as",
 }
-_AFTER = ("width", "hidden units", "dropout", "last dropout")  # the number stands behind
+_ARGUMENTS = {
+    "hidden": "hidden units",
+    "weight of Alternate": "lambda of LCS",
+    "target of Alternate": "target rate of LCS",
+    "weight of Slimming": "weight of slimming",
+    "weight of NuclearNorm": "weight of the nuclear norm",
+    "masks of insert": "masks a layer",
+    "begin of GradualPruning": "first epoch of pruning",
+    "end of GradualPruning": "last epoch of pruning",
+    "every of GradualPruning": "steps from mask to mask",
+}
+_SIZES = ("epochs", "training images", "width", "hidden units")  # of a recipe: less of them is a reduction
+_BEHIND = ("width", "hidden units")  # the number stands behind the word, as behind every setting that is no size
+_ALONE = ("data set", "architecture")  # the value says it all
+
+Told = tuple[tuple[str, ...], tuple[str, ...]]  # what is smaller, what is different
 
 
-def phrases(scale: str, networks: Iterable[str], study: Mapping[str, Any], full: Mapping[str, Any]) -> list[str]:
-    """Each setting that is below the paper scale's, as "width 16 instead of 64".
+def phrases(
+    scale: str,
+    networks: Iterable[str],
+    study: Mapping[str, Any],
+    full: Mapping[str, Any],
+    paper: str = "",
+    defaults: Callable[[str], Mapping[str, Any]] | None = None,
+) -> list[str]:
+    """Each setting that differs from the source's, or from our reading of it.
 
     Args:
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
         networks: names of the networks that a figure rests on, and with them those that they started from; what the
             paper scale does not have is left out.
         study: settings that the run used, as {"seeds": [0], "test images": 2000}; lists are compared by length.
-        full: the same settings at the paper scale.
+        full: the same settings at the paper scale; a setting that is not there is not compared.
+        paper: whose stated settings count for `study`, as config/items.yaml names it.
+        defaults: architecture -> the arguments it has where a recipe gives none.
     Returns: one phrase a difference, networks first; where networks differ in theirs, what all share and then a phrase
-        for each kind of network, "fc5 on mnist: 3 epochs instead of 20, width 16 instead of 64". Empty at the paper
-        scale.
+        for each kind of network, "fc5 on mnist: 3 epochs instead of 20, width 16 instead of 64". What is not smaller
+        comes last and begins with OTHER.
     """
-    here, there = config.load(scale), config.load("paper")
+    here, there, sources = config.load(scale), config.load("paper"), config.sources()
     each = {
-        name: _of_network(here.recipe(name), there.recipe(name))
+        name: _of_network(name, here.recipe(name), there.recipe(name), sources, defaults)
         for name in _with_parents(here, networks)
         if name in there.networks
     }
-    found = [*_together({name: said for name, said in each.items() if said}, here)]
-    for key, value in study.items():
-        found += _compare(key, value, full.get(key))
-    return list(dict.fromkeys(found))
+    told = [
+        _compare(key, value, full[key], key in sources.of_paper(paper)) for key, value in study.items() if key in full
+    ]
+    found = []
+    for part, start in enumerate(("", OTHER)):
+        mine = {name: both[part] for name, both in each.items()}
+        said = [*_together(mine, here), *(phrase for both in told for phrase in both[part])]
+        found += [start + phrase for phrase in dict.fromkeys(said)]
+    return found
 
 
-def _of_network(own: config.Recipe, paper: config.Recipe) -> tuple[str, ...]:
-    """What one network's recipe has less of."""
-    found: list[str] = []
-    for key in ("data", "arch", "epochs", "train_limit"):
-        found += _compare(_WORDS[key], getattr(own, key), getattr(paper, key))
-    for key in {**paper.arch_args, **own.arch_args}:
-        found += _compare(_WORDS.get(key, key.replace("_", " ")), own.arch_args.get(key), paper.arch_args.get(key))
-    return tuple(found)
+def split(found: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A record's phrases as those of what is smaller and those of what is different, these without their mark."""
+    smaller = [phrase for phrase in found if not phrase.startswith(OTHER)]
+    return smaller, [phrase.removeprefix(OTHER) for phrase in found if phrase.startswith(OTHER)]
+
+
+def _of_network(
+    name: str,
+    own: config.Recipe,
+    paper: config.Recipe,
+    sources: config.Sources,
+    defaults: Callable[[str], Mapping[str, Any]] | None,
+) -> Told:
+    """How one network's recipe differs."""
+    states = sources.of_network(name)
+    mine, theirs = (_settings(recipe, defaults) for recipe in (own, paper))
+    if sources.on_all_images(name):
+        theirs["training images"] = None
+    if theirs["training images"] is None and "data set" in states:  # who names a set trains on all of it
+        states = states | {"training images"}
+    if own.data != paper.data:  # counts of other images do not compare
+        del mine["training images"], theirs["training images"]
+    if own.arch != paper.arch:  # so do arguments that only one of two architectures takes
+        alone = _arguments(own, defaults).keys() ^ _arguments(paper, defaults).keys()
+        mine, theirs = ({key: side[key] for key in side if key not in alone} for side in (mine, theirs))
+    smaller: list[str] = []
+    other: list[str] = []
+    for what in {**theirs, **mine}:
+        less, else_ = _compare(what, mine.get(what), theirs.get(what), what in states, what in _SIZES)
+        smaller += less
+        other += else_
+    return tuple(smaller), tuple(other)
+
+
+def _settings(recipe: config.Recipe, defaults: Callable[[str], Mapping[str, Any]] | None) -> dict[str, Any]:
+    """A recipe's settings by the words that describe them."""
+    found = {word: config.thaw(getattr(recipe, key)) for key, word in _RECIPE.items()}
+    found |= _arguments(recipe, defaults)
+    for plug in (*recipe.transforms, *recipe.hooks, *recipe.prepare):
+        kind = plug["use"].rpartition(".")[2]
+        for key, value in plug.items():
+            named = f"{key} of {kind}"
+            if key != "use":
+                found[_ARGUMENTS.get(named, named.replace("_", " "))] = config.thaw(value)
+    return found
+
+
+def _arguments(recipe: config.Recipe, defaults: Callable[[str], Mapping[str, Any]] | None) -> dict[str, Any]:
+    """Those of the architecture, in words."""
+    given = {**(defaults(recipe.arch) if defaults else {}), **config.thaw(recipe.arch_args)}
+    return {_ARGUMENTS.get(key, key.replace("_", " ")): value for key, value in given.items()}
 
 
 def _together(each: Mapping[str, tuple[str, ...]], scale: config.Scale) -> list[str]:
-    """What all networks have less of, then what each kind has: by architecture and data, by name where these agree."""
+    """What all networks share, then what each kind has: by architecture and data, by name where these agree."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for name, said in each.items():
         groups.setdefault(said, []).append(name)
@@ -86,26 +175,45 @@ def _with_parents(scale: config.Scale, networks: Iterable[str]) -> list[str]:
     return list(found)
 
 
-def _compare(what: str, own: Any, paper: Any) -> list[str]:
+def _compare(what: str, own: Any, paper: Any, stated: bool, size: bool | None = None) -> Told:
+    """One setting, as a phrase of what is smaller or of what is different.
+
+    Args:
+        what: its word.
+        own, paper: the two values; lists of a study are compared by length.
+        stated: whether the source states it.
+        size: whether less is a reduction; None: where both are whole numbers.
+    """
+    if isinstance(own, (list, tuple)) and isinstance(paper, (list, tuple)) and size is None:
+        own, paper = len(own), len(paper)
     if own == paper:
-        return []
-    if what in ("data set", "architecture"):
-        return [f"{own} instead of {paper}"]
-    if isinstance(own, (list, tuple)) and isinstance(paper, (list, tuple)) and what != "hidden units":
-        what = _one(what) if len(own) == 1 else what
-        return [] if len(own) == len(paper) else [f"{len(own)} {what} instead of {len(paper)}"]
-    missing = "all" if "images" in what else "the default"
-    own, paper = (missing if value is None else _text(value) for value in (own, paper))
-    if what in _AFTER:
-        return [f"{what} {own} instead of {paper}"]
-    return [f"{own} {_one(what) if own == '1' else what} instead of {paper}"]
+        return (), ()
+    counts = all(isinstance(value, int) and not isinstance(value, bool) for value in (own, paper))
+    below = (counts and own < paper) or ("images" in what and paper is None and own is not None)
+    if isinstance(own, list) and isinstance(paper, list) and size:
+        below = sum(own) < sum(paper)
+    smaller = (below and size is not False) or what in _ALONE
+    rather = f"instead of {_text(paper, what)}" if stated else f"(not stated; our reading: {_text(paper, what)})"
+    if what in _ALONE:
+        phrase = f"{_text(own, what)} {rather}"
+    elif size is False or what in _BEHIND or not (counts or "images" in what or what in _SIZES):
+        phrase = f"{what} {_text(own, what)} {rather}"
+    else:
+        phrase = f"{_text(own, what)} {_one(what) if own == 1 else what} {rather}"
+    return ((phrase,), ()) if smaller else ((), (phrase,))
 
 
 def _one(what: str) -> str:
     """The word for one of them: seeds of all classes -> seed of all classes."""
-    counted, of, rest = what.partition(" of ")
-    return counted.removesuffix("s") + of + rest
+    head, tail = re.fullmatch(r"(.*?)((?: (?:of|in|a|an|for|under) .*)?)", what).groups()  # type: ignore[union-attr]
+    return head.removesuffix("s") + tail
 
 
-def _text(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+def _text(value: Any, what: str) -> str:
+    if value is None:
+        return "all" if "images" in what else "none"
+    if isinstance(value, float):
+        return f"{value:.10f}".rstrip("0").rstrip(".")
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(str, value)) or "none"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

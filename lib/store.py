@@ -6,8 +6,8 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,28 @@ except ImportError:  # not a Unix system: what a killed writer leaves is not swe
     fcntl = None  # type: ignore[assignment]
 
 _TEMPORARY = re.compile(r"\..*\.[a-z0-9_]{8}\.tmp(\..*)?", re.DOTALL)
+_only_kept = False
+
+
+class NotKept(RuntimeError):
+    """Something would have to be made inside `only_kept`; the message says what."""
+
+
+@contextmanager
+def only_kept() -> Iterator[None]:
+    """Within this block, nothing is computed that could be kept and is not: NotKept is raised in its place."""
+    global _only_kept
+    before, _only_kept = _only_kept, True
+    try:
+        yield
+    finally:
+        _only_kept = before
+
+
+def about_to_make(what: str) -> None:
+    """Called by whatever keeps what it makes, before it makes it. Raises: NotKept inside `only_kept`."""
+    if _only_kept:
+        raise NotKept(f"{what} is not there")
 
 
 def canonical_json(value: Any) -> str:
@@ -142,6 +164,11 @@ def cached_json(folder: str | os.PathLike, kind: str, key: Mapping[str, Any], ma
     return cached(folder, kind, key, lambda: (make(), {}))[0]
 
 
+def cached_name(kind: str, key: Mapping[str, Any]) -> str:
+    """Where `cached` keeps the value of a key, from its folder on: "kind/<hash of key>.json"."""
+    return f"{kind}/{fingerprint(key).removeprefix('sha256:')[:24]}.json"
+
+
 def cached(
     folder: str | os.PathLike, kind: str, key: Mapping[str, Any], make: Callable[[], tuple[Any, Mapping[str, Any]]]
 ) -> tuple[Any, dict[str, Any]]:
@@ -155,14 +182,15 @@ def cached(
             lock, so that two runs do not both compute it.
     Returns: the value as JSON gives it back (tuples are lists, keys strings), and what is kept beside it.
     """
-    digest = fingerprint(key).removeprefix("sha256:")[:24]
-    path = Path(folder) / kind / f"{digest}.json"
+    path = Path(folder) / cached_name(kind, key)
     body = _read(path, key)
     if body is None:
+        about_to_make(f"{kind}/{path.name}")
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             body = _read(path, key)
             if body is None:
+                about_to_make(f"{kind} {path.name}")
                 value, about = json.loads(
                     canonical_json(make())
                 )  # as it is read back, so that the checksum is the same

@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from lib import units
+
 _TEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -18,7 +20,7 @@ _TEX = {
     **{mark: "\\" + mark for mark in "&%$#_{}"},
 }
 _TEX_TABLE = str.maketrans(_TEX)
-_MD_TABLE = str.maketrans({**{mark: "\\" + mark for mark in "\\`*_[]|#~"}, "<": "&lt;", ">": "&gt;", "&": "&amp;"})
+_MD_TABLE = str.maketrans({**{mark: "\\" + mark for mark in "\\`*_[]|#~"}, "<": "&lt;", "&": "&amp;"})
 _MD_URL = str.maketrans({mark: f"%{ord(mark):02X}" for mark in " ()<>\"'\\[]|`"})
 LONG = 40
 NOT_STATED = "not stated"
@@ -75,8 +77,8 @@ def display(record: Mapping[str, Any]) -> pd.DataFrame:
         return _across(record["numbers"], [key for key in keys if key != "epsilon"], sorted(steps))
     rows = []
     for entry in record["numbers"]:
-        row = {"measure": entry["name"]} | {key: cell(entry["where"].get(key), key) for key in keys}
-        row |= {"value": cell(entry["value"]), "95 % interval": interval(entry["ci95"]), "n": str(entry["n"])}
+        row = {"measure": entry["name"].replace("_", " ")} | {key: cell(entry["where"].get(key), key) for key in keys}
+        row |= {"value": cell(entry["value"]), "95 % interval": interval(entry["ci95"]), "n": units.sample(entry)}
         row |= {"seeds": str(len(entry["seeds"])), "unit": entry["unit"]}
         paper = entry["paper_value"]
         rows.append(row | {"paper": NOT_STATED if paper is None else cell(paper), "note": entry["note"]})
@@ -87,12 +89,14 @@ def _across(numbers: Sequence[Mapping[str, Any]], keys: list[str], steps: list[f
     """One row a setting, its values across epsilon, each with half its interval."""
     grouped: dict[tuple, list[Mapping[str, Any]]] = {}
     for entry in numbers:
-        setting = (f"{entry['name']} ({entry['unit']})", *(cell(entry["where"].get(key), key) for key in keys))
+        setting = (units.measure(entry), *(cell(entry["where"].get(key), key) for key in keys))
         grouped.setdefault(setting, []).append(entry)
     rows = []
     for setting, entries in grouped.items():
         row = dict(zip(["measure", *keys], setting, strict=True))
-        row["n"] = ", ".join(sorted({str(e["n"]) for e in entries}, key=int))
+        row["n"] = ", ".join(
+            units.sample(e) for e in {e["n"]: e for e in sorted(entries, key=lambda e: e["n"])}.values()
+        )
         row["seeds"] = ", ".join(sorted({str(len(e["seeds"])) for e in entries}, key=int))
         at = {e["where"].get("epsilon"): e for e in entries}
         row |= {"no epsilon": _with_interval(at.get(None))}
@@ -106,10 +110,9 @@ def _with_interval(entry: Mapping[str, Any] | None) -> str:
         return ""
     if entry["ci95"] is None:
         return _short(entry["value"])
-    half = max(entry["ci95"][1] - entry["value"], entry["value"] - entry["ci95"][0])
-    even = abs(entry["ci95"][0] + entry["ci95"][1] - 2 * entry["value"]) < 1e-3 * max(half, 1e-9)
+    below, above = _short(entry["value"] - entry["ci95"][0]), _short(entry["ci95"][1] - entry["value"])
     ends = " to ".join(_short(end) for end in entry["ci95"])
-    return f"{_short(entry['value'])} ± {_short(half)}" if even else f"{_short(entry['value'])} ({ends})"
+    return f"{_short(entry['value'])} ± {above}" if below == above else f"{_short(entry['value'])} ({ends})"
 
 
 def _short(value: float) -> str:
@@ -173,7 +176,8 @@ def tex_text(text: str) -> str:
 
 def md_text(text: str) -> str:
     """Text that Markdown shows as it stands, on one line."""
-    return " ".join(text.translate(_MD_TABLE).split())
+    shown = " ".join(text.translate(_MD_TABLE).split())
+    return "\\" + shown if shown.startswith(">") else shown  # else a quotation; elsewhere the sign means nothing
 
 
 def md_url(path: str) -> str:

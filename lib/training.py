@@ -1,4 +1,4 @@
-"""The one training loop: batches in memory, schedules, hooks, a checkpoint every epoch, exact resume."""
+"""The one training loop: batches in memory, schedules, hooks, a checkpoint a minute, exact resume."""
 
 import pickle
 import time
@@ -19,6 +19,7 @@ from lib.data import ImageSet
 from lib.progress import bar
 
 VERSION = 1  # raise it when a change here changes the networks that come out
+CHECKPOINT_SECONDS = 60.0  # between two checkpoints: each takes up to 200 MB to the disk, some epochs take a second
 
 
 class TrainingError(RuntimeError):
@@ -99,7 +100,7 @@ class Batches:
         images: the set; its images stay uint8 (N, C, H, W).
         recipe: batch size, augmentation, memory format.
         device: where the batches are made.
-        generator: CPU generator of the order and of the augmentation.
+        generator: CPU generator of the order and of the augmentation, so that every device sees the same images.
     """
 
     def __init__(self, images: ImageSet, recipe: Recipe, device: torch.device, generator: torch.Generator) -> None:
@@ -113,6 +114,8 @@ class Batches:
             held = F.pad(held, (0, 4 - self.channels)).contiguous().view(torch.int32)
         self.held, self.labels = held.contiguous().to(device), images.labels.to(device)
         self.recipe, self.device, self.generator = recipe, device, generator
+        rows, columns = (torch.arange(length, device=device) for length in self.size)
+        self.rows, self.columns = (rows * self.held.shape[2])[:, None], columns
 
     def __len__(self) -> int:
         return max(1, len(self.labels) // self.recipe.batch)
@@ -121,26 +124,27 @@ class Batches:
         """One pass in a fresh order; a last batch that is not full is left out, unless it is the only one."""
         order = torch.randperm(len(self.labels), generator=self.generator)
         for start in range(0, len(self) * self.recipe.batch, self.recipe.batch):
-            index = order[start : start + self.recipe.batch]
-            yield self._augment(index), self.labels[index.to(self.device)]
+            yield self._augment(order[start : start + self.recipe.batch])
 
-    def _augment(self, index: Tensor) -> Tensor:
+    def _augment(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The images (B, C, H, W) and labels (B,) of an index (B,) on the CPU, cropped and mirrored at random."""
         count, (height, width) = len(index), self.size
-        top = left = torch.zeros(count, dtype=torch.long)
+        begin, turn = index * self.held.shape[1] * self.held.shape[2], torch.ones_like(index)
         if self.pad:
             top = torch.randint(0, 2 * self.pad + 1, (count,), generator=self.generator)
             left = torch.randint(0, 2 * self.pad + 1, (count,), generator=self.generator)
-        columns = left[:, None] + torch.arange(width)
+            begin = begin + top * self.held.shape[2] + left
         if "flip" in self.recipe.augment:
             mirrored = torch.rand(count, generator=self.generator) < 0.5
-            columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-        rows = (index * self.held.shape[1])[:, None] + top[:, None] + torch.arange(height)
-        pixels = (rows[:, :, None] * self.held.shape[2] + columns[:, None, :]).to(self.device)
+            begin, turn = torch.where(mirrored, begin + width - 1, begin), torch.where(mirrored, -1, turn)
+        # Where each image's first row begins and which way it runs, a few KB, is all that travels to the device.
+        index, begin, turn = torch.stack((index, begin, turn)).to(self.device, non_blocking=True)
+        pixels = self.rows + (begin[:, None] + turn[:, None] * self.columns)[:, None, :]
         images = self.held.view(-1, self.held.shape[-1])[pixels.view(-1)]
         images = images.view(torch.uint8)[:, : self.channels] if self.packed else images
         images = images.view(count, height, width, self.channels).permute(0, 3, 1, 2)
         images = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
-        return images if self.recipe.channels_last else images.contiguous()
+        return images if self.recipe.channels_last else images.contiguous(), self.labels[index]
 
 
 def fit(
@@ -162,7 +166,8 @@ def fit(
         recipe: epochs, batch, optimiser, schedule, temperature, augmentation, precision.
         seed: of the batch order, augmentation, dropout; the same seed gives the same bytes on one machine.
         hooks: methods plugged in, in order.
-        checkpoint: file kept after every epoch; where it exists, training goes on from it to the result that an
+        checkpoint: file written after the first epoch that ends `CHECKPOINT_SECONDS` or more after the last one, and
+            after the last epoch asked for; where it exists, training goes on from it to the result that an
             uninterrupted run gives, bit for bit.
         trunk: a checkpoint of the same recipe without hooks to branch from, where `checkpoint` does not exist yet.
         until: stop after that many epochs, as the schedule of all of them has it.
@@ -178,14 +183,17 @@ def fit(
         generator = torch.Generator().manual_seed(seed)
         batches = Batches(images, recipe, on, generator)
         total = len(batches) * recipe.epochs
-        run = Run(model, _optimizer(model, recipe), recipe, on, generator, len(batches), total)
+        run = Run(model, _optimizer(model, recipe, on), recipe, on, generator, len(batches), total)
         _begin(run, hooks, checkpoint, trunk)
         last = recipe.epochs if until is None else min(until, recipe.epochs)
         model.train()
+        kept = time.monotonic()
         for _ in bar(range(run.epoch, last), desc="epochs", total=last - run.epoch):
             run.history.append(_epoch(run, batches, hooks))
-            if checkpoint is not None:
+            due = run.epoch == last or time.monotonic() - kept >= CHECKPOINT_SECONDS
+            if checkpoint is not None and due:
                 save_checkpoint(run, hooks, checkpoint)
+                kept = time.monotonic()
         if last == recipe.epochs:
             for hook in hooks:
                 hook.end(run)
@@ -251,16 +259,14 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, step: in
         group["lr"] = rate
 
 
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def _optimizer(model: nn.Module, recipe: Recipe, on: torch.device) -> torch.optim.Optimizer:
+    """The recipe's optimiser; on CUDA its fused form, which steps all weights in a few launches."""
+    given: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    if on.type == "cuda":  # a CPU keeps the form, and so the bytes, of the networks that ship with the package
+        given["fused"] = True
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.momentum > 0,
-    )
+        return torch.optim.AdamW(model.parameters(), **given)
+    return torch.optim.SGD(model.parameters(), momentum=recipe.momentum, nesterov=recipe.momentum > 0, **given)
 
 
 def save_checkpoint(run: Run, hooks: Sequence[Hook], path: Path) -> None:
@@ -314,13 +320,11 @@ def load_checkpoint(run: Run, hooks: Sequence[Hook], path: Path) -> None:
 def predict(model: nn.Module, images: ImageSet, batch: int = 500, device: torch.device | None = None) -> Tensor:
     """Logits (N, classes) in float32 on the CPU, in evaluation mode; the model's mode is given back."""
     device = device or next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    parts = [
-        model(images.float(device, torch.arange(start, min(start + batch, len(images))))).float().cpu()
-        for start in range(0, len(images), batch)
-    ]
-    model.train(was_training)
+    with compute.evaluation(model):
+        parts = [
+            model(images.float(device, torch.arange(start, min(start + batch, len(images))))).float().cpu()
+            for start in range(0, len(images), batch)
+        ]
     return torch.cat(parts)
 
 

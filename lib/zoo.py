@@ -5,6 +5,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from lib import compute, config, data, recipes, store, training
+from lib import compute, config, data, permission, recipes, store, training
 from lib.config import Recipe, Scale
 
 SHIPPED_MB = 3  # largest weights file that ships with the package
@@ -24,8 +25,15 @@ VERSION = 1  # raise it when a change here or in lib.models changes the networks
 Trained = TypeVar("Trained")
 
 
+changed: list[str] = []  # networks that this process has trained, of other weights than their cards said
+
+
 class ZooError(RuntimeError):
     """A network that cannot be made or loaded."""
+
+
+class NetworkChanged(ZooError):
+    """A network trained here has other weights than its card said: what rests on the card must be looked up again."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +60,16 @@ def get(name: str, scale: str = "smoke", seed: int = 0, retrain: bool = False) -
 
     Args:
         name: a key of `networks` in config/<scale>.yaml.
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
         seed: of the first weights, the batch order, the augmentation.
         retrain: train anew whatever is kept, in the cache or with the results.
     Returns: the network in evaluation mode on the scale's device; input in [0, 1].
-    Raises: ConfigError for a name that does not exist; lib.data.DataError for data that are missing.
+    Raises: ConfigError for a name that does not exist; lib.data.DataError for data that are missing;
+        permission.NotAskedError where it has to be trained, that takes long, and nobody asked for it.
     """
     preset = config.load(scale)
-    model, _ = _obtain(preset, name, seed, retrain)
+    with permission.asked() if retrain else nullcontext():
+        model, _ = _obtain(preset, name, seed, retrain)
     return model.to(compute.device(preset.compute.device)).eval()
 
 
@@ -87,6 +97,17 @@ def key(name: str, scale: str = "smoke", seed: int = 0) -> str:
     return store.fingerprint(_key(config.load(scale), name, seed))
 
 
+def folder(name: str, scale: str = "smoke", seed: int = 0) -> Path:
+    """Where the cache keeps a network's weights.safetensors and card.json, whether they are there or not."""
+    preset = config.load(scale)
+    return _place(preset, name, seed, key(name, scale, seed)).folder
+
+
+def trunk(name: str, scale: str, seed: int, epoch: int) -> Path:
+    """The checkpoint from which other networks branch off a network's training; made where it is not there yet."""
+    return _trunk(config.load(scale), name, seed, epoch)
+
+
 def _key(preset: Scale, name: str, seed: int) -> dict[str, Any]:
     recipe = preset.recipe(name)
     plugs = [recipes.plug(plug)[0] for plug in (*recipe.transforms, *recipe.hooks, *recipe.prepare)]
@@ -106,6 +127,10 @@ def _obtain(preset: Scale, name: str, seed: int, retrain: bool) -> tuple[nn.Modu
         found = _load(preset, name, candidate, address)
         if found is not None:
             return found
+    store.about_to_make(f"network {name} (seed {seed})")
+    permission.check(preset, name, seed, _missing_parents(preset, name, seed))
+    cards = [_card(candidate, address) for candidate in (place, _Place.shipped(preset, name, seed))]
+    said = [about["weights"] for about in cards if about is not None]
     place.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(place.folder / "lock"):
         found = None if retrain else _load(preset, name, place, address)
@@ -118,7 +143,19 @@ def _obtain(preset: Scale, name: str, seed: int, retrain: bool) -> tuple[nn.Modu
             found = _load(preset, name, place, address)
     if found is None:
         raise ZooError(f"network {name} (seed {seed}) was trained, and {place.folder} cannot be read back")
+    if said and found[1]["weights"] != said[0]:
+        changed.append(f"{name} (seed {seed})")
     return found
+
+
+def _missing_parents(preset: Scale, name: str, seed: int) -> list[str]:
+    """What a network's training starts from and is not there, the first to be trained first."""
+    missing: list[str] = []
+    start = preset.recipe(name).start
+    while start is not None and not kept(start["network"], preset.name, seed):
+        missing.insert(0, start["network"])
+        start = preset.recipe(missing[0]).start
+    return missing
 
 
 def _place(preset: Scale, name: str, seed: int, address: str) -> _Place:
@@ -312,12 +349,21 @@ def _stored(model: nn.Module, recipe: Recipe) -> dict[str, Tensor]:
     return kept
 
 
-def train_family(scale: str, family: str, seed: int, retrain: bool = False) -> dict[str, str]:
-    """Make every network of a family, and return the address of each; those already there are only looked up."""
+def train_family(scale: str, family: str, seed: int, retrain: bool = False, cards: bool = False) -> dict[str, str]:
+    """Make every network of a family, and return the address of each; those already there are only looked up.
+
+    Args:
+        scale, family, seed: of the networks.
+        retrain: train anew whatever is kept.
+        cards: a network whose card is there counts as made: its weights are made when something reads them.
+    """
     preset = config.load(scale)
     if family not in preset.families:
         raise config.ConfigError(f"no family {family!r} at scale {scale!r}: one of {', '.join(preset.families)}")
-    return {name: _obtain(preset, name, seed, retrain)[1]["key"] for name in preset.families[family]}
+    with permission.asked():
+        if cards and not retrain:
+            return {name: card(name, scale, seed)["key"] for name in preset.families[family]}
+        return {name: _obtain(preset, name, seed, retrain)[1]["key"] for name in preset.families[family]}
 
 
 def ship(scale: str) -> list[Path]:
@@ -349,13 +395,14 @@ def ship(scale: str) -> list[Path]:
 
 
 def main() -> None:
-    """python -m lib.zoo train --scale S --family F --seed K [--retrain]; python -m lib.zoo ship --scale S"""
+    """python -m lib.zoo train --scale S --family F --seed K [--retrain|--cards]; python -m lib.zoo ship --scale S"""
     parser = argparse.ArgumentParser(prog="python -m lib.zoo", description=main.__doc__)
     parser.add_argument("command", choices=["train", "ship"])
     parser.add_argument("--scale", default="smoke", choices=config.SCALES)
     parser.add_argument("--family", help="with train: the networks to make")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--retrain", action="store_true", help="train anew whatever is kept")
+    parser.add_argument("--cards", action="store_true", help="leave out networks whose card is there, without weights")
     chosen = parser.parse_args()
     if chosen.command == "ship":
         print("\n".join(map(str, ship(chosen.scale))))
@@ -363,7 +410,7 @@ def main() -> None:
     if chosen.family is None:
         parser.error("train needs --family")
     compute.set_threads(config.load(chosen.scale).compute.threads)
-    made = train_family(chosen.scale, chosen.family, chosen.seed, chosen.retrain)
+    made = train_family(chosen.scale, chosen.family, chosen.seed, chosen.retrain, chosen.cards)
     print(json.dumps(made, indent=1))
 
 

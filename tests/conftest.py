@@ -15,6 +15,14 @@ def one_thread():
 
 
 @pytest.fixture
+def each_epoch(monkeypatch):
+    """Training writes its checkpoint after every epoch, however short."""
+    from lib import training
+
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+
+
+@pytest.fixture
 def house(monkeypatch, tmp_path, one_thread):
     """Tiny networks to train, a cache and results of their own; torch's settings are given back."""
     import torch

@@ -1,16 +1,11 @@
 """Small networks for the tests of the explorer: none is trained, and each is right about all of its images."""
 
-from typing import Any
-
 import torch
 from torch import nn
 
 from lib import data, models
 from lib.dynamic.lcs.network import LayerwiseChannelSelection
-from lib.explore.subject import Subject
-from lib.slicing.profiling import profile
-
-CLASSES = tuple("abcd")
+from lib.explore import Network
 
 
 class Small(nn.Module):
@@ -21,13 +16,13 @@ class Small(nn.Module):
         self.first = nn.Conv2d(1, 3, 3, padding=1)
         self.second = nn.Conv2d(3, 4, 3, stride=2)
         self.relu = nn.ReLU()
-        self.fc = nn.Linear(4 * 25, len(CLASSES))
+        self.fc = nn.Linear(4 * 25, 4)
 
     def forward(self, x):
         return self.fc(self.relu(self.second(self.relu(self.first(x)))).flatten(1))
 
 
-def subject(model: nn.Module | None = None, name: str = "small", count: int = 24, side: int = 12) -> Subject:
+def network(model: nn.Module | None = None, name: str = "small", count: int = 24, side: int = 12) -> Network:
     """A network and random images, labelled as it classifies them."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
@@ -39,25 +34,18 @@ def subject(model: nn.Module | None = None, name: str = "small", count: int = 24
         last.bias.sub_(model(images).mean(0)).mul_(5)  # so that every class is somebody's
         last.weight.mul_(5)
         logits = model(images)
-    labels = logits.argmax(1)
-    classes = CLASSES if logits.shape[1] == len(CLASSES) else tuple(f"class {k}" for k in range(logits.shape[1]))
-    return Subject(
-        "smoke", name, 0, model, data.ImageSet(images, labels, classes, "random", "test"), torch.arange(count)
-    )
+    classes = tuple(f"class {k}" for k in range(logits.shape[1]))
+    test = data.ImageSet(images, logits.argmax(1), classes, "random", "test")
+    return Network("smoke", name, 0, model, f"sha256:{name:0<64}", test, torch.arange(count))
 
 
-def profile_of(chosen: Subject) -> Any:
-    """The mean values of a subject's network on its own images."""
-    return profile(chosen.model, chosen.test.images, chosen.test.labels, len(chosen.classes))
-
-
-def deciding() -> LayerwiseChannelSelection:
+def dynamic() -> Network:
     """A dynamic network with random weights and masks with zeros in them."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        network = LayerwiseChannelSelection(models.build("resnet20", width=4, shape=(3, 16, 16), classes=10), masks=3)
-        for layer in network.layers:
-            unit = network.unit(layer)
+        model = LayerwiseChannelSelection(models.build("resnet20", width=4, shape=(3, 16, 16), classes=10), masks=3)
+        for layer in model.layers:
+            unit = model.unit(layer)
             unit.weight.data.normal_(0, 5)
             unit.masks.data.bernoulli_(0.6)
-    return network.eval()
+    return network(model, "dynamic", side=16)

@@ -80,6 +80,60 @@ def test_the_peer_of_training_trains_the_same_network(monkeypatch, one_thread, w
     assert not torch.allclose(mine.fc.weight, start.fc.weight, atol=1e-3)
 
 
+ON_CPU = ["--device", "cpu", "--images", "48", "--batch", "16", "--seconds", "0.2", "--warm", "1", "--workers", "0"]
+
+
+def test_training_on_a_device_counts_the_images_of_all_processes(run):
+    lines, report = run("training", *ON_CPU, "--networks", "ResNet10", "--processes", "1", "2")
+    assert report.keys() >= KEYS and report["benchmark"] == "training"
+    assert report["ratio"] == pytest.approx(report["peer_seconds"] / report["seconds"])
+    rows = {(row["side"], row["processes"]): row["images_per_second"] for row in report["rows"]}
+    assert rows.keys() == {("peer", 1), ("ours", 1), ("ours", 2)} and min(rows.values()) > 0
+    assert report["seconds"] == pytest.approx(48 / rows["ours", 1])
+    assert report["peer_seconds"] == pytest.approx(48 / rows["peer", 1])
+    assert report["equal"] and report["differences"]["ResNet10"] < report["tolerance"]
+    assert sum("images a second" in line for line in lines) == 3
+
+
+def test_training_on_a_gpu_that_is_not_there(run, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="no CUDA device is there; --device cpu"):
+        run("training", "--device", "cuda")
+    with pytest.raises(SystemExit, match="no network 'ResNet9': one of ResNet18, VGG16"):
+        run("training", *ON_CPU, "--networks", "ResNet9")
+
+
+def test_a_process_that_fails_ends_the_benchmark(run):
+    """What went wrong in a process is said here, and it does not outlive the measurement."""
+    from benchmarks import training_device
+
+    job = training_device.Job("ours", "ResNet10", 16, 1, 0.1, compile="no such mode")
+    failure = pytest.raises(RuntimeError, match=r"ours of ResNet10 in 1 process.*no such mode")
+    with failure, training_device.processes(1, "cpu", 32) as pipes:
+        training_device.ask(pipes, job)
+    with pytest.raises((EOFError, ConnectionResetError)):
+        pipes[0].recv()
+
+
+@pytest.mark.parametrize("compiled", [None, "reduce-overhead"])
+def test_images_a_second_are_those_after_the_first_steps(monkeypatch, one_thread, compiled):
+    """By a clock that each step moves by a second: after 2 steps, the 5 seconds end with the fifth step from there."""
+    from benchmarks import training, training_device
+
+    now, asked = [0.0], []
+    monkeypatch.setattr(training_device.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(torch, "compile", lambda model, mode: asked.append(mode) or model)
+    monkeypatch.setattr(training_device.Timed, "images", lambda self, run, images, labels: _later(now, images))
+    job = training_device.Job("ours", "ResNet10", 8, 2, 5.0, compile=compiled)
+    rate, warm = training_device.ours(training._synthetic(32, 0), job, torch.device("cpu"), lambda: None)
+    assert (rate, warm) == (8.0, 2.0) and asked == ([compiled] if compiled else [])
+
+
+def _later(now, images):
+    now[0] += 1.0
+    return images
+
+
 def test_the_peers_pictures_are_padded_crops_in_zero_to_one(one_thread):
     from benchmarks import training
 

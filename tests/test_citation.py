@@ -1,7 +1,8 @@
-"""CITATION.cff keeps to the rules of the Citation File Format 1.2, and cites every paper that is reproduced."""
+"""CITATION.cff keeps to the rules of the Citation File Format 1.2, cites every paper; codemeta.json agrees with it."""
 
 import copy
 import datetime
+import json
 import tomllib
 from typing import Any
 
@@ -113,3 +114,35 @@ def test_every_paper_of_an_item_or_a_claim_is_cited_once_by_the_name_used_for_it
     papers = {item.paper for item in config.items().values()} | {claim["paper"] for claim in config.claims().values()}
     assert sorted(called) == sorted(papers)
     assert len({reference["title"].lower() for reference in told["references"]}) == len(told["references"])
+
+
+def test_codemeta_says_the_same(told):
+    package = tomllib.loads((config.ROOT / "pyproject.toml").read_text())["project"]
+    papers = []
+    for paper in told["references"]:
+        if "abbreviation" in paper:
+            places = [f"https://doi.org/{paper['doi']}"] if "doi" in paper else []
+            places += [paper["url"]] if "url" in paper else []
+            papers.append({**dict(zip(("@id", "sameAs"), places, strict=False)), "name": paper["title"]})
+    people = [
+        {"@type": "Organization", "name": person["name"]}
+        if "name" in person
+        else {"@type": "Person", "givenName": person["given-names"], "familyName": person["family-names"]}
+        for person in told["authors"]
+    ]
+    # The names of the keys are those of the context of CodeMeta 3.0.
+    assert json.loads((config.ROOT / "codemeta.json").read_text(encoding="utf-8")) == {
+        "@context": "https://w3id.org/codemeta/3.0",
+        "@type": "SoftwareSourceCode",
+        "name": told["title"],
+        "description": told["abstract"],
+        "version": told["version"],
+        "datePublished": told["date-released"],
+        "license": f"https://spdx.org/licenses/{told['license']}",
+        "author": people,
+        "keywords": told["keywords"],
+        "programmingLanguage": "Python",
+        "runtimePlatform": f"Python {package['requires-python']}",
+        "referencePublication": papers,
+        **({"codeRepository": told["repository-code"]} if "repository-code" in told else {}),
+    }

@@ -1,6 +1,8 @@
 """How to cite a result: identifiers and BibTeX entries that BibTeX can read, whatever the record's words are."""
 
 import re
+import shutil
+import subprocess
 
 import pytest
 from samples import accuracies, falling, write
@@ -17,25 +19,62 @@ def found(tmp_path, monkeypatch):
     return read
 
 
-def fields(entry: str) -> tuple[str, dict[str, str]]:
-    """Key and fields of one BibTeX entry, read as BibTeX does: values in braces are counted."""
-    head = re.match(r"@misc\{([^\s,{}\"#%]+),", entry)
-    assert head is not None
-    at, values = head.end(), {}
-    while name := re.match(r"\s*(\w+)\s*=\s*", entry[at:]):
-        at += name.end()
-        start, depth = at, 0
-        while depth or entry[at] not in ",\n":
-            depth += (entry[at] == "{") - (entry[at] == "}")
-            at += 1
-        values[name[1]] = entry[start:at]
-        at += entry[at] == ","
-    assert entry[at:].strip() == "}"
-    return head[1], values
+def entries(text: str) -> list[tuple[str, str, dict[str, str]]]:
+    """Kind, key and fields of each BibTeX entry, read as BibTeX does: values in braces are counted."""
+    found, at = [], 0
+    while head := re.match(r"\s*@(\w+)\{([^\s,{}\"#%]+),", text[at:]):
+        at += head.end()
+        values = {}
+        while name := re.match(r"\s*(\w+)\s*=\s*", text[at:]):
+            at += name.end()
+            start, depth = at, 0
+            while depth or text[at] not in ",\n":
+                depth += (text[at] == "{") - (text[at] == "}")
+                at += 1
+            values[name[1]] = text[start:at]
+            at += text[at] == ","
+        end = re.match(r"\s*\}\n", text[at:])
+        assert end is not None
+        at += end.end()
+        found.append((head[1], head[2], values))
+    assert not text[at:].strip()
+    return found
 
 
-def test_an_identifier_names_item_scale_and_commit():
-    assert cite.identifier("robustness_fig7", "cpu", "0123456789abcdef") == "neurons:cpu/robustness_fig7@0123456789ab"
+def fields(text: str) -> tuple[str, dict[str, str]]:
+    """Key and fields of the entry of a result; the paper's follows it."""
+    (kind, key, values), *_ = entries(text)
+    assert kind == "misc"
+    return key, values
+
+
+def git(root, *words):
+    base = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", str(root)]
+    return subprocess.run([*base, *words], capture_output=True, check=True).stdout
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_git_finds_what_an_identifier_names_also_after_it_was_made_anew(found, tmp_path, monkeypatch):
+    monkeypatch.setenv("NEURONS_RESULTS", str(tmp_path / "results"))
+    git(tmp_path, "init", "-q")
+    names, records = [], []
+    for clean in (0.7, 0.8):
+        path = write("robustness_fig7", accuracies([{"temperature": 1}], lambda s, e, c=clean: falling(c, 0.5, e)))
+        names.append(cite.identifier("robustness_fig7", "smoke"))
+        records.append(path.read_bytes())
+        git(tmp_path, "add", "-f", "results")
+        git(tmp_path, "commit", "-q", "-m", str(clean))
+    assert names[0] != names[1]
+    for name, content in zip(names, records, strict=True):
+        match = re.fullmatch(r"swh:1:cnt:([0-9a-f]{40});path=/(results/smoke/numbers/robustness_fig7\.json)", name)
+        assert match is not None and git(tmp_path, "cat-file", "blob", match[1]) == content
+        assert git(tmp_path, "log", "--all", "--format=%s", f"--find-object={match[1]}")
+    assert git(tmp_path, "show", f"HEAD:{match[2]}") == records[1]
+
+
+def test_what_has_no_record_has_no_identifier(found):
+    with pytest.raises(OSError, match="robustness_fig8"):
+        cite.identifier("robustness_fig8", "smoke")
 
 
 def test_an_entry_is_complete(found):
@@ -46,8 +85,33 @@ def test_an_entry_is_complete(found):
     assert values["title"] == "{{ResNet18 trained at temperature T, FGSM attacker who does not know T}}"
     assert (values["year"], values["month"]) == ("{2026}", "mar")
     note = values["note"].replace("\\_", "_")
-    assert "Reproduces Figure 7 of Maestrati 2020; scale smoke, commit 0123456789ab, made 2026-03-05" in note
-    assert cite.identifier("robustness_fig7", "smoke", "0123456789ab") in note and "uncommitted" not in note
+    assert "Reproduces Figure 7 of Maestrati 2020; scale smoke, made 2026-03-05 at commit 0123456789ab;" in note
+    assert cite.identifier("robustness_fig7", "smoke") in note and "uncommitted" not in note
+
+
+def test_the_paper_follows_its_result(found):
+    found["paper"] = "Zhang et al. 2020"
+    _, (kind, key, values) = entries(cite.bibtex(found))
+    assert (kind, key) == ("inproceedings", "zhang-et-al-2020")
+    assert values["author"] == "{Zhang, Ziqi and Li, Yuanchun and Guo, Yao and Chen, Xiangqun and Liu, Yunxin}"
+    assert (values["doi"], values["url"]) == ("{10.1145/3368089.3409676}", "{https://arxiv.org/abs/2009.13747}")
+    assert (values["booktitle"], values["pages"]) == ("{ESEC/FSE 2020}", "{838--850}")
+
+
+def test_a_study_of_ones_own_without_a_paper_has_one_entry(found):
+    found["paper"] = "My own"
+    assert len(entries(cite.bibtex(found))) == 1
+
+
+def test_the_package_and_each_paper_that_is_reproduced_are_in_one_block():
+    (kind, _, package), *papers = entries(cite.package_bibtex())
+    told = config.read_yaml(config.ROOT / "CITATION.cff")
+    assert kind == "software" and package["title"] == f"{{{{{told['title']}}}}}"
+    assert (package["version"], package["year"]) == (f"{{{told['version']}}}", f"{{{told['date-released'][:4]}}}")
+    titles = {paper["title"].strip("{}") for _, _, paper in papers}
+    reproduced = {item.paper for item in config.items().values()}
+    assert titles == {r["title"] for r in told["references"] if r.get("abbreviation") in reproduced}
+    assert len({key for _, key, _ in papers}) == len(papers) == len(reproduced)
 
 
 def test_what_a_note_says_of_changes_and_of_our_own_experiments(found):

@@ -10,7 +10,117 @@ import torch
 from lib import compute, config
 
 
-def test_auto_takes_a_gpu_where_there_is_one(monkeypatch):
+@pytest.fixture
+def tf32():
+    """TF32 as torch has it at first, and on for products too; what it was is given back."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    yield lambda: (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def test_a_gpu_computes_in_true_float32(monkeypatch, tf32):
+    compute.device("cpu")
+    assert tf32() == (True, True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    compute.device()
+    assert tf32() == (False, False)
+
+
+SETTINGS = {
+    "as torch has them": "pass",
+    "products too": "torch.set_float32_matmul_precision('high')",
+    "products in bfloat16": "torch.set_float32_matmul_precision('medium')",
+    "by the older names": "torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True",
+    "off by the older names": "torch.backends.cudnn.allow_tf32 = False",
+    "convolutions, by the newer names": "torch.backends.cudnn.conv.fp32_precision = 'tf32'",
+    "convolutions off, by the newer names": "torch.backends.cudnn.conv.fp32_precision = 'ieee'",
+    "products, by the newer names": "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+    "all, by the newer names": "torch.backends.fp32_precision = 'tf32'",
+}
+
+
+def test_true_float32_whatever_the_user_has_set_and_by_which_names():
+    """Each in a process of its own, forked from one that has loaded torch: some of these cannot be taken back."""
+    program = """
+import os, sys, torch
+from lib import compute
+operations = compute._operations()
+def asked():
+    told = [operation.fp32_precision for operation in operations]
+    for ask in (lambda: torch.backends.cudnn.allow_tf32, lambda: torch.backends.cuda.matmul.allow_tf32,
+                torch.get_float32_matmul_precision):
+        try:
+            told.append(ask())
+        except RuntimeError:
+            told.append("mixed")
+    return [0 if one == "none" else one for one in told]  # torch's word for the default: off
+for setting in sys.argv[1:]:
+    if os.fork() == 0:
+        exec(setting)
+        before = asked()
+        with compute.evaluation(torch.nn.Linear(1, 1)):
+            inside = [operation.fp32_precision for operation in operations]
+        after = asked()
+        off = {0: "ieee"}
+        same = [off.get(one, one) for one in before] == [off.get(one, one) for one in after]
+        print(setting, not {"tf32", "bf16"} & set(inside), same, before, after, sep="|", flush=True)
+        os._exit(0)
+    os.wait()
+"""
+    words = [sys.executable, "-W", "ignore", "-c", program, *SETTINGS.values()]
+    done = subprocess.run(words, cwd=config.ROOT, capture_output=True, text=True, check=True)
+    told = [line.split("|") for line in done.stdout.splitlines()]
+    assert [row[0] for row in told] == list(SETTINGS.values()), done.stderr
+    for name, (_, exact, same, before, after) in zip(SETTINGS, told, strict=True):
+        assert exact == "True", (name, before, after)
+        assert same == "True", (name, before, after)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_evaluation_is_in_true_float32_and_gives_all_settings_back(tf32, training):
+    model = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(2, 2)).train(training)
+    model[0].eval()
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(KeyError), compute.evaluation(model):
+        assert tf32() == (False, False) and not any(module.training for module in model.modules())
+        assert model(torch.eye(2)).dtype == torch.float32
+        raise KeyError
+    assert tf32() == (True, True)
+    assert [module.training for module in model.modules()] == [training, False, training]
+
+
+def test_what_reads_exact_values_is_in_true_float32(tf32):
+    """Each of the package's own evaluations, on a network that notes the settings it is called with."""
+    from lib import attacks, robustness, training
+    from lib.data import ImageSet
+
+    seen = []
+
+    class Noting(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(4, 3)
+
+        def forward(self, images):
+            seen.append((*tf32(), self.training))
+            return self.linear(images.flatten(1))
+
+    model, images, labels = Noting().train(), torch.rand(6, 1, 2, 2), torch.arange(6) % 3
+    calls = {
+        "sweep": lambda: robustness.fgsm_sweep(model, images, labels, [0.0, 0.1]),
+        "diagnosis": lambda: robustness.diagnose(model, images, labels),
+        "PGD": lambda: robustness.pgd_correct(model, images, labels, [0.1], robustness.masking.exact_sign_loss, 2),
+        "accuracy": lambda: training.accuracy(model, ImageSet((255 * images).byte(), labels, tuple("abc"), "r", "t")),
+        "attacks": lambda: attacks.attack("fgsm_2", model, images, labels),
+    }
+    for name, call in calls.items():
+        seen.clear()
+        call()
+        assert set(seen) == {(False, False, False)}, name
+        assert model.training and tf32() == (True, True), name
+
+
+def test_auto_takes_a_gpu_where_there_is_one(monkeypatch, tf32):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert compute.device() == torch.device("cuda")
     assert compute.device("cuda:1") == torch.device("cuda:1")
@@ -36,9 +146,11 @@ def test_autocast(precision, dtype):
 
 def test_deterministic_and_threads():
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.utils.deterministic.fill_uninitialized_memory = True
     try:
         compute.set_threads(1)
         compute.deterministic()
+        assert not torch.utils.deterministic.fill_uninitialized_memory
         assert torch.get_num_threads() == 1
         assert torch.are_deterministic_algorithms_enabled()
         assert torch.is_deterministic_algorithms_warn_only_enabled()

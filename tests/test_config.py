@@ -182,7 +182,7 @@ def test_what_is_said_of_a_configuration_that_cannot_be_used(scale, tmp_path, co
 
 def test_a_scale_or_file_that_is_not_there(monkeypatch, tmp_path):
     places(monkeypatch, tmp_path)
-    with pytest.raises(ConfigError, match="no scale 'large': one of smoke, cpu, paper"):
+    with pytest.raises(ConfigError, match="no scale 'large': one of smoke, cpu, gpu, paper"):
         config.load("large")
     with pytest.raises(ConfigError, match=r"config/cpu\.yaml: no such file"):
         config.load("cpu")
@@ -190,6 +190,44 @@ def test_a_scale_or_file_that_is_not_there(monkeypatch, tmp_path):
         config.items()
     with pytest.raises(ConfigError, match=r"config/claims\.yaml: no such file"):
         config.claims()
+
+
+def test_a_scale_like_another(monkeypatch, tmp_path):
+    places(monkeypatch, tmp_path)
+    whole = {"study": {"robustness": {"seeds": [0, 1], "test_images": 9}}, "compute": {"threads": 2}}
+    whole |= {
+        "recipes": {"base": TINY},
+        **networks(a={"like": "base", "epochs": 7}, **{"b-{k}": {"like": "a", "grid": {"k": [1, 2]}}}),
+    }
+    own = {"like": "paper", "without": ["b-*"], "recipes": {"base": {"epochs": 3, "batch": 5}}}
+    own |= {"study": {"robustness": {"seeds": [4]}}, **networks(a={"learning_rate": 0.7}, c={"like": "a"})}
+    write_config(tmp_path / "config", paper=whole, gpu=own)
+    loaded = config.load("gpu")
+    assert list(loaded.networks) == ["a", "c"]
+    a = loaded.networks["a"]
+    assert (a.epochs, a.batch, a.learning_rate) == (7, 5, 0.7)
+    assert config.thaw(loaded.study) == {"robustness": {"seeds": [4], "test_images": 9}}
+    assert loaded.compute.threads == 2 and list(config.load("paper").networks) == ["a", "b-1", "b-2"]
+    before = loaded.hash
+    write_config(tmp_path / "config", paper={**whole, "compute": {"threads": 3}}, gpu=own)
+    config.scale._load.cache_clear()
+    assert config.load("gpu").hash != before and config.load("gpu").compute.threads == 3
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"like": "cpu"}, "like: 'cpu' is no larger scale: one of paper"),
+        ({"like": "paper", "without": ["x-*"]}, r"without: 'x-\*' is no network of scale 'paper'"),
+        ({"without": ["a"]}, "name it with `like`"),
+    ],
+)
+def test_a_scale_like_another_that_cannot_be(monkeypatch, tmp_path, own, message):
+    places(monkeypatch, tmp_path)
+    write_config(tmp_path / "config", paper=networks(a=TINY), cpu=networks(a=TINY), gpu=own)
+    with pytest.raises(ConfigError, match=message) as raised:
+        config.load("gpu")
+    assert "gpu.yaml" in str(raised.value)
 
 
 def test_a_file_of_ones_own(tmp_path):
@@ -266,7 +304,7 @@ def test_every_item_has_a_notebook_and_families_at_every_scale(item):
 def test_every_network_of_a_scale_is_one_that_paper_has():
     """But for those trained longer than the scale's others to see what its short trainings do; paper's are long."""
     paper = config.load("paper").networks
-    for name in ("smoke", "cpu"):
+    for name in ("smoke", "cpu", "gpu"):
         assert {network for network in config.load(name).networks if "-long" not in network} <= set(paper), name
 
 

@@ -294,6 +294,24 @@ def test_what_a_change_reaches_is_made_again_and_no_more(shop):
 
 
 @pytest.mark.slow
+def test_a_record_that_is_not_the_scales_is_made_again(shop):
+    path = shop.root / "results/smoke/numbers/robustness_three.json"
+    whole, many = path.read_bytes(), {"numbers": [{"seeds": [1, 0]}]}
+    for body, due in (
+        (json.dumps(many), False),
+        (json.dumps({"numbers": [{"seeds": [0]}]}), True),  # the scale gives it seeds 0 and 1
+        (json.dumps({**many, "reduced": ["changed for this run: theta 0.3"]}), True),
+        ("{", True),
+    ):
+        path.write_text(body)
+        told = shop.call("smoke", "--dry-run")
+        assert ("notebook_02_two" in told.stdout) is due, told.stdout
+        assert ("again   notebook 02_two: robustness_three" in told.stderr) is due
+    assert shop.call("smoke").returncode == 0
+    assert path.read_bytes() == whole and shop.lines("shown") == ["02_two", "90_last"]
+    assert shop.lines("trained") == [] and "nothing" in shop.call("smoke", "--dry-run").stdout
+
+
 def test_retrain_trains_all_and_once(shop):
     assert shop.call("--only", "02_two", "--retrain").returncode == 0
     assert sorted(shop.lines("trained")) == ["other 0 True", "other 1 True"]

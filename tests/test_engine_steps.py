@@ -17,12 +17,16 @@ STEPS = {
 }
 NOTE = """
 import argparse
+import sys
 from lib import config
 parser = argparse.ArgumentParser()
 for name in ("--scale", "--seed", "--run", "--network"):
     parser.add_argument(name)
 parser.add_argument("--attack", nargs="*")
+parser.add_argument("--kept", action="store_true")
 asked = parser.parse_args()
+if asked.kept:
+    sys.exit(0 if f"{asked.run} {asked.seed}" in (config.cache_dir(asked.scale) / "kept.txt").read_text() else 3)
 with open(config.cache_dir(asked.scale) / "ahead.txt", "a") as lines:
     what = asked.run.partition(":")[2] if asked.run else f"{asked.network}-{'+'.join(asked.attack)}"
     lines.write(f"{what} {asked.seed}\\n")
@@ -126,6 +130,15 @@ def test_a_run_does_steps_after_training_and_before_notebooks(shop):
     order = done.stderr
     assert order.index("done    train dense seed 0") < order.index("start   step robustness scores seed 0")
     assert order.index("done    step robustness sheet seed 1") < order.index("start   notebook 01_one")
+    kept = ["lib.robustness.parts:sheet 0", "lib.robustness.parts:attacked 0"]  # what is made for these, nobody needs
+    shop.write("cache/smoke/kept.txt", "\n".join(kept))
+    for text in ("# one", "# two"):
+        (shop.root / "cache/smoke/ahead.txt").unlink()
+        for name in ("lib/attacks/__init__.py", "lib/robustness/parts.py"):
+            shop.write(name, text)
+        assert shop.call().returncode == 0
+        assert sorted(shop.lines("ahead")) == ["attacked 0", "scores 1", "sheet 0", "sheet 1"]
+    (shop.root / "cache/smoke/kept.txt").unlink()
     (shop.root / "cache/smoke/ahead.txt").unlink()
     shop.write("lib/attacks/__init__.py", "# changed\n")
     assert shop.call("--only", "02_two").returncode == 0

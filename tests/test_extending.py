@@ -14,8 +14,11 @@ BLOCK = re.compile(r"^```(\w+)\n# (\S+?)(?:: (\w+))?\n(.*?)^```$", re.DOTALL | r
 
 
 def blocks() -> dict[str, str]:
-    """File -> what the document puts there."""
-    return {match[2]: match[4] for match in BLOCK.finditer((config.ROOT / "docs/extending.md").read_text())}
+    """File, and its section where one is named -> what the document puts there."""
+    return {
+        ": ".join(filter(None, match.group(2, 3))): match[4]
+        for match in BLOCK.finditer((config.ROOT / "docs/extending.md").read_text())
+    }
 
 
 def as_notebook(text: str) -> nbformat.NotebookNode:
@@ -30,7 +33,7 @@ def as_notebook(text: str) -> nbformat.NotebookNode:
 
 def test_every_block_names_the_file_it_belongs_to():
     text = (config.ROOT / "docs/extending.md").read_text()
-    assert len(blocks()) == text.count("\n```python\n") + text.count("\n```yaml\n") == 5
+    assert len(blocks()) == text.count("\n```python\n") + text.count("\n```yaml\n") == 6
 
 
 @pytest.mark.slow
@@ -42,7 +45,11 @@ def test_the_example_runs_as_it_stands(tmp_path):
     shutil.copy2(config.ROOT / "CITATION.cff", shop.root)
     given = blocks()
     smoke = (shop.root / "config/smoke.yaml").read_text()
-    shop.write("config/smoke.yaml", smoke.replace("\nnetworks:\n", f"\nnetworks:\n{given['config/smoke.yaml']}"))
+    shop.write(
+        "config/smoke.yaml", smoke.replace("\nnetworks:\n", f"\nnetworks:\n{given['config/smoke.yaml: networks']}")
+    )
+    smoke = (shop.root / "config/smoke.yaml").read_text()
+    shop.write("config/smoke.yaml", smoke.replace("\nstudy:\n", f"\nstudy:\n{given['config/smoke.yaml: study']}"))
     for name in ("config/items.yaml", "config/claims.yaml"):
         shop.write(name, (shop.root / name).read_text() + "\n" + given[name])
     shop.write("lib/robustness/noise.py", given["lib/robustness/noise.py"])

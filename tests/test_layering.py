@@ -11,9 +11,10 @@ from lib import config
 
 # A floor imports from itself and from those below; the four methods not from one another.
 FLOORS = [
-    "config compute record progress plots store tensors late checksums intervals contract comparisons tables reduced",
+    "config parameters compute record progress plots store tensors late checksums intervals units contract tables "
+    "reduced",
     "data models graph",
-    "recipes training zoo attacks evaluations",
+    "permission recipes training zoo attacks evaluations",
     "detectors",
     "slicing robustness dynamic lancet",
     "explore",
@@ -23,9 +24,7 @@ METHODS = set(FLOORS[4].split())
 # Read records and the configuration; imported by none of the others.
 BESIDE = {"claims", "report", "engine", "cite", "verify", "crate"}
 # Of these, importing them must not load torch.
-WITHOUT_TORCH = (
-    "config store late record contract intervals claims comparisons tables report reduced progress plots engine"
-)
+WITHOUT_TORCH = "config store late record contract intervals units claims tables report reduced progress plots engine"
 
 
 def modules(root: Path) -> dict[str, Path]:

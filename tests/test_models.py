@@ -205,3 +205,12 @@ def test_what_cannot_be_built(call, message):
 @pytest.mark.parametrize(("arch", "side"), [("alexnet", 15), ("gtsrb-cnn", 22), ("deepid", 31), ("vgg19-bn", 16)])
 def test_the_smallest_image(arch, side):
     assert build(arch, shape=(3, side, side))(torch.rand(1, 3, side, side)).shape == (1, 10)
+
+
+def test_what_an_architecture_has_where_nothing_is_given():
+    assert models.defaults("resnet18") == {"width": 64} and models.defaults("digits-cnn") == {"width": 16}
+    with torch.random.fork_rng():
+        before = torch.random.get_rng_state()
+        models.defaults.cache_clear()
+        models.defaults("vgg16-bn")
+        assert torch.equal(torch.random.get_rng_state(), before), "no random number is drawn"

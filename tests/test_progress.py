@@ -93,3 +93,13 @@ def test_silent_under_papermill_without_being_told(tmp_path):
     ]
     assert streams[-2] == {"stdout": "[0, 1, 2]\n"}
     assert "walking" in streams[-1]["stderr"]
+
+
+def test_a_listener_hears_every_step_of_every_bar(monkeypatch):
+    heard = []
+    monkeypatch.setattr(progress, "_listeners", [])
+    progress.listen(lambda *step: heard.append(step))
+    assert list(progress.bar("ab", desc="letters")) == ["a", "b"]
+    assert list(progress.bar(iter([7]), desc="one", total=4)) == [7]
+    assert heard == [("letters", 0, 2), ("letters", 1, 2), ("letters", 2, 2), ("one", 0, 4), ("one", 1, 4)]
+    assert list(progress.bar([], desc="none")) == [] and heard[-1] == ("none", 0, 0)

@@ -37,7 +37,7 @@ def figure():
     return drawn
 
 
-def test_number_is_the_mean_with_students_interval():
+def test_number_is_the_mean_with_the_interval_of_its_unit():
     made = record.number(
         "accuracy", {"temperature": 20}, {2: 0.42, 0: 0.405, 1: 0.411}, "fraction of test images", 10000
     )
@@ -46,7 +46,9 @@ def test_number_is_the_mean_with_students_interval():
     half = (
         4.302652729911275 * np.std([0.405, 0.411, 0.42], ddof=1) / math.sqrt(3)
     )  # t of 2 degrees of freedom, by table
-    assert made["ci95"] == pytest.approx([0.412 - half, 0.412 + half])
+    step = half / (0.412 * 0.588)  # logit of the mean, its error by the delta method
+    ends = [math.log(0.412 / 0.588) + sign * step for sign in (-1, 1)]
+    assert made["ci95"] == pytest.approx([1 / (1 + math.exp(-end)) for end in ends])
     assert list(made) == list(json.loads(json.dumps(made)))
 
 
@@ -115,6 +117,15 @@ def test_tables_follow_from_the_json_alone(results):
         assert (results / "tables" / f"{ITEM}.{kind}").read_text() == text
     shown = tables.display(found)
     assert shown.loc[0, "eps 2/255"] == "0.167 ± 0.005" and shown.loc[1, "temperature"] == "20"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"../secret.json": "sha256:1"}, {"evaluations/x/ab.json": "1"}, {"numbers/x.json": "sha256:1"}], ids=str
+)
+def test_a_figure_can_only_be_drawn_from_kept_tables(results, wrong):
+    with pytest.raises(record.RecordError, match="drawn_from"):
+        write(ITEM, some(), figure=figure(), drawn_from=wrong)
+    assert not results.exists()
 
 
 def test_a_figure_that_is_gone_leaves_no_stale_file(results):
@@ -193,7 +204,7 @@ def put(path, value):
         (put(["numbers", 0, "value"], "0.9"), "finite number"),
         (put(["numbers", 0, "per_seed"], [0.5, 0.5]), "one value a seed"),
         (put(["numbers", 0, "seeds"], [0, 0, 1]), "seeds must differ"),
-        (put(["numbers", 0, "ci95"], [0.1, 0.9]), "not Student's"),
+        (put(["numbers", 0, "ci95"], [0.1, 0.9]), "not that over the seeds"),
         (put(["numbers", 0, "ci95"], None), "ci95"),
         (put(["numbers", 0, "n"], 2.5), "n must be"),
         (put(["numbers", 0, "note"], None), "note"),
@@ -312,8 +323,15 @@ def test_without_git_the_record_says_so(monkeypatch):
 def test_machines_other_than_its_own_are_told(results):
     own = record._machine()
     arguments = (ITEM, "smoke", some(), [], None, None, DATA, 1.0)
-    record.write(*arguments, [own])
+    record.write(*arguments, {own: [0, 1]})
     alone = record.read(ITEM, "smoke")["provenance"]["device"]
     assert own.startswith(alone)
-    record.write(*arguments, [own, "cuda Another, torch 2.0"])
-    assert record.read(ITEM, "smoke")["provenance"]["device"] == f"{alone}; computed before on cuda Another, torch 2.0"
+    record.write(*arguments, {own: [0, 1], "cuda Another, torch 2.0": [0, 1]})
+    device = record.read(ITEM, "smoke")["provenance"]["device"]
+    assert device.startswith(f"{alone}; computed on ") and "seed" not in device and "cuda Another" in device
+
+
+def test_seeds_that_differ_by_device_are_told():
+    assert record.computed_on({"cpu A": {0, 1}, "cuda B": {0, 1}}) == "cpu A; cuda B"
+    told = record.computed_on({"cuda B": {1, 2}, "cpu A": {0}})
+    assert told.startswith("cpu A (seed 0); cuda B (seeds 1, 2)") and "confounded" in told

@@ -12,7 +12,7 @@ import yaml
 from matplotlib.figure import Figure
 from samples import accuracies, falling, write
 
-from lib import claims, config, record, report
+from lib import cite, claims, config, record, report
 from lib.report.gallery import best
 from lib.report.times import longest_chain
 
@@ -78,7 +78,7 @@ def test_page_shows_every_item_and_claim(results):
     assert "width 4 instead of 64" in page.text and "0.700 ± 0.005" in page.text
     facts = record.read("robustness_fig7", "smoke")["provenance"]
     assert facts["config"] in page.text and "@misc{" in page.text
-    assert f"neurons:smoke/robustness_fig7@{facts['git']}" in page.text
+    assert cite.identifier("robustness_fig7", "smoke") in page.text
     assert page.text.count("The paper states no value for these.") == 1
     assert (results / "claims.json").is_file() and "## Maestrati 2020" in (results / "claims.md").read_text()
 
@@ -94,7 +94,7 @@ def test_what_the_paper_states_stands_beside_ours(results):
     assert "What the paper states, and ours" in page.text and "All 30 rows" in page.text
     rows = re.findall(r"<tr><th scope=\"row\">accuracy \(fraction\)</th>(.*?)</tr>", report.build("smoke").read_text())
     cells = re.findall("<td>(.*?)</td>", rows[0])
-    assert cells == ["layer l0", "0.625", "0.6", "[0.3516, 0.8484]", "3,000", "3"]
+    assert cells == ["layer l0", "0.625", "0.6", "[0.3476, 0.8085]", "3,000 samples", "3"]
     assert len(rows) == 30 + 6  # the first rows, and all of them folded
 
 
@@ -179,10 +179,10 @@ def test_hostile_text_is_escaped(tmp_path, results, monkeypatch):
     (folder / "smoke.yaml").write_text("{}")
     item = {"title": HOSTILE, "paper": HOSTILE, "source": HOSTILE, "notebook": "n", "claims": ["c"]}
     (folder / "items.yaml").write_text(yaml.safe_dump({"one": item}))
-    compared = {"name": HOSTILE, "left": {"layer": HOSTILE}, "right": {"layer": "b"}, "expect": "lower"}
-    shares = {"reproduced": {"supporting": 0.5, "contradicting": 0.1}, "partly": {"supporting": 0.2}}
+    compared = {"left": {"layer": [HOSTILE, "c"]}, "right": {"layer": "b"}, "expect": {"lower": 0.1}}
     claim: dict[str, Any] = {"statement": HOSTILE, "paper": HOSTILE, "source": HOSTILE, "items": ["one"]}
-    claim["rule"] = {"text": HOSTILE, "comparisons": [compared], **shares}
+    claim["rule"] = [{**compared, "name": HOSTILE}, {**compared, "name": "other"}]
+    claim["controls"] = [{"name": HOSTILE, "left": {"layer": HOSTILE}}]
     (folder / "claims.yaml").write_text(yaml.safe_dump({"c": claim}))
     numbers = [
         record.number("accuracy", {"layer": k}, {0: 0.1, 1: 0.1, 2: 0.1}, HOSTILE, 3000, note=HOSTILE)
@@ -194,7 +194,7 @@ def test_hostile_text_is_escaped(tmp_path, results, monkeypatch):
     assert page.tags.count("script") == 1 and page.tags.count("img") == 1 and not page.open
     assert page.text.count(HOSTILE) >= 10 and HOSTILE in page.alts[0]  # shown as it stands, everywhere
     listed = (results / "claims.md").read_text()
-    for markdown, columns in ((report.gallery_markdown("smoke"), 8), (listed, 5)):
+    for markdown, columns in ((report.gallery_markdown("smoke"), 10), (listed, 6)):
         assert "<" not in markdown and "{{" in markdown
         assert {line.count("|") - line.count("\\|") for line in markdown.splitlines() if line[:1] == "|"} == {columns}
 
@@ -202,12 +202,15 @@ def test_hostile_text_is_escaped(tmp_path, results, monkeypatch):
 def test_claims_that_wait_for_a_record_are_counted_apart(results):
     temperature(reduced=["5 epochs"])
     cells = [line.split("|")[1:-1] for line in report.gallery_markdown("smoke").splitlines() if line[:1] == "|"]
-    counts = {row[0].strip(): [int(cell) for cell in row[2:]] for row in cells[2:]}
+    counts = {row[0].strip(): [[int(n) for n in cell.split("+")] for cell in row[2:]] for row in cells[2:]}
     judged = [verdict for verdict in claims.verdicts("smoke") if verdict.paper == "Maestrati 2020"]
     waiting = [verdict for verdict in judged if set(verdict.items) - {"robustness_fig7"}]
-    assert 0 < len(waiting) < len(judged) and counts["Maestrati 2020"][-1] == len(waiting)
-    assert sum(counts["Maestrati 2020"]) == len(judged)
-    assert f"{len(waiting)} without a record yet" in report.gallery.claims_markdown("smoke", judged)
+    apart = [sum(v.ours is ours for v in waiting) for ours in (False, True)]
+    assert 0 < len(waiting) < len(judged) and counts["Maestrati 2020"][-1] == apart and all(apart)
+    sums = [sum(cell[k] for cell in counts["Maestrati 2020"] if len(cell) > k) for k in (0, 1)]
+    assert sums == [sum(v.ours is ours for v in judged) for ours in (False, True)]
+    listed = report.gallery.claims_markdown("smoke", judged)
+    assert all(f"{count} without a record yet" in listed for count in apart)
 
 
 def test_gallery_is_rewritten_between_its_markers(tmp_path, results, capsys):
@@ -222,7 +225,7 @@ def test_gallery_is_rewritten_between_its_markers(tmp_path, results, capsys):
     targets = re.findall(r"\]\(([^)]*)\)", text)
     assert "../results/smoke/figures/robustness_fig7.png" in targets
     assert all((readme.parent / target).is_file() for target in targets)
-    assert "Reduced: 5 epochs." in text and "| Maestrati 2020 | 1 of 10 |" in text
+    assert "Reduced: 5 epochs." in text and "| Maestrati 2020 | 1 of 10 (`smoke`) |" in text
     papers = {item.paper for item in config.items().values()}
     assert len([line for line in text.splitlines() if line.startswith("|")]) == 2 + len(papers)
     report.main(["--scale", "smoke", "--readme", str(readme)])
@@ -248,9 +251,40 @@ def test_the_gallery_shows_a_figure_a_paper_first(results):
     assert best("smoke") == ["robustness_fig7", "nnslicer_anatomy", "lancet_defects", "robustness_fig3"]
 
 
-def test_command_prints_the_path(results, capsys):
+def test_the_gallery_shows_each_item_at_the_largest_scale_it_has_run_at(results):
+    settings = [{"temperature": t} for t in (1, 20)]
+
+    def make(item, scale, clean):
+        write(item, accuracies(settings, lambda s, e: falling(clean, 0.5, e)), scale, figure=figure())
+
+    for item in ("robustness_fig7", "robustness_fig8", "robustness_masking", "nnslicer_anatomy"):
+        make(item, "smoke", 0.5)
+    assert set(report.gallery.scales_of().values()) == {"smoke"}  # nothing else is there
+    for item in ("robustness_fig7", "robustness_fig8", "robustness_masking"):
+        make(item, "cpu", 0.6)
+    make("robustness_fig7", "paper", 0.7)
+    at = report.gallery.scales_of()
+    assert at == {"robustness_fig7": "paper", "robustness_fig8": "cpu", "robustness_masking": "cpu"}
+    assert list(report.gallery.scales_of("cpu")) == ["robustness_fig7", "robustness_fig8", "robustness_masking"]
+    text = report.gallery_markdown()
+    assert "| Maestrati 2020 | 3 of 10 (1 at `paper`, 2 at `cpu`) |" in text and "| 0 of 6 |" in text
+    assert "results/paper/figures/robustness_fig7.png" in text and "results/cpu/figures/robustness_fig7.png" not in text
+    assert "scale `paper`.**" in text and "results/smoke" not in text
+    alone = {claim.id for claim in claims.load().values() if set(claim.items) == {"robustness_fig7"}}
+    shared = {claim.id for claim in claims.load().values() if set(claim.items) <= set(at)} - alone
+    judged, waiting = report.gallery._judged(None, at)
+    assert alone and shared and alone | shared == set(judged) and not set(judged) & set(waiting)
+    assert {where for name, (_, where) in judged.items() if name in alone} == {"paper"}
+    assert {where for name, (_, where) in judged.items() if name in shared} == {"cpu"}  # all its items ran there
+    assert set(judged) | set(waiting) == set(claims.load())
+
+
+def test_command_prints_the_path_and_says_what_has_not_run(results, capsys):
+    temperature()
     assert report.main(["--scale", "smoke"]) == 0
-    assert capsys.readouterr().out.strip() == str(results / "index.html")
+    said = capsys.readouterr()
+    assert said.out.strip() == str(results / "index.html")
+    assert "robustness_fig8" in said.err and "robustness_fig7" not in said.err
 
 
 @pytest.mark.parametrize(

@@ -53,15 +53,19 @@ def bare(shop, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["large"], "no scale 'large': smoke, cpu or paper"),
+        (["large"], "no scale 'large': smoke, cpu, gpu or paper"),
         (["smoke", "cpu"], "one scale at a time: 'smoke' and 'cpu'"),
         (["--fast"], "no option '--fast': see ./run_all.sh --help"),
         (["--cores"], "--cores wants a value"),
         (["--cores", "none"], "--cores none: a whole number from 1"),
         (["--cores=0"], "--cores 0: a whole number from 1"),
         (["--data", "no such folder"], "--data: no folder no such folder"),
-        (["report", "large"], "no scale 'large': smoke, cpu or paper"),
+        (["report", "large"], "no scale 'large': smoke, cpu, gpu or paper"),
         (["report", "cpu", "paper"], "report takes one scale"),
+        (["box", "large"], "no scale 'large': smoke, cpu or paper"),
+        (["box", "smoke", "--out"], "--out wants a file"),
+        (["merge"], "merge wants an archive, then its options"),
+        (["merge", "--dry-run"], "merge wants an archive, then its options"),
     ],
 )
 def test_a_wrong_call_is_one_line_and_status_2(shop, words, message):
@@ -218,3 +222,15 @@ def test_the_lock_pins_every_version_and_names_no_place():
     wanted = [line.split("==")[0] for line in (ROOT / "requirements.in").read_text().splitlines()]
     assert {name.lower() for name in wanted if name and not name.startswith("#")} <= locked
     assert "-r requirements.txt" in (ROOT / "environment.yml").read_text()
+
+
+def test_box_and_merge_take_files_from_where_the_user_is(shop, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "box.zip").write_text("no archive")
+    done = shop.call("merge", "box.zip", cwd=tmp_path / "elsewhere")
+    assert done.returncode == 2 and f"{tmp_path}/elsewhere/box.zip: damaged, or no archive of a time box" in done.stderr
+    words = ["box", "smoke", "--only", "dense", "--minutes", "1", "--processes", "1", "--out", "box.zip"]
+    done = shop.call(*words, cwd=tmp_path / "elsewhere")
+    assert done.returncode == 2 and f"{tmp_path}/elsewhere/box.zip: damaged" in done.stderr
+    done = shop.call("box", "smoke", "--only", "nothing", "--minutes", "1")
+    assert done.returncode == 2 and "no item, notebook or family 'nothing' at scale 'smoke'" in done.stderr

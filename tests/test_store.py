@@ -243,3 +243,11 @@ def test_what_is_kept_beside_a_value_comes_back_and_is_no_part_of_its_address(tm
     assert first == ([1], {"device": "here"})
     assert store.cached(tmp_path, "kind", {"k": 1}, lambda: ([2], {"device": "there"})) == first
     assert store.cached_json(tmp_path, "kind", {"k": 1}, lambda: [3]) == [1]
+
+
+def test_what_is_not_kept_is_not_made_where_only_that_is_asked_for(tmp_path, quiet):
+    with store.only_kept(), pytest.raises(store.NotKept, match=r"squares/.*\.json is not there"):
+        store.cached_json(tmp_path, "squares", {"of": 3}, lambda: 9)
+    assert store.cached_json(tmp_path, "squares", {"of": 3}, lambda: 9) == 9
+    with store.only_kept():
+        assert store.cached_json(tmp_path, "squares", {"of": 3}, lambda: 1 / 0) == 9

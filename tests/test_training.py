@@ -133,7 +133,7 @@ class Spoil(Hook):
 
 
 @pytest.mark.parametrize(("at", "step", "epoch"), [(0, 4, 1), (3, 4, 1), (4, 8, 2), (11, 12, 3)])
-def test_a_loss_that_is_not_a_number_stops_training(tmp_path, at, step, epoch):
+def test_a_loss_that_is_not_a_number_stops_training(tmp_path, each_epoch, at, step, epoch):
     message = rf"the training loss is nan at step {step} of 12 \(epoch {epoch}\): lower learning_rate \(now 0\.25\)"
     path = tmp_path / "checkpoint.pt"
     with pytest.raises(TrainingError, match=message):
@@ -148,6 +148,16 @@ def test_a_loss_that_is_not_a_number_stops_training(tmp_path, at, step, epoch):
 def test_a_rate_that_is_far_too_high_is_noticed_within_fifty_steps():
     with pytest.raises(TrainingError, match=r"at step 50 of 100 \(epoch 1\): lower learning_rate \(now 1e\+25\)"):
         fit(net(), images(1000), recipe(epochs=1, learning_rate=1e25, schedule="constant"))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_optimiser_is_fused_on_cuda_alone(monkeypatch, optimizer):
+    """On a CPU the fused form works too, and rounds otherwise."""
+    asked = recipe(optimizer=optimizer, learning_rate=0.02, weight_decay=0.01)
+    forms = {name: training._optimizer(net(), asked, torch.device(name)) for name in ("cpu", "cuda")}
+    assert [form.defaults["fused"] for form in forms.values()] == [None, True]
+    given = [{k: v for k, v in form.defaults.items() if k != "fused"} for form in forms.values()]
+    assert given[0] == given[1] and (given[0]["lr"], given[0]["weight_decay"]) == (0.02, 0.01)
 
 
 @pytest.mark.parametrize("training_mode", [False, True])

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 from training_tools import generator, images, net, recipe
 
@@ -47,6 +48,52 @@ def test_augmentation_yields_true_crops_and_flips(channels, flip, kind):
 def _cut(image, top, left, mirrored, size):
     cut = image[:, top : top + size[0], left : left + size[1]]
     return cut.flip(2) if mirrored else cut
+
+
+@pytest.mark.parametrize("augment", [(), ("crop",), ("flip",), ("crop", "flip")])
+@pytest.mark.parametrize("kind", ["uint8", "float"])
+def test_batches_are_the_images_cut_out_one_by_one(augment, kind):
+    """Order, offsets, flips drawn from one generator in this order; each image padded, cut and mirrored by itself."""
+    source, pad, drawn = images(23, (3, 16, 24)), 3, generator(5)
+    if kind == "float":
+        source = replace(source, images=source.images.float() / 255)
+    batches = Batches(source, recipe(batch=5, augment=augment), CPU, generator(5))
+    padded = F.pad(source.float(), (pad,) * 4)
+    for _ in range(3):
+        order = torch.randperm(23, generator=drawn)
+        for number, (batch, labels) in enumerate(batches.epoch()):
+            index, top, left, mirrored = order[5 * number : 5 * number + 5], [pad] * 5, [pad] * 5, [False] * 5
+            if "crop" in augment:
+                top, left = (torch.randint(0, 2 * pad + 1, (5,), generator=drawn).tolist() for _ in range(2))
+            if "flip" in augment:
+                mirrored = (torch.rand(5, generator=drawn) < 0.5).tolist()
+            places = zip(index.tolist(), top, left, mirrored, strict=True)
+            alone = [_cut(padded[place], *cut, (16, 24)) for place, *cut in places]
+            assert torch.equal(batch, torch.stack(alone)) and torch.equal(labels, source.labels[index])
+        assert number == 3
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float"])
+def test_only_a_few_numbers_an_image_travel_to_the_device(monkeypatch, kind):
+    """On a device that is not there: tensors of a batch are made on it, from three whole numbers an image."""
+    source = images(40, (3, 8, 8))
+    if kind == "float":
+        source = replace(source, images=source.images.float() / 255)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        batches = Batches(source, recipe(batch=20, augment=("crop", "flip")), torch.device("cuda"), generator())
+        sent, to = [], torch.Tensor.to
+
+        def watched(tensor, *where, **how):
+            moved = to(tensor, *where, **how)
+            if moved.device != tensor.device:
+                sent.append(tensor.numel() * tensor.element_size())
+            return moved
+
+        monkeypatch.setattr(torch.Tensor, "to", watched)
+        for batch, labels in batches.epoch():
+            assert batch.device.type == labels.device.type == "cuda"
+            assert batch.shape == (20, 3, 8, 8) and batch.dtype == torch.float32 and labels.shape == (20,)
+    assert sent == [3 * 8 * 20] * 2
 
 
 def test_crops_and_flips_are_even():

@@ -1,18 +1,29 @@
 """lib.training: resumed and branched training equals the uninterrupted one, bit for bit."""
 
-import pytest
-from training_tools import Diary, Kill, Killed, images, net, recipe, same, state, whole
+from types import SimpleNamespace
 
+import pytest
+import torch
+from training_tools import Diary, Kill, Killed, generator, images, net, recipe, same, state, whole
+
+from lib import training
 from lib.robustness.adversarial_training import FgsmRs
 from lib.robustness.low_rank import NuclearNorm
 from lib.robustness.magnitude_pruning import GradualPruning
 from lib.training import Hook, fit
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "each_epoch")
 
 
 def adversary() -> Hook:
     return FgsmRs(epsilon=0.05)
+
+
+class OnDevice(FgsmRs):
+    """Random starts from a generator of its own, as on a GPU."""
+
+    def begin(self, run) -> None:
+        self.own = generator(7)
 
 
 def pruning(begin: float = 1.0) -> Hook:
@@ -30,6 +41,7 @@ CASES = {
     "pruning with adamw": ({"optimizer": "adamw", "learning_rate": 0.01}, [pruning]),
     "nuclear norm": ({}, [lambda: NuclearNorm(0.01, every=3)]),
     "adversarial": ({"precision": "bfloat16"}, [adversary]),
+    "adversarial on a device": ({"augment": ("crop",)}, [lambda: OnDevice(epsilon=0.05)]),
     "several": ({"augment": ("flip",), "optimizer": "adamw", "temperature": 5.0}, [adversary, pruning]),
 }
 EPOCHS, PER_EPOCH = 4, 4
@@ -68,6 +80,62 @@ def test_a_training_that_was_killed_after_every_epoch(tmp_path):
             fit(net(dropout=0.3), data, asked, hooks=[Kill(step)], checkpoint=path)
     fit(model, data, asked, hooks=[Kill(12)], checkpoint=path)  # step 12 is done and not done again
     assert same(state(model), state(wanted))
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Training's clock, set by hand."""
+    now = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(training.time, "monotonic", lambda: now.seconds)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 60.0)
+    return now
+
+
+class Pass(Hook):
+    """Each epoch takes that many seconds of the clock."""
+
+    def __init__(self, clock, *seconds: float) -> None:
+        self.clock, self.seconds = clock, seconds
+
+    def step(self, run) -> None:
+        if run.step % PER_EPOCH == 0:
+            self.clock.seconds += self.seconds[run.epoch - 1]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "until", "wanted"),
+    [
+        ([1] * 8, None, [8]),
+        ([1] * 8, 3, [3]),
+        ([61] * 8, None, list(range(1, 9))),
+        ([25] * 8, None, [3, 6, 8]),
+        ([59, 1, 59, 59, 1, 1, 1, 1], None, [2, 4, 8]),
+        ([10, 200, 10, 10, 10, 10, 10, 10], None, [2, 8]),
+    ],
+)
+def test_a_checkpoint_a_minute_and_one_at_the_end(tmp_path, monkeypatch, clock, seconds, until, wanted):
+    written, save = [], training.save_checkpoint
+
+    def noted(run, *rest):
+        written.append(run.epoch)
+        save(run, *rest)
+
+    monkeypatch.setattr(training, "save_checkpoint", noted)
+    fit(net(), images(), recipe(epochs=8), hooks=[Pass(clock, *seconds)], checkpoint=tmp_path / "c.pt", until=until)
+    assert written == wanted
+
+
+def test_a_training_killed_between_two_checkpoints(tmp_path, clock):
+    """Of eight epochs of 25 s the third and the sixth are kept: killed in the sixth, it goes on after the third."""
+    asked, data, path = recipe(epochs=8, augment=("crop", "flip")), images(), tmp_path / "checkpoint.pt"
+    wanted, model = net(dropout=0.3), net(dropout=0.3, seed=9)
+    hooks = [Pass(clock, *[25.0] * 8)]
+    history = fit(wanted, data, asked, hooks=[*hooks, Kill()])
+    with pytest.raises(Killed):
+        fit(net(dropout=0.3), data, asked, hooks=[*hooks, Kill(5 * PER_EPOCH + 2)], checkpoint=path)
+    assert torch.load(path, weights_only=True)["step"] == 3 * PER_EPOCH
+    again = fit(model, data, asked, hooks=[*hooks, Kill(3 * PER_EPOCH)], checkpoint=path)
+    assert same(state(model), state(wanted)) and whole(again) == whole(history)
 
 
 def test_a_finished_checkpoint_gives_the_network_without_a_step(tmp_path):

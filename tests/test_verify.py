@@ -13,7 +13,7 @@ from handed_on import ITEM, NOTEBOOK, OTHER, copied, edit, executed, figure, mak
 from samples import write
 from workshop import Workshop
 
-from lib import checksums, claims, record, report, store, verify
+from lib import checksums, claims, plots, record, report, store, verify
 from lib.verify import checks
 from lib.verify.__main__ import main
 
@@ -102,6 +102,33 @@ def test_a_figure_of_other_numbers(results, kind, tmp_path, monkeypatch):
     assert found() == {(ITEM, "figure")} and f".{kind} shows other numbers than the record's" in reasons()
 
 
+def test_a_figure_drawn_from_kept_tables_names_them(results):
+    table = next(path for path in sorted(results.glob("evaluations/*/*.json")))
+    name = table.relative_to(results).as_posix()
+    shown = {name: json.loads(table.read_text())["checksum"]}
+    write(ITEM, temperatures(), figure=figure(), drawn_from=shown)
+    for kind in ("png", "svg"):
+        source = plots.source_of((results / f"figures/{ITEM}.{kind}").read_bytes())
+        assert name in source and shown[name] in source and "numbers" not in source
+    assert (ITEM, "figure") not in found()
+    body = json.loads(table.read_text())
+    table.write_text(json.dumps({**body, "value": {"columns": [], "rows": []}}))
+    assert (ITEM, "figure") in found() and f"{name}, which it was drawn from, is missing or another" in reasons()
+    table.unlink()
+    assert (ITEM, "figure") in found()
+
+
+def test_a_figure_of_other_tables_than_the_record_names(results):
+    table = next(path for path in sorted(results.glob("evaluations/*/*.json")))
+    checksum = json.loads(table.read_text())["checksum"]
+    write(ITEM, temperatures(), figure=figure())
+    path = results / f"numbers/{ITEM}.json"
+    whole = json.loads(path.read_text())
+    path.write_text(record.dumps({**whole, "drawn_from": {table.relative_to(results).as_posix(): checksum}}))
+    checksums.renew(results)
+    assert (ITEM, "figure") in found() and "shows other files than the record names" in reasons()
+
+
 def test_a_figure_that_does_not_say_is_not_traced(results):
     path = results / f"figures/{ITEM}.svg"
     start, end = path.read_text().index("<dc:source>"), path.read_text().index("</dc:source>")
@@ -127,6 +154,17 @@ def test_tables_and_figures_without_a_record(results):
     (results / f"numbers/{ITEM}.json").unlink()
     assert {(ITEM, "record"), (ITEM, "checksums")} <= found()
     assert f"tables/{ITEM}.csv has no record numbers/{ITEM}.json. Remove it" in reasons()
+
+
+def test_a_scale_that_is_filled_in_part_is_whole_in_what_it_has(results, capsys):
+    for path in [*results.glob(f"*/{OTHER}.*"), *results.glob("networks/*")]:
+        path.unlink()
+    checksums.renew(results)
+    assert report.main(["--scale", "smoke"]) == 0
+    assert f"{OTHER}, " in capsys.readouterr().err
+    assert main(["--scale", "smoke", "--strict"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not run at smoke: ")]
+    assert f" {OTHER}, " in line and f" {ITEM}, " not in line
 
 
 def test_a_damaged_record(results):
@@ -157,12 +195,24 @@ def test_only_what_an_item_is_made_with_counts(results, tmp_path, monkeypatch, w
     section, name = where
     settings[section][name] |= {"epochs": 77} if section == "networks" else {"something_else": 1}
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
-    for cached in (checks._hash_then, checks._scale_then):
-        cached.cache_clear()
+    checks._scale_then.cache_clear()
     assert found() <= {("claims", "verdicts")}
     assert found(verify.UNTRACED) == {(item, "settings") for item in untraced}
-    for cached in (checks._hash_then, checks._scale_then):
-        cached.cache_clear()
+    checks._scale_then.cache_clear()
+
+
+def test_a_record_of_other_seeds_or_settings_than_the_scales(results, tmp_path):
+    edit(tmp_path / "config/smoke.yaml", "seeds: [0, 1, 2]", "seeds: [0, 1, 2, 3]")
+    assert found() == {(ITEM, "settings")} and "of seeds [0, 1, 2], scale smoke gives it [0, 1, 2, 3]" in reasons()
+    edit(tmp_path / "config/smoke.yaml", "seeds: [0, 1, 2, 3]", "seeds: [0, 1, 2]")
+    assert found() == set()
+    variant = write(ITEM, temperatures(), figure=figure(), changed={"theta": 0.3})
+    assert found() == set()
+    for kind in ("numbers", "tables", "figures"):
+        shutil.copytree(variant.parents[1] / kind, results / kind, dirs_exist_ok=True)
+    checksums.renew(results)
+    assert (ITEM, "settings") in found() and "changed for this run: theta 0.3" in reasons()
+    assert main(["--scale", "smoke"]) == 1
 
 
 def test_verdicts_that_do_not_follow(results):
@@ -262,7 +312,7 @@ def test_run_all_hands_its_words_on(tmp_path, words, handed):
     shop.write(".venv/bin/python", '#!/bin/sh\necho "$@"\n')
     assert shop.call(*words).stdout == handed + "\n"
     wrong = shop.call(words[0], "large")
-    assert (wrong.returncode, wrong.stderr) == (2, "run_all.sh: no scale 'large': smoke, cpu or paper\n")
+    assert (wrong.returncode, wrong.stderr) == (2, "run_all.sh: no scale 'large': smoke, cpu, gpu or paper\n")
 
 
 # ---- two makings of a record
@@ -306,9 +356,9 @@ def test_which_units_are_measured(unit, measured):
     assert verify.is_measured({"unit": unit}) is measured
 
 
-def test_drawn_from_leaves_provenance_out_and_nothing_else():
+def test_the_source_of_a_figure_leaves_provenance_out_and_nothing_else():
     about = {"item": "i", "scale": "smoke", "numbers": temperatures(), "provenance": {"date": "now"}}
-    text = record.drawn_from(about)
-    assert text == record.drawn_from({**about, "provenance": {}}) and store.fingerprint({}) not in text
+    text = record.source_text(about)
+    assert text == record.source_text({**about, "provenance": {}}) and store.fingerprint({}) not in text
     for key, value in (("item", "j"), ("scale", "cpu"), ("numbers", temperatures(0.6))):
-        assert record.drawn_from({**about, key: value}) != text
+        assert record.source_text({**about, key: value}) != text

@@ -200,6 +200,19 @@ def test_transforms_are_applied_to_the_parents_weights_and_again_on_loading(trai
     assert torch.equal(hot.fc2.weight, 20 * cold.fc2.weight) and torch.equal(hot.fc1.weight, cold.fc1.weight)
 
 
+def test_loading_decomposes_nothing(monkeypatch):
+    """What a transform would compute for weights is left out where they are loaded, also below a parent's."""
+    from lib.robustness import low_rank
+
+    trained = {name: state(zoo.get(name)) for name in ("low", "low-longer")}
+    monkeypatch.setattr(low_rank, "_halves", lambda *_: pytest.fail("a decomposition at a load"))
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    for name, wanted in trained.items():
+        assert same(state(zoo.get(name)), wanted)
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_training_images_are_prepared_with_the_parents_network(house, trainings, monkeypatch):
     seen = {}
 
@@ -282,3 +295,14 @@ def test_recipes_of_equal_settings_but_other_names_are_kept_apart():
     zoo.get("plain")
     assert zoo.card("dense")["name"] == "dense"
     assert replace(config.load("smoke").networks["plain"], family="pruned") == config.load("smoke").networks["dense"]
+
+
+def test_no_network_is_trained_where_only_what_is_kept_is_asked_for(trainings):
+    with store.only_kept(), pytest.raises(store.NotKept, match=r"network dense .seed 0. is not there"):
+        zoo.card("dense")
+    path = zoo.trunk("dense", "smoke", 0, 1)
+    zoo.get("dense-s0.5")
+    assert trainings == [(1, 0), (3, 1)] and path.name == "epoch1.pt"
+    assert not (zoo.folder("dense") / "card.json").exists() and (zoo.folder("dense-s0.5") / "card.json").exists()
+    with store.only_kept():
+        zoo.get("dense-s0.5")

@@ -17,7 +17,7 @@ from zoo_tools import flip, folder, reconfigure, rewritten
 
 from lib import config, data, store, training, zoo
 
-pytestmark = pytest.mark.usefixtures("house")
+pytestmark = pytest.mark.usefixtures("house", "each_epoch")
 
 
 def other_shape(place):
@@ -176,7 +176,8 @@ def test_of_two_at_once_one_trains(monkeypatch, trainings):
 
 def command(house, family: str, *more: str) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(config.ROOT)}
-    words = [sys.executable, "-m", "lib.zoo", "train", "--family", family, *more]
+    each_epoch = "from lib import training, zoo; training.CHECKPOINT_SECONDS = 0; zoo.main()"
+    words = [sys.executable, "-c", each_epoch, "train", "--family", family, *more]
     return subprocess.Popen(
         words, env=environment, cwd=house, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

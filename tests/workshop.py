@@ -15,7 +15,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ["run_all.sh", "Snakefile", "profiles", "requirements.txt", "environment.yml"]
-REAL += ["lib/__init__.py", "lib/late.py", "lib/config", "lib/store.py", "lib/engine"]
+REAL += ["lib/__init__.py", "lib/late.py", "lib/config", "lib/store.py", "lib/checksums.py", "lib/engine"]
 
 ZOO = """
 import argparse, json, time
@@ -26,6 +26,7 @@ parser.add_argument("command")
 for name in ("--scale", "--family", "--seed"):
     parser.add_argument(name)
 parser.add_argument("--retrain", action="store_true")
+parser.add_argument("--cards", action="store_true")
 asked = parser.parse_args()
 with open(config.cache_dir(asked.scale) / "trained.txt", "a") as lines:
     lines.write(f"{asked.family} {asked.seed} {asked.retrain}\\n")

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from lib import compute, config, data
+from lib import compute, config, data, permission
 from lib.attacks.sets import adversarials
 from lib.attacks.suite import SUITE, AttackError, find
 
@@ -22,7 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
         compute.set_threads(config.load(chosen.scale).compute.threads)
         compute.deterministic()
         for name in chosen.attack:
-            made = adversarials(chosen.network, chosen.scale, chosen.seed, name=name)
+            with permission.asked():
+                made = adversarials(chosen.network, chosen.scale, chosen.seed, name=name)
             print(
                 f"{find(name).label}: {made.success_rate:.1%} of {len(made)} images, median {find(name).norm} distance "
                 f"{made.median_distance:.4g}, {made.seconds:.1f} s",

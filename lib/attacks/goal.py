@@ -12,6 +12,7 @@ import foolbox
 import torch
 from torch import Tensor, nn
 
+from lib.compute import evaluation
 from lib.graph import logits_in
 
 MARGIN = 1e-4
@@ -20,7 +21,7 @@ MARGIN = 1e-4
 
 @contextmanager
 def attackable(model: nn.Module, seed: int = 0) -> Iterator[foolbox.PyTorchModel]:
-    """The network as Foolbox takes it: evaluation mode, bounds (0, 1), parameters frozen, torch's randomness seeded.
+    """The network as Foolbox takes it: as `compute.evaluation` has it, bounds (0, 1), parameters frozen, torch seeded.
 
     What it changes is given back at the end. Foolbox calls backward(): with the parameters frozen it neither computes
     their gradients nor leaves them behind.
@@ -30,19 +31,16 @@ def attackable(model: nn.Module, seed: int = 0) -> Iterator[foolbox.PyTorchModel
         seed: of torch's global generators inside the context.
     """
     free = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    modes = {module: module.training for module in model.modules()}
     device = device_of(model)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), evaluation(model):
         torch.manual_seed(seed)
         for parameter in free:
             parameter.requires_grad_(False)
         try:
-            yield foolbox.PyTorchModel(model.eval(), bounds=(0, 1), device=device)
+            yield foolbox.PyTorchModel(model, bounds=(0, 1), device=device)
         finally:
             for parameter in free:
                 parameter.requires_grad_(True)
-            for module, training in modes.items():
-                module.training = training
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -52,7 +52,7 @@ def plan(name: str, scale: str = "smoke", images: int | None = None) -> Plan:
 
     Args:
         name: in `SUITE`.
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
         images: of a study that attacks fewer than the scale says; None: as many as that.
 
     Raises:
@@ -162,6 +162,7 @@ def _chunk(folder: Path, key: Mapping[str, Any], model: nn.Module, clean: Tensor
         with FileLock(path.with_suffix(".lock")):
             kept = _read(path, key, warn=False)
             if kept is None:
+                store.about_to_make(f"adversarial set {folder.name}")
                 made = attack(key["attack"], model, clean, labels, key["parameters"], key["seed"], batch=len(clean))
                 _write(path, key, made)
                 return made

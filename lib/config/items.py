@@ -1,10 +1,14 @@
 """What is made of the networks: tables and figures, the steps before them, the claims they bear on."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lib.config.places import config_dir
+from lib.config.scale import Scale
 from lib.config.values import ConfigError, build, freeze, mapping, only_keys, read_yaml
+
+CHANGED = "changed for this run: "  # begins what a record's `reduced` says of settings that are not the scale's
 
 
 @dataclass(frozen=True)
@@ -13,6 +17,7 @@ class Item:
 
     Attributes:
         study: whose settings, seeds and steps it has; the first word of its name, where the file does not say.
+        seeds: the study's setting that lists its seeds; where a scale leaves it out, the study's `seeds`.
     """
 
     item: str
@@ -24,6 +29,7 @@ class Item:
     families: tuple[str, ...] = ()
     steps: tuple[str, ...] = ()
     study: str = ""
+    seeds: str = "seeds"
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,8 @@ class Step:
 
     Attributes:
         seeds: how many of the study's seeds it is for; None: all.
+        parts: module:function, called with scale and seed, for the arguments of calls of `run` that can be made side by
+            side before the whole; empty: there are none.
     """
 
     run: str
@@ -39,6 +47,7 @@ class Step:
     after: tuple[str, ...] = ()
     attacks: str = ""
     seeds: int | None = None
+    parts: str = ""
 
 
 def items() -> dict[str, Item]:
@@ -51,6 +60,29 @@ def items() -> dict[str, Item]:
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
     return found
+
+
+def item_seeds(item: Item, scale: Scale) -> list[int]:
+    """The seeds that a scale gives an item: its study's, or the first of them where all its steps are for those."""
+    chosen = scale.study.get(item.study, {})
+    seeds = list(chosen.get(item.seeds) or chosen.get("seeds", (0,)))
+    known = steps().get(item.study, {})
+    counts = [known[name].seeds for name in item.steps if name in known]
+    first = [count for count in counts if count is not None]
+    return seeds[: max(first)] if first and len(first) == len(counts) else seeds
+
+
+def foreign(record: Mapping[str, Any], item: Item, scale: Scale) -> str:
+    """Why a record is not that of a run with the scale's seeds and settings; empty where it is.
+
+    Raises: KeyError or TypeError for what is not a record.
+    """
+    changed = [phrase for phrase in record.get("reduced", ()) if phrase.startswith(CHANGED)]
+    if changed:
+        return "; ".join(changed)
+    seeds = sorted({seed for number in record.get("numbers", ()) for seed in number["seeds"]})
+    own = sorted(item_seeds(item, scale))
+    return f"its numbers are of seeds {seeds}, scale {scale.name} gives it {own}" if seeds and seeds != own else ""
 
 
 def steps() -> dict[str, dict[str, Step]]:

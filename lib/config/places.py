@@ -37,6 +37,11 @@ def quiet() -> bool:
     return os.environ.get("NEURONS_QUIET", "") not in ("", "0")
 
 
+def training_asked() -> bool:
+    """Whether networks may be trained however long it takes: NEURONS_TRAIN, set by the engine."""
+    return os.environ.get("NEURONS_TRAIN", "") not in ("", "0")
+
+
 def steady_cublas() -> str:
     """CUBLAS_WORKSPACE_CONFIG, set where the user has not: without it, CUDA's matrix products differ from run to run.
 

@@ -15,7 +15,8 @@ from lib.config.places import config_dir
 from lib.config.recipe import Compute, Recipe
 from lib.config.values import ConfigError, build, freeze, mapping, only_keys, read_yaml
 
-SCALES = ("smoke", "cpu", "paper")
+SCALES = ("smoke", "cpu", "gpu", "paper")
+"""From the smallest to the largest."""
 _SECTIONS = ("compute", "estimate", "recipes", "networks", "study", "attacks")
 
 
@@ -51,19 +52,53 @@ def load(scale: str = "smoke", path: str | os.PathLike | None = None) -> Scale:
     """A scale's settings.
 
     Args:
-        scale: smoke, cpu or paper.
+        scale: a name in `SCALES`.
         path: a YAML file to read in place of config/<scale>.yaml.
     Raises: ConfigError naming file and key.
     """
     if path is None and scale not in SCALES:
         raise ConfigError(f"no scale {scale!r}: one of {', '.join(SCALES)}")
     source = Path(path) if path else config_dir() / f"{scale}.yaml"
-    return _load(scale, source, source.stat().st_mtime_ns if source.exists() else 0)
+    files = (source, *(config_dir() / f"{other}.yaml" for other in SCALES))  # `like` reads another's
+    return _load(scale, source, tuple(file.stat().st_mtime_ns if file.exists() else 0 for file in files))
+
+
+def read_scale(source: Path) -> dict[str, Any]:
+    """A scale's file, merged into that of the scale that it is `like`, which lies beside it or in the config folder.
+
+    Mappings are merged key by key, lists and plain values replaced. `without` names networks of the other scale, or
+    patterns as "lancet-imagenet-*", that this one leaves out.
+
+    Raises: ConfigError naming the file, where the other scale does not exist or has no such network.
+    """
+    raw = read_yaml(source)
+    like, without = raw.pop("like", None), raw.pop("without", None) or ()
+    if like is None:
+        if without:
+            raise ConfigError(f"{source}: `without` leaves out networks of another scale: name it with `like`")
+        return raw
+    others = SCALES[SCALES.index(source.stem) + 1 :] if source.stem in SCALES else SCALES
+    if like not in others:
+        raise ConfigError(f"{source}: like: {like!r} is no larger scale: one of {', '.join(others)}")
+    beside = source.with_name(f"{like}.yaml")
+    whole = read_scale(beside if beside.exists() else config_dir() / beside.name)
+    known = mapping(whole.get("networks"), "networks")
+    for pattern in without:
+        if not any(fnmatchcase(name, pattern) for name in known):
+            raise ConfigError(f"{source}: without: {pattern!r} is no network of scale {like!r}")
+    left = {name: entry for name, entry in known.items() if not any(fnmatchcase(name, p) for p in without)}
+    return _merged({**whole, "networks": left}, raw)
+
+
+def _merged(base: Any, own: Any) -> Any:
+    if not isinstance(base, Mapping) or not isinstance(own, Mapping):
+        return own
+    return {**base, **{key: _merged(base[key], value) if key in base else value for key, value in own.items()}}
 
 
 @lru_cache(maxsize=16)
-def _load(scale: str, source: Path, _changed: int) -> Scale:
-    raw = read_yaml(source)
+def _load(scale: str, source: Path, _changed: tuple[int, ...]) -> Scale:
+    raw = read_scale(source)
     try:
         only_keys(raw, {*_SECTIONS, "ship"}, source.name)
         parts = {key: mapping(raw.get(key), key) for key in _SECTIONS}

@@ -1,4 +1,5 @@
-"""The graph that `run_all.sh` runs: its nodes and their cost, one job, one run under a lock, the summary after it.
+"""The graph that `run_all.sh` runs: its nodes and their cost, one job, one run under a lock, the summary after it;
+time boxes, which make what can be finished in some minutes, and the merge of what they made.
 
 Snakemake decides what is out of date and schedules it (see Snakefile); this package tells it what exists.
 """

@@ -5,27 +5,18 @@ from typing import Any
 
 from lib import config
 from lib.config import Scale
+from lib.config.estimates import in_words, network_seconds
 from lib.engine import graph
 from lib.engine.graph import Node
 
-# Training images of each set; a scale's `estimate: {images: {...}}` overrides it.
-TRAIN_IMAGES = {
-    "mnist5k": 3500,
-    "mnist": 60_000,
-    "fashion-mnist": 60_000,
-    "cifar10": 50_000,
-    "gtsrb": 39_209,
-    "orl-faces": 280,
-    "imagenet-sample": 1000,
-    "imagenet": 1_281_167,
-}
+__all__ = ["chain", "estimate", "evaluation_seconds", "in_words", "network_seconds", "node_seconds"]
 
 
 def estimate(scale: str, cores: int = 1, only: Sequence[str] = ()) -> dict[str, Any]:
     """What a run from nothing would cost: training, and evaluation where the scale says what it takes.
 
     Args:
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
         cores: jobs side by side, from 1.
         only: items or notebooks; none for all.
     Returns: networks, epochs (of all networks together), seconds (the work shared by the cores, and at least the
@@ -55,23 +46,6 @@ def node_seconds(scale: Scale, node: Node) -> float | None:
     return None if None in costs else sum(cost for cost in costs if cost is not None)
 
 
-def network_seconds(scale: Scale, name: str) -> float | None:
-    """Images x epochs / rate, times what its hooks cost.
-
-    `estimate:` holds images_per_second, by network, family or architecture, and hook_cost, by the hook's last name.
-    """
-    recipe, known = scale.networks[name], scale.estimate
-    rates = known.get("images_per_second", {})
-    rate = rates.get(name) or rates.get(recipe.family) or rates.get(recipe.arch)
-    images = recipe.train_limit or known.get("images", {}).get(recipe.data) or TRAIN_IMAGES.get(recipe.data)
-    if not rate or not images:
-        return None
-    factor = 1.0
-    for hook in recipe.hooks:
-        factor *= known.get("hook_cost", {}).get(hook["use"].rpartition(".")[2], 1.0)
-    return images * graph.epochs(scale, name) * factor / rate
-
-
 def evaluation_seconds(scale: Scale, node: Node) -> float:
     """Seconds to evaluate a node's networks, by family in `estimate: evaluation_seconds`; 0 where it does not say."""
     return scale.estimate.get("evaluation_seconds", {}).get(node.family, 0.0)
@@ -86,13 +60,3 @@ def chain(scale: Scale, every: Iterable[Node], node: Node) -> float:
     children = [other for other in every if other.seed == node.seed and node.family in other.after]
     waiting = [evaluation_seconds(scale, node), *(chain(scale, every, child) for child in children)]
     return (node_seconds(scale, node) or 1.0) + max(waiting)
-
-
-def in_words(seconds: float | None) -> str:
-    """A duration as a reader says it: 40 s, 12 min, 3.4 h, 2.1 days; "unknown" for None."""
-    if seconds is None:
-        return "unknown"
-    for limit, unit, name in ((90, 1, "s"), (90 * 60, 60, "min"), (48 * 3600, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / unit:.0f} {name}" if unit < 3600 else f"{seconds / unit:.1f} {name}"
-    return f"{seconds / 86400:.1f} days"

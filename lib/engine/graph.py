@@ -1,5 +1,6 @@
 """What there is to do at a scale: notebooks, the families of networks they read, and their seeds."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from lib import config, store
 from lib.config import ConfigError, Scale
+from lib.config.estimates import epochs
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,24 @@ def _notebook_of(name: str, known: Mapping[str, Sequence[str]]) -> str:
             return notebook
     every = [item for made in known.values() for item in made]
     raise ConfigError(f"no item {name!r}: one of {', '.join(every)}; or a notebook: {', '.join(known)}")
+
+
+def stale(scale: Scale, chosen: Iterable[str]) -> dict[str, str]:
+    """Notebooks with a record that is not of the scale's seeds and settings, or cannot be read: name -> the reason."""
+    known, made = config.items(), notebooks()
+    found: dict[str, str] = {}
+    for notebook in chosen:
+        for name in made[notebook]:
+            path = config.results_dir(scale.name) / "numbers" / f"{name}.json"
+            try:
+                why = config.foreign(json.loads(path.read_bytes()), known[name], scale)
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                why = f"it cannot be read ({error})"
+            if why:
+                found.setdefault(notebook, f"{name}: {why}")
+    return found
 
 
 def is_of(item: config.Item, notebook: str) -> bool:
@@ -156,9 +176,3 @@ def nodes(scale: Scale, chosen: Iterable[str] | None = None) -> list[Node]:
         for family, names in scale.families.items()
         for seed in sorted(wanted.get(family, ()))
     ]
-
-
-def epochs(scale: Scale, name: str) -> int:
-    """Epochs that a network's own training takes: a branch leaves out those of its trunk."""
-    recipe = scale.networks[name]
-    return recipe.epochs - ((recipe.start or {}).get("epoch") or 0)

@@ -29,8 +29,8 @@ def workspace(scale: str) -> Path:
 
 
 def environment(scale: str, threads: int = 1) -> dict[str, str]:
-    """Variables of every job: the package importable, bars silent, threads set, nothing written to the home folder;
-    the user's own folders as they are named where the run began.
+    """Variables of every job: the package importable, bars silent, training allowed however long, threads set, nothing
+    written to the home folder; the user's own folders as they are named where the run began.
 
     The kernel is this environment's own, whatever kernels the user has elsewhere.
     """
@@ -39,6 +39,7 @@ def environment(scale: str, threads: int = 1) -> dict[str, str]:
         "PYTHONPATH": str(config.ROOT),
         "PYTHONNOUSERSITE": "1",
         "NEURONS_QUIET": "1",
+        "NEURONS_TRAIN": "1",
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": str(threads),
@@ -64,6 +65,7 @@ def job(
     output: Path | None = None,
     notebook: Path | None = None,
     visible: str = "all",
+    unless: Sequence[str] = (),
 ) -> int:
     """Run one command of the graph and note how it went.
 
@@ -71,13 +73,14 @@ def job(
     job behind, and it holds the scale's job lock, so that the next run waits until it is gone.
 
     Args:
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
         name: the job in words.
         command: the program and its arguments.
         threads: for OpenMP and BLAS.
         output: where the command's standard output goes once it has succeeded; None: into the log.
         notebook: the executed notebook that the command makes: it is run again where its kernel did not start.
         visible: the GPUs to choose from, as CUDA_VISIBLE_DEVICES gives them, or "all".
+        unless: a command asked first: where it exits 0, nobody needs the job's own, and that is left out.
     Returns: the command's exit status.
     """
     folder = workspace(scale)
@@ -89,11 +92,12 @@ def job(
         env = {**os.environ, **environment(scale, threads), **chosen}
         note(scale, event="start", job=name)
         say(f"start   {name}")
+        needless = bool(unless) and _attempt(unless, env, words, alive)[0] == 0
         for left in reversed(range(KERNEL_TRIES if notebook else 1)):
             if notebook is not None:
                 notebook.unlink(missing_ok=True)
             try:
-                status, printed = _attempt(command, env, words, alive)
+                status, printed = (0, b"not needed\n") if needless else _attempt(command, env, words, alive)
             except (KeyboardInterrupt, SystemExit):
                 note(scale, event="stopped", job=name)
                 say(f"stopped {name}")

@@ -27,7 +27,7 @@ def run(
     """Bring a scale's records and page up to date; goes on where an earlier run stopped.
 
     Args:
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
         cores: used at a time; None: as many as the profile says, or this machine has.
         only: items or notebooks; none for all.
         place: where jobs run, a folder of profiles/.
@@ -42,6 +42,8 @@ def run(
     cores = cores or where.cores
     arguments = _arguments(scale, cores, chosen, bool(only), where, retrain)
     os.environ.update(jobs.environment(scale))
+    for notebook, why in graph.stale(config.load(scale), chosen).items():
+        say(f"again   notebook {notebook}: {why}")
     if dry_run:
         print(plan(scale, cores, only), flush=True)
         status, heard = _snakemake(["--dry-run", "--quiet", "rules", "progress", *arguments])
@@ -113,7 +115,9 @@ def plan(scale: str, cores: int, only: Sequence[str] = ()) -> str:
     lines += [f"  step      {step.study} {step.name}, seed {step.seed}" for step in ahead]
     for notebook in chosen:
         reads = ", ".join(graph.families(preset, notebook)) or "every record"
-        lines.append(f"  notebook  {notebook}: {', '.join(made[notebook]) or f'reads {reads}'}")
+        alone = cost.estimate(scale, 1, [notebook])["seconds"]
+        training = f"; its networks from nothing, one by one: {cost.in_words(alone)}" if made[notebook] else ""
+        lines.append(f"  notebook  {notebook}: {', '.join(made[notebook]) or f'reads {reads}'}{training}")
     known = cost.estimate(scale, cores, only)
     device = preset.estimate.get("device")
     size = "unknown" if known["megabytes"] is None else f"about {known['megabytes']:,.0f} MB"
@@ -131,9 +135,10 @@ def _arguments(scale: str, cores: int, chosen: Sequence[str], part: bool, where:
     arguments = ["--snakefile", str(config.ROOT / "Snakefile"), "--directory", str(config.ROOT)]
     arguments += ["--workflow-profile", str(where.folder), "--cores", str(cores)]
     arguments += ["--config", f"scale={scale}", f"retrain={int(retrain)}", *where.settings]
-    if retrain:
-        every = graph.nodes(config.load(scale), chosen)
-        arguments += ["--forcerun", *(f"train_{node.family}_seed{node.seed}" for node in every)]
+    every = graph.nodes(config.load(scale), chosen) if retrain else []
+    forced = [f"train_{node.family}_seed{node.seed}" for node in every]
+    forced += [f"notebook_{name}" for name in graph.stale(config.load(scale), chosen)]
+    arguments += ["--forcerun", *forced] if forced else []
     devices = [] if where.remote else jobs.gpus(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
     if devices:
         arguments += ["--resources", f"gpu={len(devices) * jobs.JOBS_PER_GPU}"]

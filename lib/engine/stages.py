@@ -19,6 +19,7 @@ class StepNode:
         families: networks that must be trained before.
         after: steps of the same study and seed that must be done before.
         attacks: (network, names of attacks) whose adversarial sets must be made before.
+        parts: module:function that names the parts it can be made in, or nothing.
     """
 
     study: str
@@ -28,6 +29,7 @@ class StepNode:
     families: tuple[str, ...]
     after: tuple[str, ...]
     attacks: tuple[tuple[str, str], ...]
+    parts: str = ""
 
 
 def steps(scale: Scale, chosen: Iterable[str] | None = None) -> list[StepNode]:
@@ -51,6 +53,7 @@ def steps(scale: Scale, chosen: Iterable[str] | None = None) -> list[StepNode]:
             tuple(graph.matching(scale, known[study][name].families, f"step {study}.{name}")),
             known[study][name].after,
             tuple((known[study][name].attacks, attack) for attack in suite(scale) if known[study][name].attacks),
+            known[study][name].parts,
         )
         for study, name in wanted
         for seed in _seeds(scale, study, known[study][name].seeds)

@@ -11,7 +11,7 @@ def summary(scale: str, chosen: Sequence[str] | None = None, seconds: float | No
     """The jobs that the last run ended, those that failed and why, the records that are missing, where the page is.
 
     Args:
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
         chosen: notebooks that were asked for; None for all.
         seconds: how long the run took, where known.
         whole: whether the run came to its end.

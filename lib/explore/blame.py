@@ -1,23 +1,26 @@
-"""The weights that AI-Lancet blames for one adversarial image, and what the network says without them."""
-
-from __future__ import annotations
+"""The weights that AI-Lancet blames for one adversarial image, and what the network predicts without them."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from matplotlib.axes import Axes
+from torch import Tensor
 
-from lib import compute
-from lib.explore.attacking import Attacked
-from lib.explore.errors import ExploreError
-from lib.explore.subject import Subject
+from lib import plots
+from lib.explore import drawing
+from lib.explore.drawing import OTHER, View, heat_map, picture
+from lib.explore.network import ExploreError
+from lib.explore.prediction import Example, caption
 from lib.lancet.companions import companions
-from lib.lancet.locating import Votes, choose_layer, locate
+from lib.lancet.locating import Votes, locate
 
-MASK, CLEAN = "companion", "clean image"
-WITH = (MASK, CLEAN)
+MASKED, CLEAN = "companion", "clean image"
+COMPANIONS = (MASKED, CLEAN)
+"""What an adversarial image is paired with."""
+
 STEPS = 80
 """Of the companion's mask; AI-Lancet's own study takes 150."""
 
@@ -27,29 +30,25 @@ class Blame:
     """What one pair says of the network's weights.
 
     Attributes:
-        attacked: the adversarial image.
-        asked, companion: which other half was asked for and which was taken (`CLEAN` where no mask made the network
-            right); image: that half, float32 (C, H, W); mask: float32 (1, H, W), what it takes from the image, or None.
+        image: what the adversarial image is paired with, float32 (C, H, W).
+        mask: float32 (1, H, W), what that takes from the adversarial image; None for the clean image, which stands in
+            where no mask makes the network right.
         votes: layer -> votes of the pair; none where the network is right about the adversarial image.
-        table: one row a layer: layer, weights, blamed (smallest number, of those tried, whose removal makes the network
-            right; 0 where none does), part (of the layer), truth, top (probability of the true class, and the class
-            given, for the adversarial image without them), clean_top (for the clean image without them).
-        chosen: the layer with the smallest part; None where no layer repairs it.
+        table: one row a layer: weights, blamed (smallest number, of those tried, whose removal makes the network right;
+            0 where none does), part (of the layer), truth, top (probability of the true class, and the class given,
+            for the adversarial image without them), clean_top (for the clean image without them).
     """
 
-    attacked: Attacked
-    asked: str
-    companion: str
     image: Tensor
     mask: Tensor | None
     votes: dict[str, Votes]
     table: pd.DataFrame
-    chosen: str | None
 
     @property
-    def wrong(self) -> bool:
-        """Whether there was an error to locate."""
-        return bool(self.votes)
+    def chosen(self) -> str | None:
+        """The layer that is repaired with its smallest part; None where none is."""
+        repaired = self.table[self.table["blamed"] > 0]
+        return None if repaired.empty else str(repaired["part"].idxmin())
 
     def map(self, layer: str) -> tuple[Tensor, Tensor]:
         """A layer's blame by output and input channel.
@@ -62,71 +61,107 @@ class Blame:
         """
         if layer not in self.votes:
             raise ExploreError(f"no layer {layer!r}: one of {', '.join(self.votes) or 'none, there is no error'}")
-        found = self.votes[layer]
-        heat, counts = found.importance.cpu(), found.counts.cpu()
-        if heat.ndim > 2:
-            heat, counts = heat.flatten(2).amax(2), counts.flatten(2).sum(2)
-        return heat, counts
+        found, by_channel = self.votes[layer], (*self.votes[layer].counts.shape[:2], -1)
+        return found.importance.cpu().reshape(by_channel).amax(2), found.counts.cpu().reshape(by_channel).sum(2)
 
 
-def blame(chosen: Subject, attacked: Attacked, other: str = MASK) -> Blame:
+@lru_cache(maxsize=64)
+def blame(example: Example, companion: str = MASKED) -> Blame:
     """Locate the weights that make the network wrong about an adversarial image.
 
     Args:
-        chosen: the network.
-        attacked: the image, attacked on this network.
-        other: the pair's other half: `MASK`, AI-Lancet's companion, a part of the adversarial image blurred until the
-            network is right (ours: a hard mask); or `CLEAN`, the image before the attack.
-    Raises: ExploreError for another half.
+        example: the image and its network.
+        companion: what it is paired with: `MASKED`, AI-Lancet's companion, the adversarial image with a part blurred
+            so that the network is right (ours: a hard mask); or `CLEAN`, the image before the attack.
+    Raises: ExploreError for another companion.
     Source: AI-Lancet (CCS 2021), sections on error localisation and on locating error-inducing neurons.
     """
-    if other not in WITH:
-        raise ExploreError(f"other half {other!r}: one of {', '.join(map(repr, WITH))}")
-    model, truth = chosen.model, torch.tensor([attacked.truth])
-    wrong = attacked.adversarial[None]
-    columns = ["layer", "weights", "blamed", "part", "truth", "top", "clean_top"]
-    if int(attacked.after.argmax()) == attacked.truth:
-        return Blame(attacked, other, other, attacked.clean, None, {}, pd.DataFrame(columns=columns), None)
-    half, image, mask = CLEAN, attacked.clean[None], None
-    if other == MASK:
+    if companion not in COMPANIONS:
+        raise ExploreError(f"companion {companion!r}: one of {', '.join(map(repr, COMPANIONS))}")
+    model, truth, mask = example.network.model, torch.tensor([example.label]), None
+    image, wrong = example.images[:, None]
+    if example.predicted[1] == example.label:
+        return Blame(image[0], mask, {}, pd.DataFrame(columns=["blamed"]))
+    if companion == MASKED:
         found = companions(model, wrong, truth, steps=STEPS)
         if bool(found.found[0]):
-            half, image, mask = MASK, found.images.cpu(), found.masks[0].cpu()
+            image, mask = found.images.cpu(), found.masks[0].cpu()
     votes = locate(model, wrong, image, truth)
-    both = torch.stack([attacked.adversarial, attacked.clean])
     rows = []
     for layer, vote in votes.items():
-        count = int(vote.counts.sum())
-        after = (
-            without(model, both, layer, vote.counts > 0) if count else torch.stack([attacked.after, attacked.before])
-        )
-        rows.append(
-            {
-                "layer": layer,
-                "weights": vote.counts.numel(),
-                "blamed": count,
-                "part": count / vote.counts.numel(),
-                "truth": float(after[0, attacked.truth]),
-                "top": int(after[0].argmax()),
-                "clean_top": int(after[1].argmax()),
-            }
-        )
-    repaired = any(vote.share > 0 for vote in votes.values())
-    least = choose_layer(votes, "smallest-fraction") if repaired else None
-    return Blame(attacked, other, half, image[0], mask, votes, pd.DataFrame(rows, columns=columns), least)
+        weight = model.get_parameter(f"{layer}.weight")
+        without = {f"{layer}.weight": weight.detach().masked_fill((vote.counts > 0).to(weight.device), 0)}
+        clean, adversarial = example.network.probabilities(example.images, without)
+        blamed, weights = int(vote.counts.sum()), vote.counts.numel()
+        row = {"weights": weights, "blamed": blamed, "part": blamed / weights, "top": int(adversarial.argmax())}
+        rows.append(row | {"truth": float(adversarial[example.label]), "clean_top": int(clean.argmax())})
+    return Blame(image[0], mask, votes, pd.DataFrame(rows, index=list(votes)))
 
 
-def without(model: nn.Module, images: Tensor, layer: str, removed: Tensor) -> Tensor:
-    """A network's probabilities with some weights of a layer set to zero; the network itself stays as it is.
+def view(example: Example, layer: str | None = None, companion: str = MASKED) -> list[View]:
+    """The pair, the part of each layer whose removal makes the network right, and one layer's weights.
 
     Args:
-        model: the network.
-        images: float (N, C, H, W) in [0, 1].
-        layer: dotted name.
-        removed: bool, of the weight's shape.
-    Returns: float32 (N, classes) on the CPU.
+        example: the image and its network.
+        layer: whose weights are mapped; None: the one with the smallest part, or the last.
+        companion: as in `blame`.
+    Raises: ExploreError for a layer or companion that does not exist.
     """
-    weight = model.get_parameter(f"{layer}.weight")
-    changed = {f"{layer}.weight": weight.detach().masked_fill(removed.to(weight.device), 0)}
-    with compute.evaluation(model), torch.no_grad():
-        return functional_call(model, changed, (images.to(weight.device),)).float().softmax(1).cpu()
+    found = blame(example, companion)
+    if not found.votes:
+        return [View(None, _caption(example, found, companion))]
+    layer = layer or found.chosen or next(reversed(found.votes))
+    heat, counts = found.map(layer)
+    layout = [["adversarial", "companion", "layers"], ["map", "map", "layers"]]
+    figure, axes = drawing.mosaic(layout, 3.5, width_ratios=[1, 1, 1.9], height_ratios=[1, 1.25])
+    picture(axes["adversarial"], example.images[1], "adversarial", drawing.ADVERSARIAL)
+    picture(axes["companion"], found.image, CLEAN if found.mask is None else MASKED, drawing.CLEAN)
+    if found.mask is not None and 0 < float(found.mask.mean()) < 1:
+        for name in ("adversarial", "companion"):
+            axes[name].contour(found.mask[0].numpy(), levels=[0.5], colors=plots.PALETTE[4], linewidths=1.2)
+    _layers(axes["layers"], found.table, layer)
+    ax = axes["map"]
+    image = heat_map(ax, heat, f"{drawing.label(layer)}: importance; orange: blamed")
+    rows, columns = np.nonzero(counts.numpy())
+    size = max(110 / max(heat.shape), 8 if len(rows) <= 60 else 1.5)
+    ax.scatter(columns, rows, s=size, color=drawing.ADVERSARIAL, marker="s", linewidths=0)
+    ax.set(xlabel="input channel", ylabel="output channel")
+    figure.colorbar(image, ax=ax, shrink=0.9)
+    return [View(figure, _caption(example, found, companion))]
+
+
+def _layers(ax: Axes, table: pd.DataFrame, layer: str) -> None:
+    """The blamed part of each layer, on a logarithmic axis; of layers that repair nothing, that they do not."""
+    lowest = 10 ** np.floor(np.log10(table["part"][table["part"] > 0].min() * 0.99)) if table["part"].any() else 1e-3
+    colours = [drawing.ADVERSARIAL if name == layer else OTHER for name in table.index]
+    bars = ax.barh(range(len(table)), table["part"].clip(lowest), height=0.5, color=colours)
+    counts = zip(table["blamed"], table["weights"], strict=True)
+    texts = [f"{blamed:,} of {weights:,}" if blamed else "no part repairs it" for blamed, weights in counts]
+    ax.bar_label(bars, texts, padding=3, fontsize=6.2)
+    plots.named_rows(ax, table.index.map(drawing.label), room=0.6)
+    ax.set(xscale="log", xlim=(lowest, 1 / np.sqrt(lowest)), xlabel="part of the layer to take away")
+    ax.set_xticks(10.0 ** np.arange(np.log10(lowest), 1))  # there is no more than all of it
+    ax.minorticks_off()
+
+
+def _caption(example: Example, found: Blame, companion: str) -> str:
+    classes = example.network.test.classes
+    if not example.correct:
+        return caption(example)
+    if not found.votes:
+        return (
+            f"{example.network.name} is right about the attacked image, so there is no error to locate: take a larger "
+            "strength or another attack."
+        )
+    text = ""
+    if companion == MASKED and found.mask is None:
+        text = "No mask made the network right, so the clean image stands in for the companion. "
+    if found.chosen is None:
+        return f"{text}In no layer does any tried part of the weights, taken away, make the network right."
+    row = found.table.loc[found.chosen]
+    kept = "still right" if row["clean_top"] == example.label else f"wrong (“{classes[int(row['clean_top'])]}”)"
+    return (
+        f"{text}Least is to blame in {found.chosen}: without {row['blamed']:,.0f} of its {row['weights']:,.0f} weights "
+        f"({row['part']:.2%}) the network predicts “{classes[int(row['top'])]}” for the adversarial image "
+        f"(true class {row['truth']:.0%}), and about the clean image it is {kept}."
+    )

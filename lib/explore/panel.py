@@ -1,234 +1,214 @@
-"""Buttons and sliders before a session. What they show is computed and drawn elsewhere; here it is only wired."""
-
-from __future__ import annotations
+"""Menus, sliders and tabs before the figures; and the figures one after another where nobody can press a button."""
 
 import base64
 import html
 import io
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import ipywidgets as widgets
+from IPython import display as ipython
+from torch import nn
 
-from lib.explore import attacking, draw, draw_blame, words
-from lib.explore.blame import WITH
-from lib.explore.session import Choice, Session
+from lib import progress
+from lib.explore import blame, decisions, prediction, slices
+from lib.explore.drawing import View
+from lib.explore.network import ExploreError, Network, load, networks
+from lib.explore.prediction import ATTACKS, Example, attack, usual_strength
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-PREDICTION, SLICE, PATH, BLAME = range(4)
-TITLES = ("Prediction", "Slice by layer", "Decision path", "Weights to blame")
-LEAST = "(least to blame)"
 DPI = 150
-_WIDE = {"width": "24em"}
+STATIC = (
+    "*Nobody can press a button in this copy: the figures below are those of the parameters above. Run the notebook in "
+    "JupyterLab (`./run_all.sh lab`) or VS Code for menus and sliders.*"
+)
 
 
-class Panel:
-    """The explorer's widgets. Only the tab that is looked at is computed.
+class Explorer(widgets.VBox):
+    """The explorer: what to look at is chosen above the tabs; only the open tab is computed.
 
     Args:
-        session: of a scale.
-        choice: what is shown first.
+        example: what is shown first; its network is one of `networks`, or one made by hand.
 
     Attributes:
-        widget: the whole, to be displayed.
-        network, label, image, attack, strength, layer, blamed, other, tabs: the controls.
-        status: a line that says what is being computed, or how long it took.
-        pages: one a tab, its figures and words as HTML.
+        network, label, image, attack, strength, unit, layer, companion: the controls.
+        tabs: their children are of `Tab`.
     """
 
-    def __init__(self, session: Session, choice: Choice) -> None:
-        self.session = session
-        self._still = True  # while the panel itself sets its controls
-        style = {"description_width": "7em"}
-
-        def control(kind: type, description: str, **options: Any) -> Any:
-            return kind(description=description, style=style, layout=_WIDE, **options)
-
-        names = list(dict.fromkeys([choice.network, *session.networks]))
-        self.network = control(widgets.Dropdown, "Network", options=names)
-        self.label = control(widgets.Dropdown, "Class")
-        self.image = control(widgets.IntSlider, "Image", min=1, max=1, continuous_update=False)
-        listed = attacking.ATTACKS | {choice.attack: attacking.ATTACKS.get(choice.attack, choice.attack)}
-        shown = [(text, name) for name, text in listed.items()]
-        self.attack = control(widgets.Dropdown, "Attack", options=shown, value=choice.attack)
-        self.strength = control(widgets.FloatSlider, "Strength", min=0, continuous_update=False, readout_format=".3g")
+    def __init__(self, example: Example) -> None:
+        first = example.network
+        if example.position not in first.positions(example.label):
+            raise ExploreError(f"test image {example.position} is none of those of {first.name} to choose from")
+        self._first, self._following = first, False
+        names = dict.fromkeys([first.name, *networks(first.scale, first.seed)])
+        listed = {**ATTACKS, example.attack: ATTACKS.get(example.attack, example.attack)}
+        attacks = [(text, name) for name, text in listed.items()]
+        self.network = _control(widgets.Dropdown, "Network", options=list(names))
+        self.label = _control(widgets.Dropdown, "Class", options=_classes(first), value=example.label)
+        self.image = _control(
+            widgets.SelectionSlider,
+            "Image",
+            options=_images(first, example.label),
+            value=example.position,
+            continuous_update=False,
+        )
+        self.attack = _control(widgets.Dropdown, "Attack", options=attacks, value=example.attack)
+        self.strength = _control(widgets.FloatSlider, "Strength", min=0, continuous_update=False, readout_format=".3g")
         self.unit = widgets.HTML()
-        self.layer = control(widgets.Dropdown, "Layer")
-        self.blamed = control(widgets.Dropdown, "Layer", options=[LEAST])
-        self.other = control(widgets.Dropdown, "Compare with", options=list(WITH))
-        self.status = widgets.HTML()
-        self.pages = [widgets.HTML() for _ in TITLES]
-        rows = [[], [self.layer], [], [self.blamed, self.other]]
+        self._follow_attack(example.strength)
+        self.layer = _control(widgets.Dropdown, "Layer", options=_layers(first))
+        self.companion = _control(widgets.Dropdown, "Compare with", options=blame.COMPANIONS)
         self.tabs = widgets.Tab(
-            [widgets.VBox([_row(row), page]) for row, page in zip(rows, self.pages, strict=True)], titles=TITLES
-        )
-        self.widget = widgets.VBox(
             [
-                _row([self.network, self.label, self.image]),
-                _row([self.attack, self.strength, self.unit]),
-                self.status,
-                self.tabs,
-            ]
+                Tab(prediction.view),
+                Tab(slices.view, layer=self.layer),
+                Tab(decisions.view),
+                Tab(blame.view, layer=self.layer, companion=self.companion),
+            ],
+            titles=("Prediction", "Slice by layer", "Decision path", "Weights to blame"),
         )
-        self._set(choice)
-        self._still = False
-        self._listen()
+        rows = [(self.network, self.label, self.image), (self.attack, self.strength, self.unit)]
+        super().__init__([*map(_row, rows), self.tabs])
+        for control in (*rows[0], *rows[1][:2], self.layer, self.companion):
+            control.observe(self.refresh, "value")
+        self.tabs.observe(self.refresh, "selected_index")
 
-    @property
-    def choice(self) -> Choice:
-        """What the controls say now."""
-        return Choice(
-            self.network.value, self._positions()[self.image.value - 1], self.attack.value, self.strength.value
-        )
+    def refresh(self, change: Any = None) -> None:
+        """Bring the open tab up to date.
 
-    def refresh(self) -> None:
-        """Compute and draw the tab that is looked at; an error is shown in its place."""
-        tab = self.tabs.selected_index or 0
-        page = (self._prediction, self._slice, self._path, self._blame)[tab]
-        began = time.perf_counter()
-        self._say(f"Computing: {TITLES[tab].lower()} …", busy=True)
+        Args:
+            change: of a control, as ipywidgets tells it; None: of none.
+        """
+        if not self._following:  # a control that follows another is no new wish
+            self.tabs.children[self.tabs.selected_index].update(lambda: self._example(change))
+
+    def _example(self, change: Any) -> Example:
+        """What the controls ask for, once they fit together."""
+        first, name, self._following = self._first, self.network.value, True
         try:
-            self.pages[tab].value = page(self.choice)
-        except Exception as error:  # a callback's error would be lost: the reader sees it where the figure would be
-            self.pages[tab].value = f'<p role="alert"><strong>{html.escape(f"{error}")}</strong></p>'
-            self._say("Not done: see below.")
-            return
-        self._say(f"Done in {time.perf_counter() - began:.1f} s.")
-
-    # What the tabs hold
-
-    def _prediction(self, choice: Choice) -> str:
-        classes = self.session.subject(choice.network).classes
-        attacked = self.session.attacked(choice)
-        told = words.of_attack(attacked, classes)
-        return page((draw.prediction(attacked, self.session.sweep(choice), classes), told))
-
-    def _slice(self, choice: Choice) -> str:
-        found = self.session.slices(choice)
-        self._options(self.layer, found.layers, found.largest)
-        layer = self.layer.value
-        return page(
-            (draw.slice_layers(found), words.of_slices(found)),
-            (draw.slice_layer(found, layer), words.of_layer(found, layer)),
-        )
-
-    def _path(self, choice: Choice) -> str:
-        found = self.session.path(choice)
-        if found is None:
-            return f"<p>{html.escape(words.no_path(self.session.scale))}</p>"
-        return page((draw.path(found), words.of_path(found, self.session.subject(choice.network).classes)))
-
-    def _blame(self, choice: Choice) -> str:
-        found = self.session.blame(choice, self.other.value)
-        told = words.of_blame(found, self.session.subject(choice.network).classes)
-        if not found.wrong:
-            return f"<p>{html.escape(told)}</p>"
-        self._options(self.blamed, [LEAST, *found.votes], LEAST)
-        layer = None if self.blamed.value == LEAST else self.blamed.value
-        return page((draw_blame.blamed(found, layer), told))
-
-    # The controls
-
-    def _listen(self) -> None:
-        def on(control: widgets.Widget, name: str, action: Callable[[], None]) -> None:
-            control.observe(lambda _: None if self._still else action(), name)
-
-        on(self.network, "value", self._another_network)
-        on(self.label, "value", self._another_class)
-        on(self.attack, "value", self._another_attack)
-        for control in (self.image, self.strength, self.layer, self.blamed, self.other):
-            on(control, "value", self.refresh)
-        on(self.tabs, "selected_index", self.refresh)
-
-    def _set(self, choice: Choice) -> None:
-        self.network.value = choice.network
-        chosen = self.session.subject(choice.network)
-        self._classes()
-        self.label.value = int(chosen.test.labels[choice.position])
-        self._images(choice.position)
-        self._strength(choice.strength)
-
-    def _another_network(self) -> None:
-        self._say(f"Loading {self.network.value} …", busy=True)
-        self._quietly(self._classes)
-        self._quietly(self._images)
-        self.refresh()
-
-    def _another_class(self) -> None:
-        self._quietly(self._images)
-        self.refresh()
-
-    def _another_attack(self) -> None:
-        self._quietly(self._strength)
-        self.refresh()
-
-    def _classes(self) -> None:
-        chosen = self.session.subject(self.network.value)
-        options = [(name, k) for k, name in enumerate(chosen.classes) if chosen.of_class(k)]
-        self._options(self.label, options, options[0][1])
-
-    def _images(self, position: int | None = None) -> None:
-        positions = self._positions()
-        self.image.max = len(positions)
-        if position is not None:
-            self.image.value = positions.index(position) + 1
-
-    def _positions(self) -> list[int]:
-        return self.session.subject(self.network.value).of_class(self.label.value)
-
-    def _strength(self, value: float | None = None) -> None:
-        scope = attacking.strengths(self.attack.value, self.session.scale)
-        value = scope.usual if value is None else value
-        self.strength.max = max(scope.most, value)
-        self.strength.step = scope.step
-        self.strength.value = value
-        self.unit.value = html.escape(scope.unit)
-
-    def _options(self, control: Any, options: list, usual: Any) -> None:
-        """Give a control its options; what was chosen stays where it still can be."""
-        known = [option[1] if isinstance(option, tuple) else option for option in options]
-
-        def change() -> None:
-            before = control.value
-            if tuple(control.options) != tuple(options):
-                control.options = options
-                control.value = before if before in known else usual
-
-        self._quietly(change)
-
-    def _quietly(self, change: Callable[[], None]) -> None:
-        before, self._still = self._still, True
-        try:
-            change()
+            if change is not None and change.owner is self.attack:
+                self._follow_attack()
+            network = first if name == first.name else load(first.scale, name, first.seed)
+            _offer(self.label, _classes(network))
+            _offer(self.image, _images(network, self.label.value))
+            _offer(self.layer, _layers(network))
         finally:
-            self._still = before
+            self._following = False
+        return attack(network, self.image.value, self.attack.value, self.strength.value)
+
+    def _follow_attack(self, strength: float | None = None) -> None:
+        usual, unit = usual_strength(self.attack.value, self._first.scale)
+        value = usual if strength is None else strength
+        self.strength.max, self.strength.step = max(2 * usual, value), usual / 20
+        self.strength.value, self.unit.value = value, html.escape(unit)
+
+
+class Tab(widgets.VBox):
+    """A tab: its own controls, a line that says how far it is, and figures with captions.
+
+    Args:
+        draw: an example and the values of the controls, by name -> what to show.
+        controls: name -> widget with a value.
+
+    Attributes:
+        status, page: the line and the figures, HTML.
+        shown: the example and the values of the controls that the page is of; None for neither.
+    """
+
+    def __init__(self, draw: Callable[..., list[View]], **controls: Any) -> None:
+        self.draw, self.controls = draw, controls
+        self.shown: tuple[Example, dict[str, Any]] | None = None
+        self.status, self.page = widgets.HTML(), widgets.HTML()
+        super().__init__([_row(controls.values()), self.status, self.page])
+
+    def update(self, example: Callable[[], Example]) -> None:
+        """Compute and draw what is not yet shown; an error stands in its place.
+
+        Args:
+            example: makes what the controls above the tabs ask for.
+        """
+        began = time.perf_counter()
+        self._say("Computing …", busy=True)
+        try:
+            chosen = example()
+            values = {name: control.value for name, control in self.controls.items()}
+            if self.shown != (chosen, values):
+                self.page.value = "".join(_figure(view) for view in self.draw(chosen, **values))
+                self.shown = (chosen, values)
+        except Exception as error:  # a callback's error would be lost: the reader sees it where the figure would be
+            self.shown = None
+            self.page.value = f'<p role="alert"><strong>{html.escape(str(error) or repr(error))}</strong></p>'
+            self._say("Not done: see below.")
+        else:
+            self._say(f"Done in {time.perf_counter() - began:.1f} s.")
 
     def _say(self, text: str, busy: bool = False) -> None:
         self.status.value = f'<span role="status" aria-busy="{str(busy).lower()}">{html.escape(text)}</span>'
 
 
-def page(*parts: tuple[Figure, str]) -> str:
-    """Figures with their words, as HTML that carries its pictures.
+def show(example: Example, live: bool | None = None) -> Explorer | None:
+    """Display the explorer.
 
     Args:
-        parts: each a figure and what it shows; the words are also the picture's alternative text.
+        example: what it shows first.
+        live: whether somebody can press buttons; None: as the kernel finds out. Where nobody can, a note is displayed.
+    Returns: the explorer; None where nobody can use it.
     """
-    return "".join(
-        f'<figure style="margin:0.5em 0"><img style="width:100%;max-width:{round(7 * DPI)}px;background:white" '
-        f'src="data:image/png;base64,{_png(figure)}" alt="{html.escape(told, quote=True)}">'
-        f'<figcaption style="max-width:60em">{html.escape(told)}</figcaption></figure>'
-        for figure, told in parts
+    if not (progress.watched() if live is None else live):
+        ipython.display(ipython.Markdown(STATIC))
+        return None
+    explorer = Explorer(example)
+    ipython.display(explorer)
+    explorer.refresh()
+    return explorer
+
+
+def display(views: Sequence[View]) -> None:
+    """Display figures with their captions, as a notebook keeps them."""
+    for view in views:
+        if view.figure is not None:
+            ipython.display(view.figure, metadata={"image/png": {"alt": view.caption}})
+        ipython.display(ipython.Markdown(view.caption))
+
+
+def _figure(view: View) -> str:
+    """A figure with its caption as HTML that carries its picture."""
+    text = html.escape(view.caption)
+    if view.figure is None:
+        return f"<p>{text}</p>"
+    file = io.BytesIO()
+    view.figure.savefig(file, format="png", dpi=DPI, facecolor="white")
+    return (
+        f'<figure style="margin:0.5em 0"><img style="width:100%;max-width:{7 * DPI}px;background:white" '
+        f'src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}" alt="{text}">'
+        f'<figcaption style="max-width:60em">{text}</figcaption></figure>'
     )
 
 
-def _png(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
-    return base64.b64encode(buffer.getvalue()).decode()
+def _control(kind: type, description: str, **options: Any) -> Any:
+    return kind(description=description, style={"description_width": "7em"}, layout={"width": "24em"}, **options)
 
 
-def _row(controls: list) -> widgets.HBox:
-    return widgets.HBox(controls, layout={"flex_flow": "row wrap"})
+def _row(controls: Iterable[Any]) -> widgets.HBox:
+    return widgets.HBox(list(controls), layout={"flex_flow": "row wrap"})
+
+
+def _classes(network: Network) -> list[tuple[str, Any]]:
+    return [(name, k) for k, name in enumerate(network.test.classes) if network.positions(k)]
+
+
+def _images(network: Network, label: int) -> list[tuple[str, Any]]:
+    return [(str(position), position) for position in network.positions(label)]
+
+
+def _layers(network: Network) -> list[tuple[str, Any]]:
+    named = network.model.named_modules()
+    layers = [(name, name) for name, part in named if isinstance(part, (nn.Conv2d, nn.Linear))]
+    return [("(the most telling)", None), *layers]
+
+
+def _offer(menu: Any, options: list[tuple[str, Any]]) -> None:
+    """Give a menu its options; what was chosen stays where it still can be."""
+    chosen, values = menu.value, [value for _, value in options]
+    menu.options = options
+    menu.value = chosen if chosen in values else values[0]

@@ -1,8 +1,11 @@
 """Architectures, one file a family. Every network takes images in [0, 1]; its normalisation is inside."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from inspect import signature
 from typing import Any
 
+import torch
 from torch import nn
 
 from lib.models.alexnet import AlexNet
@@ -34,6 +37,7 @@ __all__ = [
     "ResNet",
     "SignsCNN",
     "build",
+    "defaults",
 ]
 
 
@@ -91,6 +95,19 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "mobilenet-v1": MobileNetV1,
     "mobilenet-v2": MobileNetV2,
 }
+
+
+@lru_cache(maxsize=64)
+def defaults(arch: str) -> Mapping[str, Any]:
+    """The arguments of an architecture and the values they have where none are given, as {"width": 64}.
+
+    Args:
+        arch: a name in `ARCHITECTURES`.
+    """
+    with torch.device("meta"):  # no memory, and no random numbers drawn
+        kind = type(build(arch))
+    own = {"self", "shape", "classes", "normalise", "blocks"}
+    return {name: p.default for name, p in signature(kind.__init__).parameters.items() if name not in own}
 
 
 def build(

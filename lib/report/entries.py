@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lib import cite, config, record, tables
+from lib import cite, config, record, reduced, tables, units
 from lib.report.times import duration
 
 FIRST = 6  # rows of a long table that are not folded away
@@ -19,7 +19,7 @@ def entry(item: config.Item, scale: str, folder: Path, verdicts: Mapping[str, An
 
     Args:
         item: from config/items.yaml.
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
         folder: results/<scale>.
         verdicts: what the page shows of each claim, by its name.
     Returns: state "done", "missing" (no record) or "damaged" (with its problem), and the rest as the template reads it.
@@ -37,14 +37,15 @@ def entry(item: config.Item, scale: str, folder: Path, verdicts: Mapping[str, An
     stated = beside(found)
     facts = found["provenance"]
     seeds = sorted({seed for number in found["numbers"] for seed in number["seeds"]})
-    sizes = sorted({number["n"] for number in found["numbers"]})
+    smaller, other = reduced.split(found["reduced"])
     return told | {
         "state": "done",
         "title": found["title"],
         "source": opening(found["source"]),
         "figure": figure(folder, item.item),
         "alt": description(found),
-        "reduced": found["reduced"],
+        "reduced": smaller,
+        "other": other,
         "stated": stated,
         "table": {
             "columns": list(shown.columns),
@@ -56,11 +57,26 @@ def entry(item: config.Item, scale: str, folder: Path, verdicts: Mapping[str, An
         "date": facts["date"][:10],
         "seconds": duration(facts["seconds"]),
         "seeds": ", ".join(map(str, seeds)),
-        "n": " to ".join(f"{n:,}" for n in dict.fromkeys((sizes[0], sizes[-1]))),
+        "n": samples(found["numbers"]),
         "files": [(text, link(path, folder)) for text, path in files(folder, item) if path.is_file()],
-        "identifier": cite.identifier(item.item, scale, facts["git"]),
+        "identifier": cite.identifier(item.item, scale),
         "bibtex": cite.bibtex(found),
     }
+
+
+def samples(numbers: Sequence[Mapping[str, Any]]) -> str:
+    """What a record's numbers rest on, from fewest to most: "73 to 2,000 test images; 1 network"."""
+    kinds = {units.counted(number) for number in numbers}
+    several = sum(kind.endswith("images") for kind in kinds) > 1  # all are told as images then
+    by_kind: dict[str, list[Mapping[str, Any]]] = {}
+    for number in numbers:
+        kind = units.counted(number)
+        by_kind.setdefault("images" if several and kind.endswith("images") else kind, []).append(number)
+    told = []
+    for kind, own in by_kind.items():
+        least, most = min(own, key=lambda number: number["n"]), max(own, key=lambda number: number["n"])
+        told.append((f"{least['n']:,} to " if least["n"] != most["n"] else "") + units.sample(most, kind))
+    return "; ".join(told)
 
 
 def beside(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,8 +87,8 @@ def beside(found: Mapping[str, Any]) -> dict[str, Any]:
             continue
         setting = ", ".join(f"{key} {tables.cell(value, key)}" for key, value in number["where"].items())
         ours = [tables.cell(number["value"]), tables.interval(number["ci95"])]
-        measure = f"{number['name']} ({number['unit']})"
-        count = [f"{number['n']:,}", str(len(number["seeds"])), number["note"]]
+        measure = units.measure(number)
+        count = [units.sample(number), str(len(number["seeds"])), number["note"]]
         rows.append([measure, setting, tables.cell(number["paper_value"]), *ours, *count])
     columns = ["measure", "setting", "stated", "ours", "95 % interval", "n", "seeds", "note"]
     if not any(row[-1] for row in rows):
@@ -86,7 +102,7 @@ def provenance(found: Mapping[str, Any]) -> dict[str, str]:
     changed = {None: "", False: "", True: " (with uncommitted changes)"}[facts["dirty"]]
     return {
         "commit": facts["git"] + changed,
-        "device": f"{facts['device']}, {facts['threads']} thread{'s' * (facts['threads'] != 1)}",
+        "device": f"{facts['device']}; {facts['threads']} thread{'s' * (facts['threads'] != 1)}",
         "time": duration(facts["seconds"]),
         "peak memory": f"{facts['peak_mb']:,} MB",
         "date": facts["date"],
@@ -100,7 +116,7 @@ def description(found: Mapping[str, Any]) -> str:
     """A figure in words for those who do not see it: what is measured, from where to where, over which settings."""
     spans: dict[str, list[float]] = {}
     for number in found["numbers"]:
-        spans.setdefault(f"{number['name'].replace('_', ' ')} ({number['unit']})", []).append(number["value"])
+        spans.setdefault(units.measure(number), []).append(number["value"])
     measures = [
         f"{name} from {tables.cell(min(values))} to {tables.cell(max(values))}"
         if min(values) < max(values)

@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from lib import checksums, claims, config, store
+from lib.claims import conditions
 from lib.report import entries, verdicts
 from lib.report.gallery import claims_markdown
 from lib.report.times import benchmarks, critical_path, duration
@@ -19,7 +20,7 @@ def build(scale: str = "smoke") -> Path:
     """Judge the claims and write results/<scale>/index.html, claims.md and notebooks/*.html, from the results alone.
 
     Args:
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
     Returns: the page's path. It opens from a file, fetches nothing from outside, and links the files beside it. Items
         without a record are listed as not run; damaged ones with the reason.
     """
@@ -43,6 +44,7 @@ def build(scale: str = "smoke") -> Path:
         scale=scale,
         studies=[_study(number, paper, shown, judged, views) for number, paper in enumerate(papers, 1)],
         tally=verdicts.tally(judged),
+        frozen=conditions.frozen_in_words(scale),
         done=sum(entry["state"] == "done" for entry in shown),
         total=len(shown),
         notebooks=notebooks,

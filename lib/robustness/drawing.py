@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from lib import plots
-from lib.intervals import student
+from lib import plots, units
+from lib.intervals import of_mean
 from lib.robustness.figures import frame
 
 ATTACKS = {
@@ -62,14 +62,14 @@ def sweep(
 def differences(rows: pd.DataFrame, hue: str, base: Any) -> pd.DataFrame:
     """Rows as `figures.frame` gives them, each less the base network's at its epsilon, paired seed by seed.
 
-    The interval is Student's t over the seeds' differences; there is none with one seed.
+    The interval is `of_mean` of the seeds' differences, within -1 and 1; there is none with one seed.
     """
     found = []
     reference = {row.epsilon: row.per_seed for row in rows[rows[hue] == base].itertuples()}
     for row in rows.to_dict("records"):
         other = reference[row["epsilon"]]
         paired = [value - other[seed] for seed, value in row["per_seed"].items() if seed in other]
-        low, high = student(paired) or (math.nan, math.nan)
+        low, high = of_mean(paired, units.SIGNED) or (math.nan, math.nan)
         found.append({**row, "value": sum(paired) / len(paired), "low": low, "high": high})
     return pd.DataFrame(found)
 

@@ -18,7 +18,7 @@ import torch
 from lib import compute, config, evaluations, zoo
 from lib.evaluations import test_images
 from lib.progress import bar
-from lib.robustness import fgsm, masking, spectra
+from lib.robustness import fgsm, spectra
 
 VERSION = 1  # raise it when a change in this study's code changes its numbers
 
@@ -111,6 +111,8 @@ def masking_of(name: str, scale: str = "smoke", seed: int = 0, twin: str | None 
     epsilons = [float(e) for e in chosen["masking_epsilons"]]
 
     def make() -> pd.DataFrame:
+        from lib.robustness import masking  # loads foolbox, which a plain sweep does without
+
         return masking.examine(
             zoo.get(name, scale, seed),
             zoo.get(twin, scale, seed),
@@ -157,23 +159,29 @@ def evaluate_family(scale: str, family: str, seed: int) -> dict[str, list[str]]:
     preset = config.load(scale)
     if family not in preset.families:
         raise config.ConfigError(f"no family {family!r} at scale {scale!r}: one of {', '.join(preset.families)}")
-    items = config.items()
+    return {name: evaluate_network(scale, name, seed) for name in bar(preset.families[family], desc=family)}
+
+
+def evaluate_network(scale: str, name: str, seed: int) -> list[str]:
+    """Compute all that the items of this study ask of one network, as `evaluate_family` does of each.
+
+    Returns: what was computed or found.
+    """
+    recipe, items = config.load(scale).recipe(name), config.items()
     masked, weighed = (
-        item in items and family in items[item].families for item in ("robustness_masking", "robustness_spectra")
+        item in items and recipe.family in items[item].families for item in ("robustness_masking", "robustness_spectra")
     )
-    done: dict[str, list[str]] = {}
-    for name in bar(preset.families[family], desc=family):
-        sweep(name, scale, seed)
-        done[name] = ["sweep"]
-        if preset.recipe(name).temperature != 1:
-            sweep(name, scale, seed, aware=True)
-            done[name].append("sweep-aware")
-        if masked:
-            masking_of(name, scale, seed)
-            done[name].append("masking")
-        if weighed:
-            spectra_of(name, scale, seed)
-            done[name].append("spectra")
+    sweep(name, scale, seed)
+    done = ["sweep"]
+    if recipe.temperature != 1:
+        sweep(name, scale, seed, aware=True)
+        done.append("sweep-aware")
+    if masked:
+        masking_of(name, scale, seed)
+        done.append("masking")
+    if weighed:
+        spectra_of(name, scale, seed)
+        done.append("spectra")
     return done
 
 
@@ -186,7 +194,8 @@ def main() -> None:
     chosen = parser.parse_args()
     compute.set_threads(config.load(chosen.scale).compute.threads)
     torch.manual_seed(chosen.seed)
-    for name, parts in evaluate_family(chosen.scale, chosen.family, chosen.seed).items():
+    done = evaluations.restarting(lambda: evaluate_family(chosen.scale, chosen.family, chosen.seed))
+    for name, parts in done.items():
         print(f"{name}: {', '.join(parts)}")
 
 

@@ -30,7 +30,8 @@ def fgsm_sweep(
 ) -> pd.DataFrame:
     """Accuracy R(eps) on x + eps sign(grad_x CE(g(x) / T, y)), clipped to [0, 1], from the true label y.
 
-    An image that is misclassified as it is counts as wrong unless the step happens to mend it. Float32 throughout.
+    An image that is misclassified as it is counts as wrong unless the step happens to mend it. The network computes in
+    the type of its weights, float32 without TF32 on a GPU, as `compute.evaluation` has it.
 
     Args:
         model: network from images in [0, 1] to logits; used in evaluation mode, on its own device.

@@ -67,12 +67,13 @@ class FactorisedConv2d(nn.Sequential):
     Args:
         conv: the convolution to replace, without groups.
         rank: K, 1 .. min(C Dh, N Dw).
+        values: False leaves the factors' weights as drawn.
     """
 
     vertical: nn.Conv2d
     horizontal: nn.Conv2d
 
-    def __init__(self, conv: nn.Conv2d, rank: int) -> None:
+    def __init__(self, conv: nn.Conv2d, rank: int, values: bool = True) -> None:
         stride, dilation, kernel = conv.stride, conv.dilation, conv.kernel_size
         like: dict[str, Any] = {
             "padding_mode": conv.padding_mode,
@@ -91,7 +92,7 @@ class FactorisedConv2d(nn.Sequential):
         )
         super().__init__(OrderedDict(vertical=first, horizontal=second))
         self.train(conv.training)
-        _fill(conv, (first, second), factorise_kernel(conv.weight, rank))
+        _fill(conv, (first, second), factorise_kernel(conv.weight, rank) if values else None)
 
     def product(self) -> Tensor:
         """The kernel (N, C, Dh, Dw) of the one convolution that the two amount to."""
@@ -105,19 +106,21 @@ class FactorisedLinear(nn.Sequential):
     Args:
         linear: the layer to replace.
         rank: K, 1 .. min(in, out).
+        values: False leaves the factors' weights as drawn.
     """
 
     inner: nn.Linear
     outer: nn.Linear
 
-    def __init__(self, linear: nn.Linear, rank: int) -> None:
+    def __init__(self, linear: nn.Linear, rank: int, values: bool = True) -> None:
         like: dict[str, Any] = {"device": linear.weight.device, "dtype": linear.weight.dtype}
         first = nn.Linear(linear.in_features, rank, bias=False, **like)
         second = nn.Linear(rank, linear.out_features, bias=linear.bias is not None, **like)
         super().__init__(OrderedDict(inner=first, outer=second))
         self.train(linear.training)
-        left, right = _halves(linear.weight.detach().double(), rank)
-        _fill(linear, (first, second), (right, left))
+        if values:
+            left, right = _halves(linear.weight.detach().double(), rank)
+        _fill(linear, (first, second), (right, left) if values else None)
 
     def product(self) -> Tensor:
         """The weight (out, in) of the one layer that the two amount to."""
@@ -128,10 +131,11 @@ class FactorisedLinear(nn.Sequential):
 def _fill(
     layer: nn.Conv2d | nn.Linear,
     parts: tuple[nn.Conv2d | nn.Linear, nn.Conv2d | nn.Linear],
-    weights: tuple[Tensor, Tensor],
+    weights: tuple[Tensor, Tensor] | None,
 ) -> None:
-    for part, value in zip(parts, weights, strict=True):
-        part.weight.copy_(value)
+    for part, value in zip(parts, weights or (None, None), strict=True):
+        if value is not None:
+            part.weight.copy_(value)
         part.weight.requires_grad_(layer.weight.requires_grad)
     if layer.bias is not None and parts[1].bias is not None:
         parts[1].bias.copy_(layer.bias)
@@ -144,6 +148,7 @@ def decompose(
     skip: Iterable[str] = (),
     skip_first: bool = True,
     min_classes: int = 64,
+    values: bool = True,
 ) -> nn.Module:
     """Replace each D x D convolution by K filters D x 1 then N filters 1 x D, each Linear by two, in place.
 
@@ -159,6 +164,7 @@ def decompose(
         skip: dotted names of layers to leave whole.
         skip_first: leave the first convolution whole.
         min_classes: the last Linear layer is factorised only from this number of outputs on.
+        values: False makes the same structure without the decompositions, for weights that are loaded next.
 
     Returns:
         The same network.
@@ -181,11 +187,11 @@ def decompose(
                 raise ValueError(
                     f"layer {name} has {layer.groups} groups: a grouped convolution has no such form; skip it"
                 )
-            pair: nn.Module = FactorisedConv2d(layer, rank_rule(tuple(layer.weight.shape), rank_ratio))
+            pair: nn.Module = FactorisedConv2d(layer, rank_rule(tuple(layer.weight.shape), rank_ratio), values)
         else:
             if name == linears[-1] and layer.out_features < min_classes:
                 continue
-            pair = FactorisedLinear(layer, rank_rule(tuple(layer.weight.shape), rank_ratio))
+            pair = FactorisedLinear(layer, rank_rule(tuple(layer.weight.shape), rank_ratio), values)
         if not name:
             return pair
         parent, _, child = name.rpartition(".")
@@ -251,8 +257,12 @@ class NuclearNorm(Hook):
     """Training hook: adds weight * sum over layers of ||W||_* to the loss.
 
     W is the (out, in * kh * kw) matrix of a Conv2d or Linear layer. Norm and gradient are exact (float64 inside),
-    whatever the run's precision. With `every` = m > 1 the term enters each m-th step only, m times as strong: the same
-    pull on average for 1/m of the cost.
+    whatever the run's precision. Each step's pull lowers every singular value by learning rate * lambda (with momentum
+    mu, by that over 1 - mu in the end). With `every` = m > 1 the term enters steps 0, m, 2m, .. only, m times as
+    strong: the same pull on average for 1/m of the cost. Values smaller than one pull, learning rate * lambda * m /
+    (1 - mu), swing about zero instead of going there; the directions hardly turn meanwhile. So m may grow as long as
+    that pull stays far below the values that count, and the training takes many times m steps: m = 50 pulls by 0.01
+    at learning rate 0.02, lambda 0.001 and mu 0.9.
 
     Args:
         weight: lambda >= 0, the strength of the penalty.

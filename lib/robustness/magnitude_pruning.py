@@ -109,6 +109,7 @@ class GradualPruning(Hook):
         self.skip, self.skip_first, self.skip_last = skip, skip_first, skip_last
         self.masks: dict[str, Tensor] = {}
         self._layers: dict[str, nn.Conv2d | nn.Linear] = {}
+        self._factors: dict[str, Tensor] = {}  # the masks as numbers of the weights' type
 
     def begin(self, run: Any) -> None:
         self.first = round(self.begin_epoch * run.steps_per_epoch)
@@ -120,7 +121,7 @@ class GradualPruning(Hook):
         self.interval = min(self.every, last - self.first)
         self.updates = (last - self.first) // self.interval
         self._layers = weight_layers(run.model, self.skip, self.skip_first, self.skip_last)
-        self.masks = {}
+        self.masks, self._factors = {}, {}
         if run.step > self.first:
             raise ValueError(
                 f"pruning begins at step {self.first}, before the step {run.step} that training goes on from"
@@ -152,6 +153,7 @@ class GradualPruning(Hook):
         if unknown:
             raise ValueError(f"saved masks of {sorted(unknown)}, but the pruned layers are {list(self._layers)}")
         self.masks = {name: mask.to(self._layers[name].weight.device, torch.bool) for name, mask in state.items()}
+        self._factors = {}
 
     def _grow(self, t: int) -> None:
         share = schedule(t, self.first, self.interval, self.updates, self.final, self.initial)
@@ -160,12 +162,29 @@ class GradualPruning(Hook):
             if mask is None:
                 mask = torch.ones_like(layer.weight, dtype=torch.bool)
             self.masks[name] = grow_mask(layer.weight, mask, share)
+        self._factors = {}
 
     @torch.no_grad()
     def _apply(self, optimizer: torch.optim.Optimizer) -> None:
-        for name, mask in self.masks.items():
-            weight, gone = self._layers[name].weight, ~mask
-            weight.masked_fill_(gone, 0.0)
-            for buffer in optimizer.state.get(weight, {}).values():
-                if isinstance(buffer, Tensor) and buffer.shape == weight.shape:
-                    buffer.masked_fill_(gone, 0.0)
+        if not self._factors:  # kept until the masks change
+            self._factors = {name: mask.to(self._layers[name].weight.dtype) for name, mask in self.masks.items()}
+        masked, factors = [], []
+        for name, factor in self._factors.items():
+            weight = self._layers[name].weight
+            state = optimizer.state.get(weight, {}).values()
+            held = [weight, *(b for b in state if isinstance(b, Tensor) and b.shape == weight.shape)]
+            masked += held
+            factors += [factor] * len(held)
+        zero_where_masked(masked, factors)
+
+
+def zero_where_masked(tensors: list[Tensor], factors: list[Tensor]) -> None:
+    """Set tensors to +0 where their factor is 0, in place, in two launches on a GPU however many they are.
+
+    Args:
+        tensors: finite; all of one type and on one device.
+        factors: of the tensors' shapes and type, 0 or 1.
+    """
+    if tensors:
+        torch._foreach_mul_(tensors, factors)
+        torch._foreach_add_(tensors, 0.0)  # a negative weight times 0 is -0, other bytes than those of zero

@@ -48,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (checksums.ChecksumError, record.RecordError, OSError) as error:
         print(f"verify: {error}", file=sys.stderr)
         return 1
-    print(verify.told(found, asked.scale))
+    whole = not (asked.rerun or asked.twice)
+    missing = [name for name in config.items() if whole and not record.exists(name, asked.scale)]
+    print(verify.told(found, asked.scale, missing))
     states = {finding.state for finding in found}
     return int(not found or verify.DIFFERS in states or (asked.strict and verify.UNTRACED in states))
 

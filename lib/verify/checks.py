@@ -7,8 +7,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lib import checksums, claims, config, plots, record, store, tables
 from lib.engine import jobs
 from lib.verify.findings import DIFFERS, OK, UNTRACED, Finding
@@ -21,7 +19,7 @@ def check(scale: str) -> list[Finding]:
     """Check a scale's results; nothing is written and nothing computed anew but the claims' verdicts.
 
     Args:
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
     Returns: one finding a thing and check, the items first; empty where there are no results.
     Raises: ChecksumError where the file of checksums is damaged; ConfigError for a configuration that is.
     """
@@ -49,51 +47,46 @@ def _item(name: str, scale: str, folder: Path) -> Iterator[Finding]:
     why = f"{', '.join(wrong)}: not what the record gives. Run its notebook again"
     yield Finding(name, "tables", DIFFERS, why) if wrong else Finding(name, "tables")
     yield from _figure(name, known, folder)
+    other = config.foreign(known, config.items()[name], config.load(scale))
+    why = f"{other}. Run its notebook again: ./run_all.sh {scale} --only {name}"
+    yield Finding(name, "settings", DIFFERS, why) if other else Finding(name, "settings")
     facts = known["provenance"]
     if facts["config"] == config.load(scale).hash:
         yield Finding(name, "settings")
-    elif facts["config"] != _hash_then(facts["git"], scale):
+    elif (then := _scale_then(facts["git"], scale)) is None or facts["config"] != then.hash:
         why = f"made with a config/{scale}.yaml that is neither the present one nor that of commit {facts['git']}"
         yield Finding(name, "settings", UNTRACED, why)
-    elif _used(name, _scale_then(facts["git"], scale)) == _used(name, config.load(scale)):
+    elif _used(name, then) == _used(name, config.load(scale)):
         yield Finding(name, "settings")
     else:
         why = f"made with settings of config/{scale}.yaml at commit {facts['git']} that have changed since"
         yield Finding(name, "settings", UNTRACED, why)
 
 
-def _used(name: str, scale: config.Scale | None) -> dict[str, Any] | None:
+def _used(name: str, scale: config.Scale) -> dict[str, Any]:
     """What of a scale's settings an item is made with: its study's, and the recipes of its networks."""
-    if scale is None:
-        return None
     item = config.items()[name]
     wanted = [network for family in item.families for network in scale.families.get(family, ())]
     for network in wanted:  # grows by what a network starts from
         start = scale.recipe(network).start
         wanted += [start["network"]] if start is not None and start["network"] not in wanted else []
     recipes = {network: scale.recipe(network) for network in wanted}
-    parts = {"compute": scale.compute, "study": scale.study.get(item.study), "attacks": scale.attacks}
+    study = {
+        key: value for key, value in scale.study.get(item.study, {}).items() if key != "family_seeds"
+    }  # the graph's
+    parts = {"compute": scale.compute, "study": study, "attacks": scale.attacks}
     return {**parts, "recipes": recipes}
 
 
 @lru_cache(maxsize=64)
-def _hash_then(commit: str, scale: str) -> str:
-    """Hash of a scale's settings at a commit; empty where git does not have it."""
-    text = record.git_file(commit, f"config/{scale}.yaml")
-    try:
-        return "" if text is None else store.fingerprint(yaml.safe_load(text))
-    except (yaml.YAMLError, TypeError, ValueError):
-        return ""
-
-
-@lru_cache(maxsize=64)
 def _scale_then(commit: str, scale: str) -> config.Scale | None:
-    """A scale's settings at a commit; None where they cannot be read today."""
+    """A scale's settings at a commit; None where git does not have them, or they cannot be read today."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"{scale}.yaml"
-        path.write_text(record.git_file(commit, f"config/{scale}.yaml") or "")
+        for name in config.SCALES:  # a scale may be like another
+            if (text := record.git_file(commit, f"config/{name}.yaml")) is not None:
+                (Path(folder) / f"{name}.yaml").write_text(text)
         try:
-            return config.load(scale, path)
+            return config.load(scale, Path(folder) / f"{scale}.yaml")
         except config.ConfigError:
             return None
 
@@ -115,11 +108,24 @@ def _figure(name: str, known: dict[str, Any], folder: Path) -> Iterator[Finding]
         if not source:
             why = "drawn before figures said which numbers they show. Run its notebook again"
             yield Finding(name, "figure", UNTRACED, why)
-        elif source != record.drawn_from(known):
-            why = f".{kind} shows other numbers than the record's (it says: {source}). Run its notebook again"
+        elif source != record.source_text(known):
+            shown = "files than the record names" if "drawn_from" in known else "numbers than the record's"
+            why = f".{kind} shows other {shown} (it says: {source}). Run its notebook again"
             yield Finding(name, "figure", DIFFERS, why)
         else:
             yield Finding(name, "figure")
+    for file, checksum in known.get("drawn_from", {}).items():
+        if _checksum_of(folder / file) != checksum:
+            why = f"{file}, which it was drawn from, is missing or another. Run its notebook again"
+            yield Finding(name, "figure", DIFFERS, why)
+
+
+def _checksum_of(path: Path) -> str | None:
+    """The checksum of a kept table's values; None where it cannot be read."""
+    try:
+        return store.fingerprint(json.loads(path.read_bytes())["value"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _strays(scale: str, folder: Path) -> Iterator[Finding]:

@@ -24,8 +24,12 @@ class Finding:
     why: str = ""
 
 
-def told(findings: Sequence[Finding], scale: str) -> str:
-    """The findings as a table of one line a thing, the reasons below it, and what it comes to in the last line."""
+def told(findings: Sequence[Finding], scale: str, missing: Sequence[str] = ()) -> str:
+    """The findings as a table of one line a thing, the reasons below it, and what it comes to in the last line.
+
+    Args:
+        missing: items without a record at this scale, which is no fault.
+    """
     if not findings:
         return f"verify: nothing to check: results/{scale} holds no records. Make them: ./run_all.sh {scale}"
     things = list(dict.fromkeys(found.thing for found in findings))
@@ -45,6 +49,7 @@ def told(findings: Sequence[Finding], scale: str) -> str:
         lines += [f"{state}: {_named(things)}: {check}: {why}" for (check, why), things in reasons.items()]
     wrong, loose = (len({f.thing for f in findings if f.state == state}) for state in (DIFFERS, UNTRACED))
     lines.append("")
+    lines += [f"not run at {scale}: {', '.join(missing)}", ""] if missing else []
     if wrong:
         ending = f"{wrong} of {len(things)} do not follow from their records: see DIFFERS above"
     else:

@@ -22,7 +22,7 @@ def rerun(scale: str, only: str | None = None) -> list[Finding]:
     that was computed before; networks and adversarial sets are read from the cache, and data from the data root.
 
     Args:
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
         only: an item or a notebook; None: all that made a record of this scale.
     Returns: one finding or two an item: its numbers, and how many tables had to be computed anew.
     Raises: ConfigError for an item that does not exist, or has no record at this scale.
@@ -75,7 +75,7 @@ def twice(scale: str, cores: int = 1, only: str | None = None, place: str | None
     """Run a scale twice from nothing, each time with a cache and results of its own, and compare every record.
 
     Args:
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
         cores: jobs side by side, here; a profile has its own.
         only: an item or a notebook; None: all.
         place: where the second run's jobs run, a folder of profiles/, as a cluster; None: here, as the first's. Both

@@ -83,9 +83,9 @@ def run_all(driver: Any, seconds: float = 60) -> None:
 
     wait = WebDriverWait(driver, seconds)
     wait.until(seen.presence_of_element_located((By.CSS_SELECTOR, ".jp-NotebookPanel-notebook .jp-CodeCell")))
-    # A press before the kernel is connected is lost: the status bar says when it is.
-    ready = "//*[@id='jp-main-statusbar']//*[contains(text(), 'Python 3') and contains(text(), '| Idle')]"
-    wait.until(seen.presence_of_element_located((By.XPATH, ready)))
+    # A press before the kernel is connected is lost: the circle above the notebook says when it is.
+    ready = ".jp-NotebookPanel .jp-Notebook-ExecutionIndicator[data-status='idle']"
+    wait.until(seen.presence_of_element_located((By.CSS_SELECTOR, ready)))
     bar = "//div[contains(@class,'lm-MenuBar-itemLabel') and text()='Run']"
     wait.until(seen.element_to_be_clickable((By.XPATH, bar))).click()
     command = ".lm-Menu-item[data-command='runmenu:run-all']"

@@ -107,10 +107,10 @@ def test_the_explorer_answers_in_jupyterlab(browser, places, tmp_path, monkeypat
         before = explorer.pictures()
         explorer.handle("Strength").send_keys(Keys.ARROW_LEFT)
         explorer.changed(before, "a smaller strength")
-        assert "DeepFoolL2, 0.95 times" in explorer.words()
+        assert "DeepFoolL2 taken 0.95 times" in explorer.words()
         for title, told in (
             ("Slice by layer", "share"),
-            ("Decision path", f"{DECIDER} says"),
+            ("Decision path", f"{DECIDER} predicts"),
             ("Weights to blame", "error|to blame|In no layer"),
         ):
             before = explorer.pictures()

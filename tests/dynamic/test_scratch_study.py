@@ -10,7 +10,7 @@ import pytest
 import torch
 from training_tools import places, same, state, write_config
 
-from lib import config, plots, record, training
+from lib import config, plots, record, training, zoo
 from lib.dynamic import cost
 from lib.dynamic.study import diversity, diversity_records, draw_scratch, scratch, scratch_networks, scratch_records
 from lib.evaluations import frame
@@ -256,6 +256,19 @@ def test_the_whole_table_and_nothing_is_done_twice(tiny, trainings):
     again = scratch.table("smoke", 0)
     assert len(trainings) == done
     pd.testing.assert_frame_equal(first, again)
+
+
+@pytest.mark.slow
+def test_with_its_parts_made_the_whole_trains_nothing_more(tiny, trainings):
+    zoo.get("tiny")
+    for part in scratch.parts("smoke", 0):
+        scratch.make("smoke", 0, **part)
+    for part in diversity.parts_first("smoke", 0):
+        diversity.make_first("smoke", 0, **part)
+    done = len(trainings)
+    scratch.make("smoke", 0)
+    diversity.make_first("smoke", 0)
+    assert len(trainings) == done > 10
 
 
 def test_learning_gates_does_not_disturb_the_training(tiny, monkeypatch):

@@ -1,11 +1,12 @@
 """From tables of repaired networks to numbers, tables, texts and plots."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from lib import plots, record
 from lib.evaluations import frame
-from lib.intervals import student
+from lib.intervals import of_mean
 from lib.lancet.study import backdoor_records as records
 from lib.lancet.study import backdoor_texts as texts
 from lib.lancet.study import draw_backdoors as draw
@@ -76,7 +77,7 @@ def test_means_worst_values_and_their_interval_are_over_networks(table, numbers)
     }
     assert told["mean"]["value"] == pytest.approx(values.mean()) and told["mean"]["n"] == 6
     assert told["worst"]["value"] == pytest.approx(values.max())
-    assert [told["low"]["value"], told["high"]["value"]] == pytest.approx(student(values.tolist()))
+    assert [told["low"]["value"], told["high"]["value"]] == pytest.approx(of_mean(values.tolist(), (0, 1)))
     worst = one(numbers, "accuracy_change_over_networks", statistic="worst", method="flip-stated", reversed=False)
     assert worst["value"] == pytest.approx(-0.05)
 
@@ -148,10 +149,12 @@ def test_texts_say_what_the_rows_hold(table, numbers):
     assert texts.forms_reading(frames).count("reversed trigger known") == 6
 
 
-def test_plots_show_every_network_and_draw_to_a_file(table):
+def test_plots_show_every_network_and_draw_to_a_file(table, numbers):
     plots.style()
     figure, axes = plots.panels(3, height=4)
-    draw.methods(axes, {0: table})
+    draw.methods(axes, numbers)
+    drawn = np.concatenate([line.get_xdata() for line in axes[0].get_lines() if line.get_marker() != "|"])
+    assert sorted(drawn) == sorted(table["attack_success"]), "a point a network, method and trigger known"
     assert len(axes[0].get_lines()) == 2 * 2 * len(METHODS)
     assert [text.get_text() for text in axes[0].get_yticklabels()] == list(METHODS.values())
     assert len(plots.render(figure, "png")) > 5000
@@ -166,5 +169,7 @@ def test_plots_show_every_network_and_draw_to_a_file(table):
     draw.sizes(axes, records.size_numbers({0: table_of(sets=("mnist",))}))
     assert all(len(ax.get_lines()) == 6 for ax in axes), "with one set there is no interval, and still a plot"
     figure, axes = plots.panels(2)
-    draw.forms(axes, {0: table_of(("trojannn-square", "trojannn-watermark"), ("orl-faces",))})
+    forms = table_of(("trojannn-square", "trojannn-watermark"), ("orl-faces",))
+    draw.forms(axes, records.trojannn_numbers({0: forms}))
+    assert [ax.get_title() for ax in axes] == ["square", "watermark"]
     assert len(plots.render(figure, "png")) > 5000

@@ -98,10 +98,12 @@ def test_companions_are_measured_once(scale, monkeypatch):
     chart, axes = plots.panels(2)
     draw_companions.shares(axes, numbers)
     assert plots.render(chart, "png")
-    result, classes = companions.pictures(scale, 0, 2)
-    assert plots.render(draw_companions.pictures(result, classes), "png")
+    shown, classes = companions.pictures(scale, 0, 2)
+    assert plots.render(draw_companions.pictures(shown, classes), "png")
     monkeypatch.setattr(companions, "compared", never)
     assert companions.measured(scale, 0).equals(frame)
+    again, _ = companions.pictures(scale, 0, 2)
+    assert again.equals(shown) and again.attrs["kept"], "kept, so that the figure's source can be named"
 
 
 def test_defects_are_repaired_once_and_reported_on_the_other_half(scale, monkeypatch):

@@ -10,7 +10,7 @@ from torch import nn
 from lib import training
 from lib.config import Recipe
 from lib.data import ImageSet
-from lib.robustness import FgsmRs, ScaledLogits, fgsm_sweep, scale_last_layer
+from lib.robustness import FgsmRs, ScaledLogits, adversarial_training, fgsm_sweep, scale_last_layer
 from robustness.nets import batch, small
 
 
@@ -35,6 +35,45 @@ def test_batch_is_the_algorithm_by_hand():
     assert torch.allclose(made, (images + delta).clamp(0, 1), atol=1e-6)
     assert (made - images).abs().max() <= 0.1 + 1e-6
     assert not made.requires_grad
+
+
+def test_random_starts_on_a_device_come_from_a_generator_there(monkeypatch):
+    """Stood for by the CPU: seeded from the run, apart from its seed, and the run's own generator is not drawn from."""
+    model, (images, labels), made = small().train(), batch(), []
+
+    class There(torch.Generator):
+        def __new__(cls, device):
+            made.append(torch.device(device).type)
+            return torch.Generator.__new__(cls)
+
+    monkeypatch.setattr(adversarial_training, "Generator", There)
+    run, hook = run_of(model), FgsmRs(epsilon=0.1)
+    run.device = torch.device("cuda")
+    hook.begin(run)
+    before = run.generator.get_state()
+    first, second = hook.images(run, images, labels), hook.images(run, images, labels)
+    assert made == ["cuda"] and torch.equal(run.generator.get_state(), before) and not torch.equal(first, second)
+    assert hook.own is not None and hook.own.initial_seed() != run.generator.initial_seed()
+    again = FgsmRs(epsilon=0.1)
+    again.begin(run)
+    assert torch.equal(again.images(run, images, labels), first)  # the same seed, the same starts
+    saved = again.state()
+    assert torch.equal(again.images(run, images, labels), second)
+    again.load_state(saved)
+    assert torch.equal(again.images(run, images, labels), second)
+    run.generator = torch.Generator().manual_seed(4)
+    again.begin(run)
+    assert not torch.equal(again.images(run, images, labels), first)
+
+
+def test_a_checkpoint_of_another_kind_of_device_is_refused():
+    hook, run = FgsmRs(), run_of(small())
+    run.device = torch.device("cpu")
+    hook.begin(run)
+    assert hook.state() == {}
+    hook.load_state({})
+    with pytest.raises(ValueError, match="kind of device"):
+        hook.load_state({"noise": torch.Generator().get_state()})
 
 
 def test_leaves_statistics_gradients_and_mode_alone():

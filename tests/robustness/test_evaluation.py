@@ -1,9 +1,12 @@
 """Named networks under attack: computed once, kept by what they depend on, the same again."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
-from lib import config, zoo
+from lib import config, robustness, zoo
 from lib.robustness import evaluation, fgsm_sweep
 
 
@@ -64,7 +67,7 @@ def test_a_family_is_evaluated_once(scale, monkeypatch):
 
     for module, name in [
         (evaluation.fgsm, "fgsm_sweep"),
-        (evaluation.masking, "examine"),
+        (robustness.masking, "examine"),
         (evaluation.spectra, "layer_spectra"),
     ]:
         monkeypatch.setattr(module, name, never)
@@ -86,6 +89,19 @@ def test_refusals(scale, monkeypatch):
     source.write_text(source.read_text().replace("data: mnist5k, test_images", "test_images"))
     with pytest.raises(config.ConfigError, match=r"study\.robustness\.data"):
         evaluation.settings(scale)
+
+
+def test_a_plain_sweep_loads_no_foolbox():
+    code = """
+import sys, torch
+from lib.robustness import evaluation
+evaluation.fgsm.fgsm_sweep(torch.nn.Flatten(), torch.rand(2, 1, 2, 2), torch.tensor([0, 1]), [0.0])
+print("foolbox" in sys.modules)
+from lib.robustness import masking
+print("foolbox" in sys.modules)
+"""
+    told = subprocess.run([sys.executable, "-c", code], cwd=config.ROOT, capture_output=True, text=True)
+    assert told.stdout.split() == ["False", "True"], told.stderr
 
 
 def test_images_are_balanced():

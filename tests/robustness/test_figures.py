@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from lib import config
-from lib.intervals import student, wilson
+from lib.intervals import of_mean, wilson
 from lib.robustness import cases, drawing, figures
 
 
@@ -25,7 +25,7 @@ def test_numbers_group_rows_by_all_but_the_seed():
         ("stable_rank", {"epsilon": 0.1}),
     ]
     assert made[0]["per_seed"] == pytest.approx([0.5, 0.6, 0.7]) and made[0]["seeds"] == [0, 1, 2]
-    assert made[0]["ci95"] == pytest.approx(student([0.5, 0.6, 0.7]))
+    assert made[0]["ci95"] == pytest.approx(of_mean([0.5, 0.6, 0.7], (0, 1)))
     assert made[0]["n"] == 100, "the smallest number of images counts"
 
 
@@ -74,7 +74,7 @@ def test_differences_are_paired_by_seed():
     )
     rows = drawing.differences(figures.frame(made), "t", 1).set_index("t")
     assert rows.loc[1, "value"] == 0 and rows.loc[20, "value"] == pytest.approx((0.1 + 0.11 + 0.1) / 3)
-    assert [rows.loc[20, "low"], rows.loc[20, "high"]] == pytest.approx(student([0.1, 0.11, 0.1]))
+    assert [rows.loc[20, "low"], rows.loc[20, "high"]] == pytest.approx(of_mean([0.1, 0.11, 0.1], (-1, 1)))
 
 
 def test_methods_name_variant_and_ratio_in_one():

@@ -1,6 +1,7 @@
 """The factorisation against the original, against gradient descent, and the nuclear norm against autograd."""
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch._subclasses import FakeTensorMode
 
 from lib import training
 from lib.config import Recipe
-from lib.robustness import NuclearNorm, decompose, nuclear_norm
+from lib.robustness import NuclearNorm, decompose, low_rank, nuclear_norm
 from lib.robustness.low_rank import FactorisedConv2d, FactorisedLinear, effective_weights, factorise_kernel, rank_rule
 from robustness.nets import image_set, small
 
@@ -181,6 +182,66 @@ def test_weights_that_are_not_finite_end_in_the_loops_error():
     recipe = Recipe(arch="digits-cnn", data="mnist5k", epochs=1, batch=16)
     with pytest.raises(training.TrainingError, match="loss is nan"):
         training.fit(model, image_set(), recipe, hooks=[NuclearNorm(0.1)], device="cpu")
+
+
+@pytest.mark.parametrize("every", [1, 10, 50])
+def test_the_pull_is_the_same_however_seldom_it_is_used(every):
+    """Descent on the penalty alone, at a rate: after 100 steps each singular value is lower by 100 * rate * lambda."""
+    torch.manual_seed(0)
+    layer, rate, strength = nn.Linear(7, 5, bias=False).double(), 0.02, 0.05
+    u, _, v = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
+    values = torch.tensor([3.0, 2.0, 1.0, 0.5, 0.2], dtype=torch.float64)
+    with torch.no_grad():
+        layer.weight.copy_((u * values) @ v)
+    hook, used = NuclearNorm(strength, every=every), 0
+    hook.begin(SimpleNamespace(model=layer))
+    for step in range(100):
+        nothing = 0.0 * layer.weight.sum()
+        loss = hook.loss(SimpleNamespace(step=step), nothing, torch.empty(0), torch.empty(0))
+        used += loss is not nothing
+        layer.weight.grad = None
+        loss.backward()
+        with torch.no_grad():
+            layer.weight.sub_(rate * layer.weight.grad)
+    assert used == 100 // every
+    expected = (u * (values - 100 * rate * strength)) @ v  # the directions stay
+    assert torch.allclose(layer.weight, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("every", [1, 50])
+def test_a_value_below_one_pull_swings_about_zero(every):
+    layer = nn.Linear(1, 1, bias=False).double()
+    nn.init.constant_(layer.weight, 0.004)
+    hook, seen = NuclearNorm(1.0, every=every), []
+    hook.begin(SimpleNamespace(model=layer))
+    for step in range(20 * every):
+        layer.weight.grad = None
+        hook.loss(SimpleNamespace(step=step), 0.0 * layer.weight.sum(), torch.empty(0), torch.empty(0)).backward()
+        with torch.no_grad():
+            layer.weight.sub_(0.001 * layer.weight.grad)
+        seen.append(abs(layer.weight.item()))
+    assert max(seen[10 * every :]) <= 0.001 * every + 1e-12  # never further away than one pull
+
+
+def test_a_structure_for_weights_to_come_is_made_without_decompositions(monkeypatch):
+    whole: Any = decompose(small(), 0.4)
+
+    def never(*_):
+        raise AssertionError("a decomposition whose result is overwritten")
+
+    monkeypatch.setattr(low_rank, "_halves", never)
+    frozen = small()
+    for parameter in frozen.parameters():
+        parameter.requires_grad_(False)
+    made: Any = decompose(small(), 0.4, values=False)
+    assert str(made) == str(whole)
+    made.load_state_dict(whole.state_dict())
+    images = torch.rand(2, 3, 8, 8)
+    assert torch.equal(made(images), whole(images))
+    assert all(parameter.requires_grad for parameter in made.parameters())
+    assert not any(parameter.requires_grad for parameter in decompose(frozen, 0.4, values=False)[3].parameters())
+    with pytest.raises(AssertionError, match="overwritten"):
+        decompose(small(), 0.4)
 
 
 @pytest.mark.parametrize("arguments", [{"weight": -1.0}, {"weight": 1.0, "every": 0}])

@@ -3,11 +3,13 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 from lib import training
 from lib.config import Recipe
+from lib.models.layers import weight_layers
 from lib.robustness import GradualPruning, schedule, sparsity
-from lib.robustness.magnitude_pruning import grow_mask
+from lib.robustness.magnitude_pruning import grow_mask, zero_where_masked
 from robustness.nets import image_set, small
 
 RECIPE = Recipe(arch="digits-cnn", data="mnist5k", epochs=4, batch=16, learning_rate=0.02, precision="float32")
@@ -100,6 +102,64 @@ def test_resume_and_branch_equal_an_uninterrupted_run(tmp_path):
     assert same(whole, weights_after(4, hook(), tmp_path))
     weights_after(4, [], tmp_path, until=2, name="trunk.pt")
     assert same(whole, weights_after(4, hook(), tmp_path, trunk=tmp_path / "trunk.pt", name="branch.pt"))
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
+def test_masked_entries_become_the_zero_that_filling_gives(kind):
+    """Byte for byte, also of negative numbers, whose product with 0 is the other zero."""
+    torch.manual_seed(0)
+    shapes = [(7,), (3, 5), (4, 2, 3, 3)]
+    tensors = [torch.randn(shape).to(kind) for shape in shapes]
+    masks = [torch.rand(shape) < 0.5 for shape in shapes]
+    filled = [tensor.masked_fill(~mask, 0.0) for tensor, mask in zip(tensors, masks, strict=True)]
+    zero_where_masked(tensors, [mask.to(kind) for mask in masks])
+    assert [t.view(torch.uint8).tolist() for t in tensors] == [t.view(torch.uint8).tolist() for t in filled]
+    zero_where_masked([], [])
+
+
+def test_masks_taken_back_from_a_checkpoint_are_applied_on_the_device(monkeypatch):
+    """A device that is not there: weights, momentum and masks meet on it in one launch, none on the CPU."""
+    met, multiply = [], torch._foreach_mul_
+
+    def watched(tensors, factors):
+        pairs = list(zip(tensors, factors, strict=True))
+        assert all((a.dtype, a.shape) == (b.dtype, b.shape) for a, b in pairs)
+        met.append([kind.device.type for pair in pairs for kind in pair])
+        multiply(tensors, factors)
+
+    monkeypatch.setattr(torch, "_foreach_mul_", watched)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        with torch.device("cuda"):
+            model, hook = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(64, 5)), GradualPruning(0.5)
+        optimizer = torch.optim.SGD(model.parameters(), momentum=0.9)
+        for parameter in model.parameters():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        hook._layers = weight_layers(model)
+        masks = {name: torch.ones(layer.weight.shape, dtype=torch.bool) for name, layer in hook._layers.items()}
+        hook.load_state({name: mask.to("cpu") for name, mask in masks.items()})
+        hook._apply(optimizer)
+    assert met == [["cuda"] * 4 * len(masks)]
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, ADAMW])
+def test_the_hook_masks_as_filling_after_every_step_does(recipe):
+    """Against a hook that fills by the same masks, tensor by tensor: weights and buffers, byte for byte."""
+
+    class Fill(GradualPruning):
+        def _apply(self, optimizer):
+            with torch.no_grad():
+                for name, mask in self.masks.items():
+                    weight = self._layers[name].weight
+                    for held in (weight, *optimizer.state.get(weight, {}).values()):
+                        if held.shape == weight.shape:
+                            held.masked_fill_(~mask, 0.0)
+
+    states = []
+    for kind in (GradualPruning, Fill):
+        model = small()
+        training.fit(model, image_set(), recipe, hooks=[kind(0.9, begin=0, end=3, every=2)], device="cpu")
+        states.append(b"".join(value.numpy().tobytes() for value in model.state_dict().values()))
+    assert states[0] == states[1]
 
 
 def test_pruning_from_the_first_step_on():

@@ -70,7 +70,7 @@ def networks(scale: str, which: str = "decision_networks") -> list[str]:
     """The networks with decision units that a study looks at.
 
     Args:
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
         which: the setting that names them.
     Raises: DynamicError where the scale has none.
     """

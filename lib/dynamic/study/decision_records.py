@@ -27,7 +27,7 @@ def gathered(make: Any, scale: str, seeds: Sequence[int], which: str = "decision
         which: the setting that names the networks.
     """
     names = networks(scale, which)
-    return {seed: pd.concat([make(scale, seed, name) for name in names], ignore_index=True) for seed in seeds}
+    return {seed: evaluations.joined([make(scale, seed, name) for name in names]) for seed in seeds}
 
 
 def layer_numbers(frames: Mapping[int, pd.DataFrame]) -> list[Any]:
@@ -140,9 +140,9 @@ def layers_reading(numbers: Sequence[Any]) -> str:
         own, new = (group[group["units"] == kind].iloc[0] for kind in (decisions.TRAINED, decisions.UNTRAINED))
         told = own["information on the class, bits"] - own["with permuted classes, bits"]
         parts.append(
-            f"- `{name}` ({own['form']}): {own['of them below .05 bits']:g} of {own['layers']:g} layers have below "
-            f".05 bits of entropy, on average {own['entropy, bits']:.2f} bits; {told:.2f} bits of them tell the class "
-            f"beyond chance (untrained units: {new['entropy, bits']:.2f} and "
+            f"- `{name}` ({own['form']}): {round(own['of them below .05 bits'], 1):g} of {own['layers']:g} layers "
+            f"(mean over the seeds) have below .05 bits of entropy, on average {own['entropy, bits']:.2f} bits; "
+            f"{told:.2f} bits of them tell the class beyond chance (untrained units: {new['entropy, bits']:.2f} and "
             f"{new['information on the class, bits'] - new['with permuted classes, bits']:.2f})."
         )
     return "\n".join(parts)
@@ -180,23 +180,30 @@ def setting_text(scale: str, seeds: Sequence[int], frames: Mapping[int, pd.DataF
 
 
 def write(
-    item: str, scale: str, seeds: Sequence[int], numbers: Sequence[Any], figure: Any, table: pd.DataFrame
+    item: str,
+    scale: str,
+    seeds: Sequence[int],
+    numbers: Sequence[Any],
+    figure: Any,
+    table: pd.DataFrame,
+    drawn: Sequence[pd.DataFrame],
 ) -> None:
     """Write the record of one of the notebook's items.
 
     Args:
         item: lcs_decisions or lcs_umap.
-        numbers, figure, table: as `record.write` takes them.
+        numbers, figure, table, drawn: as `evaluations.write` takes them.
     """
     which = "umap_networks" if item == "lcs_umap" else "decision_networks"
     names = networks(scale, which)
     used, full = (_described(name, which) for name in (scale, "paper"))
+    full["seeds"] = evaluations.seeds_of("paper", "dynamic")
     known = {}
     for name in names:
         for split in ("train", "test"):
             images = data.load(data_of(scale, name), split)
             known[f"{images.name}/{split}"] = images.fingerprint
-    evaluations.write(item, scale, seeds, names, numbers, figure, used, full, known, table)
+    evaluations.write(item, scale, seeds, names, numbers, figure, used, full, known, table, drawn=drawn)
 
 
 def _described(scale: str, which: str) -> dict[str, Any]:

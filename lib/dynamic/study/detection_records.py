@@ -180,6 +180,7 @@ def write(scale: str, seeds: Sequence[int], numbers: Sequence[Any], figure: Any)
     """Write the record, with what was reduced; its table is `layout`."""
     names = networks(scale, "detection_networks")
     used, full = (_described(name) for name in (scale, "paper"))
+    full["seeds"] = evaluations.seeds_of("paper", "dynamic")
     known = {}
     for name in names:
         for split in ("train", "test"):

@@ -11,7 +11,7 @@ whatever was pruned; both are told.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -45,16 +45,35 @@ RANDOM_SCORES = -1
 """The "epoch" of structures from random scores, the control: no gate was learned. 0: gates on random weights."""
 
 
-def make_first(scale: str, seed: int) -> None:
-    """Every second network of the study, from its first: a node of the graph."""
-    for name in settings(scale)["diversity_networks"][::2]:
-        structures(scale, name)
+def make_first(scale: str, seed: int, name: str = "", start: int = 0) -> None:
+    """Every second network of the study, from its first: a node of the graph; or one of `parts_first`."""
+    for each in [name] if name else _networks(scale, 0):
+        structures(scale, each, [start] if name else None)
 
 
-def make_second(scale: str, seed: int) -> None:
-    """The other networks of the study: a node of the graph."""
-    for name in settings(scale)["diversity_networks"][1::2]:
-        structures(scale, name)
+def make_second(scale: str, seed: int, name: str = "", start: int = 0) -> None:
+    """The other networks of the study: a node of the graph; or one of `parts_second`."""
+    for each in [name] if name else _networks(scale, 1):
+        structures(scale, each, [start] if name else None)
+
+
+def parts_first(scale: str, seed: int) -> list[dict[str, Any]]:
+    """What `make_first` can be asked for one by one: each network and initialisation."""
+    return _parts(scale, 0)
+
+
+def parts_second(scale: str, seed: int) -> list[dict[str, Any]]:
+    """What `make_second` can be asked for one by one: each network and initialisation."""
+    return _parts(scale, 1)
+
+
+def _networks(scale: str, first: int) -> list[str]:
+    return list(settings(scale)["diversity_networks"][first::2])
+
+
+def _parts(scale: str, first: int) -> list[dict[str, Any]]:
+    starts = range(settings(scale)["diversity_starts"])
+    return [{"name": name, "start": start} for name in _networks(scale, first) for start in starts]
 
 
 def epochs_of(scale: str, name: str) -> list[int]:
@@ -63,17 +82,19 @@ def epochs_of(scale: str, name: str) -> list[int]:
     return [*sorted(epoch for epoch in settings(scale)["diversity_epochs"] if epoch < last), last]
 
 
-def structures(scale: str, name: str) -> pd.DataFrame:
+def structures(scale: str, name: str, starts: Sequence[int] | None = None) -> pd.DataFrame:
     """All structures of a network, and what their networks are after training.
 
     Args:
         scale, name: of the network.
+        starts: initialisations; None: all of the study's.
     Returns: one row an initialisation, epoch and convolution: initialisation, epoch (0: random weights; -1: random
         scores), layer, width, kept, zeros, mean_gate, rule, share, gate_accuracy, accuracy (of the network trained
         from fresh weights, the same in every row of a structure), n.
     """
     chosen, parts = settings(scale), []
-    for start in bar(range(chosen["diversity_starts"]), desc=f"initialisations of {name}"):
+    starts = range(chosen["diversity_starts"]) if starts is None else starts
+    for start in bar(starts, desc=f"initialisations of {name}"):
         budget = chosen["diversity_budget"]
         found = {RANDOM_SCORES: structure(scale, name, start, "random", budget)}
         found[0] = structure(scale, name, start, "plain", budget)

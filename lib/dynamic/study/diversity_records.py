@@ -151,7 +151,7 @@ def described(scale: str) -> dict[str, Any]:
 
 def write(scale: str, seed: int, numbers: Sequence[Any], figure: Any) -> None:
     """Write the record of `scratch_diversity`."""
-    full = described("paper") if "dynamic" in config.load("paper").study else {}
+    full = {"seeds": [seed]} | (described("paper") if "dynamic" in config.load("paper").study else {})
     names = settings(scale)["diversity_networks"]
     test = test_images(scale, names[0])
     known = {f"{config.load(scale).recipe(names[0]).data}/test": test.fingerprint}

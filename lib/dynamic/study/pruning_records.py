@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from lib import compute, config, data, evaluations, tables
+from lib import config, data, evaluations, tables
 from lib.dynamic.study import pruning, scratch_networks
 from lib.evaluations import SHARE, frame
 
@@ -210,7 +210,7 @@ def setting_text(scale: str, seeds: Sequence[int]) -> str:
     count = len(pruning.test_of(scale, chosen["pruning_networks"][0]))
     return (
         f"**Scale `{scale}`**: {data.SETS[name].title}, {count:,} test images, {len(seeds)} "
-        f"seed{'s' if len(seeds) != 1 else ''} ({', '.join(map(str, seeds))}), on {compute.describe()}, "
+        f"seed{'s' if len(seeds) != 1 else ''} ({', '.join(map(str, seeds))}), "
         f"{preset.compute.threads} thread{'s' if preset.compute.threads != 1 else ''}. {'; '.join(parts)}."
     )
 

@@ -69,9 +69,23 @@ def networks(scale: str, seed: int) -> list[str]:
     return [*chosen["scratch_networks"], *once]
 
 
-def make(scale: str, seed: int) -> None:
-    """All that the notebook shows of one seed: a node of the graph."""
-    table(scale, seed)
+def make(scale: str, seed: int, name: str = "", budget: float = 0.0, method: str = "") -> None:
+    """All that the notebook shows of one seed: a node of the graph; or, with the arguments of `parts`, one part."""
+    if name:
+        (_from_fresh if method in FRESH else _from_trained)(scale, name, seed, method, budget)
+    else:
+        table(scale, seed)
+
+
+def parts(scale: str, seed: int) -> list[dict[str, Any]]:
+    """What `make` can be asked for one by one: each method that has a structure of its own, network and budget."""
+    budgets = settings(scale)["scratch_budgets"]
+    return [
+        {"name": name, "budget": budget, "method": method}
+        for name in networks(scale, seed)
+        for budget in budgets
+        for method in (*FRESH, *TRAINED)
+    ]
 
 
 def table(scale: str = "smoke", seed: int = 0) -> pd.DataFrame:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from lib import config, evaluations, tables
+from lib import config, evaluations, tables, units
 from lib.dynamic.study.scratch import METHODS, TRAINED, networks
 from lib.dynamic.study.scratch_networks import settings, test_images, train_images
 from lib.evaluations import SHARE, frame
-from lib.intervals import student
+from lib.intervals import of_mean
 
 _AS_MUCH = ("uniform-budget", "l1", "slimming", "slimming-floor")
 RIVALS = {"scratch": ("uniform", "random"), "scratch-budget": _AS_MUCH, "scratch-counted": _AS_MUCH}
@@ -66,7 +66,11 @@ def pruning_numbers(frames: Mapping[int, pd.DataFrame]) -> list[Any]:
                 "mean_gate": (row.get("mean_gate"), "mean of all gates", 1),
             }
             rule = row.get("rule")
-            values["most_zeros"] = (float(rule == "most zeros") if isinstance(rule, str) else None, "yes or no", 1)
+            values["most_zeros"] = (
+                float(rule == "most zeros") if isinstance(rule, str) else None,
+                "fraction of searches",
+                1,
+            )
             rows += _rows(values, where)
             for column in (name for name in table.columns if name.startswith("batch")):
                 value = (1e3 * row[column], "milliseconds an image", 1)
@@ -189,10 +193,10 @@ def accuracy_reading(numbers: Sequence[Any]) -> str:
 
 def _difference(by: pd.DataFrame, own: str, other: str) -> str:
     one, two = by.loc[own, "per_seed"], by.loc[other, "per_seed"]
-    each = [100 * (one[seed] - two[seed]) for seed in one if seed in two]
-    ends = student(each)
+    each = [one[seed] - two[seed] for seed in one if seed in two]
+    ends = of_mean(each, units.SIGNED)
     mean = sum(each) / len(each)
-    return f"{mean:+.1f}" + (f" ({ends[0]:+.1f} to {ends[1]:+.1f})" if ends else "")
+    return f"{100 * mean:+.1f}" + (f" ({100 * ends[0]:+.1f} to {100 * ends[1]:+.1f})" if ends else "")
 
 
 def control_reading(numbers: Sequence[Any]) -> str:

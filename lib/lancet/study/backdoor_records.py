@@ -7,15 +7,15 @@ from typing import Any
 
 import pandas as pd
 
-from lib import config, data, evaluations, tables
+from lib import config, data, evaluations, tables, units
 from lib.evaluations import frame
-from lib.intervals import student
+from lib.intervals import of_mean
 from lib.lancet.study import backdoors
 from lib.lancet.study import settings as shared
 from lib.lancet.study.repairs import METHODS
 
 UNIT = "fraction of report images"
-OVER = "fraction of report images, over networks"
+CHANGE = "difference of accuracies"
 LABELS = {
     "attack_success": "success",
     "accuracy": "accuracy",
@@ -43,6 +43,11 @@ accuracy falls by less than .01, and in another section that success falls to .0
 LOGGED = {("attack_success", "flip-stated"): {"square": 0.0, "watermark": 0.0}}
 LOGGED[("accuracy", "flip-stated")] = {"square": 0.9701, "watermark": 0.9702}
 """TrojanNN in the authors' released log."""
+
+
+def unit_of(measure: str) -> str:
+    """The unit of one of the measures."""
+    return CHANGE if measure == "accuracy_change" else UNIT
 
 
 def with_change(table: pd.DataFrame) -> pd.DataFrame:
@@ -76,7 +81,13 @@ def network_numbers(frames: Mapping[int, pd.DataFrame], by: Sequence[str] = ()) 
             for name in LABELS:
                 if not pd.isna(row[name]):
                     rows.append(
-                        {"name": name, "value": row[name], "unit": UNIT, "n": counts.get(name, others), **where}
+                        {
+                            "name": name,
+                            "value": row[name],
+                            "unit": unit_of(name),
+                            "n": counts.get(name, others),
+                            **where,
+                        }
                     )
             if row["method"] in LOCATED and row["changed"]:
                 value = {"value": row["fraction"], "unit": "fraction of the layer's weights", "n": int(row["n"])}
@@ -93,7 +104,7 @@ def summaries(table: pd.DataFrame, seed: int, stated: bool = False, **where: Any
         stated: whether the source's values stand beside.
         where: what tells these networks from others.
     Returns: rows for `evaluations.numbers`: "<measure>_over_networks" at {method, reversed, statistic}: mean, low and
-        high (ends of the 95 % interval of the mean, Student's t over the networks), worst. n are the networks.
+        high (ends of the 95 % interval of the mean over the networks, `of_mean`), worst. n are the networks.
     """
     rows: list[dict[str, Any]] = []
     for (method, known), group in with_change(table).groupby(["method", "reversed"], sort=False):
@@ -102,13 +113,14 @@ def summaries(table: pd.DataFrame, seed: int, stated: bool = False, **where: Any
             values = group[name].astype(float).dropna()
             if values.empty:
                 continue
+            unit = f"{unit_of(name)}, over networks"
             told = {"mean": values.mean(), "worst": getattr(values, WORST[name])()}
-            ends = student(values.tolist())
+            ends = of_mean(values.tolist(), units.about(unit_of(name)).support)
             if ends is not None:
                 told |= {"low": ends[0], "high": ends[1]}
             for statistic, value in told.items():
                 paper = STATED.get((name, method, statistic)) if stated and known else None
-                row = {"name": f"{name}_over_networks", "value": float(value), "unit": OVER, "n": len(values), **place}
+                row = {"name": f"{name}_over_networks", "value": float(value), "unit": unit, "n": len(values), **place}
                 rows.append({**row, "statistic": statistic, "seed": seed, "paper_value": paper})
     return rows
 

@@ -70,7 +70,7 @@ def networks(scale: str, kind: str = "backdoor") -> list[Backdoored]:
     """The backdoored networks of the families that the scale names, in the order of its file.
 
     Args:
-        scale: smoke, cpu or paper.
+        scale: smoke, cpu, gpu or paper.
         kind: "backdoor" (poisoned with a named trigger) or "trojannn" (with one made for the clean network).
     Raises: LancetError where these families hold none.
     """

@@ -105,15 +105,15 @@ def setting(scale: str, seeds: Sequence[int], frames: Mapping[int, pd.DataFrame]
     return evaluations.setting_text(scale, wrong.data_of(scale), seeds, rest)
 
 
-def write(scale: str, seeds: Sequence[int], numbers: Sequence[Any], figure: Any) -> None:
-    """Write the record `lancet_companions`."""
+def write(scale: str, seeds: Sequence[int], numbers: Sequence[Any], figure: Any, drawn: pd.DataFrame) -> None:
+    """Write the record `lancet_companions`; `drawn` are the pictures that the figure shows."""
 
     def described(scale: str) -> dict[str, Any]:
         chosen = wrong.settings(scale)
         return {"wrong inputs": chosen["companion_images"], "steps": chosen["companion_steps"]}
 
     known = {f"{wrong.data_of(scale)}/test1": first_half(scale).fingerprint}
-    wrong.write("lancet_companions", scale, seeds, numbers, figure, described, known, table_of(numbers))
+    wrong.write("lancet_companions", scale, seeds, numbers, figure, described, known, table_of(numbers), [drawn])
 
 
 def markdown(table: pd.DataFrame) -> str:

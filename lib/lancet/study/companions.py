@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor, nn
 
 from lib import compute, config, evaluations
@@ -136,11 +138,44 @@ def rows_of(model: nn.Module, result: Compared) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def pictures(scale: str = "smoke", seed: int = 0, count: int = 7) -> tuple[Compared, tuple[str, ...]]:
-    """The first wrong inputs with masks and companions, to look at, and the class names; made anew in seconds."""
-    model = wrong.network_of(scale, seed)
+def pictures(scale: str = "smoke", seed: int = 0, count: int = 7) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The first wrong inputs with masks and companions, to look at, and the class names.
+
+    Returns: one row an input and part ("input"; "hard", "hard mask", "stated", "stated mask"; "heat", Grad-CAM): image,
+        part, label, predicted, found (the companion, where the part is one), shape and pixels, which `pixels_of` reads.
+    """
     half = first_half(scale)
     steps = wrong.settings(scale)["companion_steps"]
-    compute.set_threads(config.load(scale).compute.threads)
-    result = compared(model, wrong.half_of(model, half), count, steps, seed)
-    return result, half.classes
+
+    def compute_rows() -> pd.DataFrame:
+        model = wrong.network_of(scale, seed)
+        compute.set_threads(config.load(scale).compute.threads)
+        return picture_rows(compared(model, wrong.half_of(model, half), count, steps, seed))
+
+    key = {"images": half.fingerprint, "count": count, "steps": steps}
+    network = wrong.settings(scale)["defect_network"]
+    table = evaluations.kept("lancet-pictures", network, scale, seed, key, compute_rows, VERSION)
+    return table, half.classes
+
+
+def picture_rows(result: Compared) -> pd.DataFrame:
+    """The rows of `pictures`; pixels in 256 steps from 0 to 1."""
+    rows: list[dict[str, Any]] = []
+    for k in range(len(result.images)):
+        parts = {"input": result.images[k]}
+        for method in ("hard", "stated"):
+            parts |= {method: result.companions[method][k], f"{method} mask": result.masks[method][k]}
+        for part, image in {**parts, "heat": result.heat[k]}.items():
+            found = bool(result.found[part][k]) if part in result.found else True
+            about = {"label": int(result.labels[k]), "predicted": int(result.predicted[k]), "found": found}
+            steps = (image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
+            shape = " ".join(map(str, steps.shape))
+            text = base64.b64encode(steps.numpy().tobytes()).decode()
+            rows.append({"image": k, "part": part, **about, "shape": shape, "pixels": text})
+    return pd.DataFrame(rows)
+
+
+def pixels_of(shape: str, pixels: str) -> Tensor:
+    """The picture (C, H, W) in [0, 1] that a row of `pictures` holds."""
+    values = np.frombuffer(base64.b64decode(pixels), dtype=np.uint8).reshape([int(side) for side in shape.split()])
+    return torch.from_numpy(values.copy()).float() / 255

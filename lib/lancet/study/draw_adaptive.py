@@ -41,7 +41,7 @@ def repairs(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
                 found = found.loc[[adaptive.METHODS[k] for k in places]]
                 height = np.array(places) + 0.3 * (index - 0.5) + 0.12 * (flag - 0.5)
                 face = plots.PALETTE[index] if flag else "none"
-                ends = found[["low", "high"]].astype(float).clip(0, 1)  # none with one seed
+                ends = found[["low", "high"]].astype(float)  # none with one seed
                 ax.hlines(height, ends["low"], ends["high"], color=plots.PALETTE[index], linewidth=0.8)
                 ax.plot(
                     found["value"],

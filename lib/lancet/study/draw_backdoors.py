@@ -26,21 +26,22 @@ PANELS = {
 KNOWN = {False: "true trigger known", True: "reversed trigger known"}
 
 
-def methods(axes: Sequence[Axes], frames: Mapping[int, pd.DataFrame]) -> None:
+def methods(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
     """Every network after every method: a point each, the mean as a bar across; a panel a measure.
 
     Args:
         axes: three.
-        frames: seed -> as `backdoors.table` returns it.
+        numbers: of `backdoor_records.backdoor_numbers`.
     """
-    whole = with_change(pd.concat(frames.values(), ignore_index=True))
-    order = [method for method in METHODS if method in set(whole["method"])]
+    shown = {name: frame(numbers, name) for name in PANELS}
+    used = {method for rows in shown.values() for method in rows["method"]}
+    order = [method for method in METHODS if method in used]
     for ax, (name, words) in zip(axes, PANELS.items(), strict=True):
         for index, (flag, label) in enumerate(KNOWN.items()):
-            part = whole[whole["reversed"].astype(bool) == flag]
+            part = shown[name][shown[name]["reversed"] == flag]
             look: dict[str, Any] = {"color": plots.PALETTE[index], "linestyle": "none"}
             for place, method in enumerate(order):
-                values = part[part["method"] == method][name].astype(float).dropna().to_numpy()
+                values = _each(part[part["method"] == method])
                 if not len(values):
                     continue
                 height = place + (index - 0.5) * 0.36
@@ -55,6 +56,12 @@ def methods(axes: Sequence[Axes], frames: Mapping[int, pd.DataFrame]) -> None:
         ax.tick_params(labelleft=False)
     axes[1].axvline(0, color="#777777", linewidth=0.8, marker="", linestyle="-", zorder=0.5)
     plots.legend_below(axes, 2)
+
+
+def _each(rows: pd.DataFrame) -> np.ndarray:
+    """The values of rows, seed by seed."""
+    seeds = dict.fromkeys(seed for values in rows["per_seed"] for seed in values)
+    return np.asarray([values[seed] for seed in seeds for values in rows["per_seed"] if seed in values], dtype=float)
 
 
 def rules(axes: Sequence[Axes], frames: Mapping[int, pd.DataFrame]) -> None:
@@ -94,7 +101,7 @@ def sizes(axes: Sequence[Axes], numbers: Sequence[Any], name: str = "attack_succ
     found = frame(numbers, f"{name}_over_networks")
     place = ["trigger", "size", "kind", "method", "reversed"]
     ends = found.pivot_table(index=place, columns="statistic", values="value")
-    ends = ends.reindex(columns=["low", "high"]).clip(0, 1)  # none with one set
+    ends = ends.reindex(columns=["low", "high"])  # none with one set
     rows = found[found["statistic"] == "mean"].drop(columns=["low", "high"], errors="ignore").join(ends, on=place)
     panels = [(flag, kind) for flag in KNOWN for kind in ("regular", "transparent")]
     for ax, (flag, kind) in zip(axes, panels, strict=True):
@@ -114,27 +121,28 @@ def sizes(axes: Sequence[Axes], numbers: Sequence[Any], name: str = "attack_succ
     plots.legend_below(axes, 3)
 
 
-def forms(axes: Sequence[Axes], frames: Mapping[int, pd.DataFrame]) -> None:
+def forms(axes: Sequence[Axes], numbers: Sequence[Any]) -> None:
     """TrojanNN: success (full) and accuracy (hollow) of every method; a panel a network.
 
     Args:
         axes: one a network.
-        frames: seed -> as `backdoors.table` returns it.
+        numbers: of `backdoor_records.trojannn_numbers`.
     """
-    whole = pd.concat(frames.values(), ignore_index=True)
-    order = [method for method in METHODS if method in set(whole["method"])]
-    for ax, (_, table) in zip(axes, whole.groupby("network", sort=False), strict=True):
+    success, accuracy = frame(numbers, "attack_success"), frame(numbers, "accuracy")
+    order = [method for method in METHODS if method in set(accuracy["method"])]
+    for ax, network in zip(axes, dict.fromkeys(accuracy["network"]), strict=True):
         for index, (flag, label) in enumerate(KNOWN.items()):
-            means = (
-                table[table["reversed"].astype(bool) == flag].groupby("method")[["attack_success", "accuracy"]].mean()
-            )
+            means = [
+                rows[(rows["network"] == network) & (rows["reversed"] == flag)].set_index("method")["value"]
+                for rows in (success, accuracy)
+            ]
             places = np.arange(len(order)) + (index - 0.5) * 0.3
             look: dict[str, Any] = {"color": plots.PALETTE[index], "marker": plots.MARKERS[index], "linestyle": "none"}
-            ax.plot(means["attack_success"].reindex(order), places, label=f"success, {label}", **look)
-            ax.plot(means["accuracy"].reindex(order), places, fillstyle="none", label=f"accuracy, {label}", **look)
+            ax.plot(means[0].reindex(order), places, label=f"success, {label}", **look)
+            ax.plot(means[1].reindex(order), places, fillstyle="none", label=f"accuracy, {label}", **look)
         plots.named_rows(ax, [METHODS[method] for method in order], 0.6)
         ax.set_xlim(-0.03, 1.03)
-        ax.set_title(str(table["trigger"].iloc[0]).removeprefix("trojannn-"))
+        ax.set_title(str(network).rpartition("-")[2])
         ax.set_xlabel("share of images")
     for ax in axes[1:]:
         ax.tick_params(labelleft=False)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lib import plots
 from lib.lancet.study.companion_records import NAMES
-from lib.lancet.study.companions import METHODS, Compared
+from lib.lancet.study.companions import METHODS, pixels_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,29 +48,32 @@ def short(text: str, longest: int = 15) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def pictures(result: Compared, classes: Sequence[str]) -> Figure:
+def pictures(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     """Wrong inputs, both companions with their masks, and Grad-CAM; a column an input.
 
     Args:
-        result: of `companions.pictures`.
+        table: of `companions.pictures`.
         classes: names.
     """
-    count = len(result.images)
-    figure, axes = grid(6, count)
-    names = ("input", "companion,\nhard", "its mask", "companion,\nstated", "its mask", "Grad-CAM")
-    for row, name in enumerate(names):
+    rows = {"input": "input", "hard": "companion,\nhard", "hard mask": "its mask"}
+    rows |= {"stated": "companion,\nstated", "stated mask": "its mask", "heat": "Grad-CAM"}
+    figure, axes = grid(len(rows), table["image"].nunique())
+    for row, name in enumerate(rows.values()):
         axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=plots.SMALLEST)
-    for k in range(count):
-        show(axes[0, k], result.images[k])
-        title = f"{short(classes[int(result.labels[k])])}\nas {short(classes[int(result.predicted[k])])}"
-        axes[0, k].set_title(title, fontsize=plots.SMALLEST)
-        for row, method in ((1, "hard"), (3, "stated")):
-            show(axes[row, k], result.companions[method][k])
-            show(axes[row + 1, k], result.masks[method][k])
-            if not result.found[method][k]:
+    for k, (_, group) in enumerate(table.groupby("image")):
+        parts = group.set_index("part")
+        image = pixels_of(parts.loc["input", "shape"], parts.loc["input", "pixels"])
+        for row, part in enumerate(rows):
+            told = parts.loc[part]
+            shown = pixels_of(told["shape"], told["pixels"])
+            show(axes[row, k], shown if part != "heat" else image.mean(0, keepdim=True) * 0.6)
+            if part == "input":
+                title = f"{short(classes[told['label']])}\nas {short(classes[told['predicted']])}"
+                axes[row, k].set_title(title, fontsize=plots.SMALLEST)
+            elif part == "heat":
+                axes[row, k].imshow(shown[0].numpy(), cmap="magma", alpha=0.6, vmin=0, vmax=1)
+            elif not told["found"]:
                 axes[row, k].set_xlabel("none found", fontsize=plots.SMALLEST)
-        show(axes[5, k], result.images[k].mean(0, keepdim=True) * 0.6)
-        axes[5, k].imshow(result.heat[k, 0].numpy(), cmap="magma", alpha=0.6, vmin=0, vmax=1)
     return figure
 
 

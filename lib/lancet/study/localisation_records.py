@@ -95,8 +95,9 @@ def reading(numbers: Sequence[Any]) -> str:
 def setting(scale: str, seeds: Sequence[int]) -> str:
     """What the notebook's run rests on, in a paragraph of Markdown."""
     chosen, networks = localisation.settings(scale), localisation.names(scale)
+    sets = dict.fromkeys(config.load(scale).recipe(name).data for name in networks)
     rest = f"{len(networks)} backdoored networks, {chosen['localisation_pairs']} pairs each"
-    return evaluations.setting_text(scale, config.load(scale).recipe(networks[0]).data, seeds, rest)
+    return evaluations.setting_text(scale, tuple(sets), seeds, rest)
 
 
 def write(scale: str, seeds: Sequence[int], numbers: Sequence[Any], figure: Any) -> None:

@@ -196,14 +196,15 @@ def write(
     described: Callable[[str], dict[str, Any]],
     fingerprints: Mapping[str, str],
     table: pd.DataFrame,
+    drawn: Sequence[pd.DataFrame] = (),
 ) -> None:
     """Write the record of an item that rests on the study's network and its wrong inputs.
 
     Args:
-        item, scale, seeds, numbers, figure, fingerprints, table: as `evaluations.write` takes them.
+        item, scale, seeds, numbers, figure, fingerprints, table, drawn: as `evaluations.write` takes them.
         described: a scale's settings by the words that describe them, but for data set and seeds.
     """
     used, full = ({"data set": data_of(name), **described(name)} for name in (scale, "paper"))
     full = {"seeds": seeds_of("paper"), **full}
     network = settings(scale)["defect_network"]
-    evaluations.write(item, scale, seeds, [network], numbers, figure, used, full, fingerprints, table)
+    evaluations.write(item, scale, seeds, [network], numbers, figure, used, full, fingerprints, table, drawn=drawn)

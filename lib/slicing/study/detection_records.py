@@ -330,5 +330,5 @@ def _with_interval(rows: pd.DataFrame) -> str:
     if not len(rows):
         return "-"
     row = rows.iloc[0]
-    half = "" if math.isnan(row["low"]) else f" ± {max(row['high'] - row['value'], row['value'] - row['low']):.2f}"
-    return f"{row['value']:.2f}{half}"
+    ends = "" if math.isnan(row["low"]) else f" ({row['low']:.2f} to {row['high']:.2f})"
+    return f"{row['value']:.2f}{ends}"

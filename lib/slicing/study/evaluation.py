@@ -168,4 +168,5 @@ def _kept(path: Path, load: Callable[[Path], Any], make: Callable[[], Any]) -> A
             except SlicingError as error:
                 warnings.warn(f"{error}; it is made anew", stacklevel=3)
                 os.unlink(path)
+        store.about_to_make(path.name)
         return make()

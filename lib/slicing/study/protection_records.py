@@ -126,7 +126,7 @@ def write(scale: str, seeds: Sequence[int], numbers: Sequence[Any], figure: Any)
             "images of the attacker": " and ".join(f"{n:,}" for n in chosen["protect_images"]),
             "epochs of the attack": chosen["protect_epochs"],
             "images a step of the attack": chosen["protect_batch"],
-            "subsets of classes": len(evaluate_protection.target_subsets(scale)),
+            "target subsets": len(evaluate_protection.target_subsets(scale)),
             "target subsets in the sweep": len(evaluate_protection.target_subsets(scale, sweep=True)),
             "network seeds in the sweep": len(
                 evaluate_protection.sweep_seeds(scale, evaluations.seeds_of(scale, "nnslicer"))

@@ -1,4 +1,4 @@
-"""Every recipe of the paper scale, at its full size, goes through an optimiser step on a few images."""
+"""Every recipe of the scales at full size goes through an optimiser step on a few images."""
 
 import inspect
 import math
@@ -16,7 +16,8 @@ from lib.robustness import low_rank
 from lib.training import fit, set_learning_rate
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
-PAPER = config.load("paper")
+PRESETS = {scale: config.load(scale) for scale in ("paper", "gpu")}
+LENGTHS = ("epochs", "schedule", "learning_rate", "weight_decay", "train_limit", "storage", "start")
 LARGEST = 600  # rows of a matrix whose decomposition is worth waiting for here
 
 
@@ -55,23 +56,27 @@ def hooks_of(recipe: config.Recipe) -> list:
     return made
 
 
-def distinct() -> list[str]:
-    """Networks whose recipes differ in more than the trigger stamped on their images, or a budget above the least."""
-    found: dict[str, str] = {}
-    for name, recipe in PAPER.networks.items():
-        plain = recipe.plain()
-        alike: dict[str, Any] = {"prepare": [plug["use"] for plug in recipe.prepare]}
-        for plugs in ("hooks", "transforms"):
-            alike[plugs] = [{key: value for key, value in plug.items() if key != "budget"} for plug in plain[plugs]]
-        found.setdefault(store.fingerprint({**plain, **alike}), name)
+def distinct() -> list[tuple[str, str]]:
+    """Scale and network of recipes that differ in more than how long they train, a trigger or a budget."""
+    found: dict[str, tuple[str, str]] = {}
+    for scale, preset in PRESETS.items():
+        for name, recipe in preset.networks.items():
+            alike: dict[str, Any] = {key: value for key, value in recipe.plain().items() if key not in LENGTHS}
+            alike["started"] = recipe.start is not None
+            alike["prepare"] = [plug["use"] for plug in recipe.prepare]
+            for plugs in ("hooks", "transforms"):
+                drop = {"budget", "begin", "end", "every", "weight"}
+                alike[plugs] = [{key: value for key, value in plug.items() if key not in drop} for plug in alike[plugs]]
+            found.setdefault(store.fingerprint(alike), (scale, name))
     return list(found.values())
 
 
-@pytest.mark.parametrize("name", distinct())
-def test_a_paper_recipe_takes_a_step(monkeypatch, name):
-    recipe = PAPER.networks[name]
+@pytest.mark.parametrize(("scale", "name"), distinct())
+def test_a_recipe_takes_a_step(monkeypatch, scale, name):
+    preset = PRESETS[scale]
+    recipe = preset.networks[name]
     quick = [{**plug, **({"steps": 1} if recipe.start else {}), "share": 0.25} for plug in recipe.prepare]
-    recipe = replace(recipe, prepare=tuple(quick), train_limit=None)
+    recipe = replace(recipe, prepare=tuple(quick), train_limit=None, storage="float32")  # rounding hides a small step
     monkeypatch.setattr(data, "load", lambda name, *_: few_images(name))
 
     def parent(preset, other, seed, retrain):
@@ -79,11 +84,11 @@ def test_a_paper_recipe_takes_a_step(monkeypatch, name):
         return recipes.blank(preset, preset.recipe(other)), {}
 
     monkeypatch.setattr(zoo, "_obtain", parent)
-    model = zoo._beginning(PAPER, recipe, 0)
+    model = zoo._beginning(preset, recipe, 0)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     total = recipe.epochs * data.SETS[recipe.data].counts.get("train", 100_000) // recipe.batch
     short = replace(recipe, batch=4, epochs=1, schedule="constant", learning_rate=first_rate(recipe, total))
-    images = zoo._training_images(PAPER, recipe, 0)
+    images = zoo._training_images(preset, recipe, 0)
     assert bool(recipe.prepare) == (not torch.equal(images.images, few_images(recipe.data).images))
     (epoch,) = fit(model, images, short, hooks=hooks_of(recipe), device="cpu")
     assert math.isfinite(epoch["loss"])
@@ -99,7 +104,7 @@ def test_a_paper_recipe_takes_a_step(monkeypatch, name):
             continue
         assert same != (key in trained) or not key.endswith("weight"), f"{key} was {'not ' * same}trained"
     with torch.device("meta"):
-        again = recipes.blank(PAPER, recipe).state_dict()  # what its weights will be loaded into
+        again = recipes.blank(preset, recipe).state_dict()  # what its weights will be loaded into
     assert {key: value.shape for key, value in again.items()} == {key: value.shape for key, value in after.items()}
 
 
@@ -110,10 +115,11 @@ def first_rate(recipe: config.Recipe, total: int) -> float:
     return steps.param_groups[0]["lr"]
 
 
-def test_pruning_and_low_rank_act_on_the_layers_they_name():
-    pruned = PAPER.networks["resnet18-b128-s0.9"]
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=list(PRESETS))
+def test_pruning_and_low_rank_act_on_the_layers_they_name(preset):
+    pruned = preset.networks["resnet18-b128-s0.9"]
     assert pruned.hooks[0]["begin"] == pruned.start["epoch"] and pruned.hooks[0]["end"] <= pruned.epochs
     with torch.device("meta"):
-        whole = recipes.fresh(PAPER.networks["alexnet-b512"])
+        whole = recipes.fresh(preset.networks["alexnet-b512"])
     sizes = sorted(layer.out_features for layer in whole.modules() if isinstance(layer, nn.Linear))
     assert sizes == [10, 4096, 4096]

@@ -1,0 +1,21 @@
+"""The papers' claims and their verdicts, computed from the records by the rules of config/claims.yaml."""
+
+from lib.claims.decide import VERDICTS
+from lib.claims.effects import COUNTED
+from lib.claims.rules import Claim, ClaimError, Rule, load
+from lib.claims.verdicts import Verdict, files, judge, judge_all, table, verdicts
+
+__all__ = [
+    "COUNTED",
+    "VERDICTS",
+    "Claim",
+    "ClaimError",
+    "Rule",
+    "Verdict",
+    "files",
+    "judge",
+    "judge_all",
+    "load",
+    "table",
+    "verdicts",
+]
