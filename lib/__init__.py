@@ -5,7 +5,7 @@ from lib.late import attach
 __version__ = "0.1.0"
 _SUBMODULES = (
     *("config", "compute", "record", "progress", "plots", "store", "data", "models"),
-    *("training", "zoo", "attacks", "evaluations", "detectors"),
+    *("graph", "training", "zoo", "attacks", "evaluations", "detectors"),
     *("slicing", "robustness", "dynamic", "lancet"),
     *("claims", "reduced", "report", "engine"),
 )

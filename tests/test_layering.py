@@ -13,7 +13,7 @@ from lib import config
 FLOORS = [
     "config parameters compute record progress plots store tensors late checksums intervals units contract tables "
     "reduced",
-    "data models",
+    "data models graph",
     "permission recipes training zoo attacks evaluations",
     "detectors",
     "slicing robustness dynamic lancet",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lib.attacks.goal import attackable, device_of, image_seeds, predictions
 from lib.attacks.suite import find, perturbation
+from lib.data import as_images, as_labels, with_gradients
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +58,7 @@ class Adversarials:
         return float(self.distance[self.success].median()) if bool(self.success.any()) else float("nan")
 
 
+@with_gradients
 def attack(
     name: str,
     model: nn.Module,
@@ -75,8 +77,8 @@ def attack(
     Args:
         name: in `SUITE`.
         model: (B, C, H, W) in [0, 1] -> logits (B, classes); used in evaluation mode and left as it was.
-        images: (N, C, H, W) floating, in [0, 1]; on any device.
-        labels: int64 (N,) true classes. An image that the network misclassifies as it is counts as failed.
+        images: (N, C, H, W) floating, in [0, 1], or uint8; on any device.
+        labels: (N,) true classes. An image that the network misclassifies as it is counts as failed.
         parameters: changes to the attack's defaults.
         seed: of all that is random.
         batch: images at a time.
@@ -90,8 +92,20 @@ def attack(
     """
     row = find(name)
     chosen = row.parameters(parameters)
+    images = as_images(images, unit=True)
+    images = images.float() / 255 if images.dtype == torch.uint8 else images
+    labels = as_labels(labels, len(images))
     check(images, labels, batch)
     device = device_of(model)
+    kinds = {parameter.dtype for parameter in model.parameters()} - {torch.float32}
+    if kinds:
+        raise ValueError(f"the network has parameters of {kinds.pop()}: attacks run in float32; give model.float()")
+    with attackable(model, seed), torch.no_grad():
+        found = model(images[:1].to(device, torch.float32))
+    if not isinstance(found, Tensor):
+        raise ValueError(
+            f"the network returns a {type(found).__name__}: wrap it in a module that returns the logits alone"
+        )
     began = time.perf_counter()
     images, labels = images.detach(), labels.detach().cpu()
     parts = []

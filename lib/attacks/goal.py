@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.compute import evaluation
+from lib.graph import logits_in
 
 MARGIN = 1e-4
 """Lead of the wrong class over the true one, as a share of the spread of all logits, at which attacks stop."""
@@ -57,7 +58,7 @@ def predictions(model: Any, images: Tensor, batch: int = 250) -> Tensor:
         batch: images a pass.
     """
     device = device_of(model) if isinstance(model, nn.Module) else model.device
-    parts = [model(part.to(device)).argmax(dim=1).cpu() for part in images.split(batch)]
+    parts = [logits_in(model(part.to(device))).argmax(dim=1).cpu() for part in images.split(batch)]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
 
 

@@ -15,10 +15,24 @@ import torch
 
 from lib import config
 from lib.data import files, folders, splits
+from lib.data.batches import as_batch, as_images, as_labels, as_tensor, with_gradients
 from lib.data.image_set import ImageFiles, ImageSet
 from lib.data.sets import SETS, DataError, MissingDataError, Spec
 
-__all__ = ["SETS", "DataError", "ImageFiles", "ImageSet", "MissingDataError", "Spec", "load"]
+__all__ = [
+    "SETS",
+    "DataError",
+    "ImageFiles",
+    "ImageSet",
+    "MissingDataError",
+    "Spec",
+    "as_batch",
+    "as_images",
+    "as_labels",
+    "as_tensor",
+    "load",
+    "with_gradients",
+]
 
 _PACKED: dict[str, Callable[[Spec, str, Path], tuple[np.ndarray, np.ndarray]]] = {
     "mnist5k": files.mnist5k,

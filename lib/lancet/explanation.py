@@ -11,7 +11,6 @@ with jitter and a smooth image: Olah, Mordvintsev and Schubert 2017, https://dis
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib.compute import evaluation
+from lib.graph import copied
 from lib.lancet.companions import apply, blur
 from lib.lancet.errors import LancetError
 from lib.lancet.locating import Votes
@@ -56,7 +56,7 @@ def _with_layer(model: nn.Module, votes: Mapping[str, Votes], layer: str, least_
     chosen = votes[layer].counts >= max(1, least_votes)
     if not bool(chosen.any()):
         raise LancetError(f"no weight of layer {layer!r} has {max(1, least_votes)} vote(s): nothing is located there")
-    changed = copy.deepcopy(model)
+    changed = copied(model, LancetError)
     weight = weight_layers(changed)[layer].weight
     if weight.shape != chosen.shape:
         raise LancetError(

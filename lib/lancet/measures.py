@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.data import ImageSet
+from lib.graph import logits_in
 from lib.lancet.backdoors.triggers import Trigger
 from lib.lancet.errors import LancetError
 
@@ -88,7 +89,8 @@ def predictions(
     try:
         for start in range(0, len(images), batch):
             part = _floats(images, slice(start, start + batch), on)
-            found.append(model(part if trigger is None else trigger.stamp(part)).argmax(1).cpu())
+            logits = logits_in(model(part if trigger is None else trigger.stamp(part)), LancetError)
+            found.append(logits.argmax(1).cpu())
     finally:
         model.train(was_training)
     return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)

@@ -12,11 +12,13 @@ them nothing can be said of its accuracy. Weights are read as tensors, images as
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
 import sys
+import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,13 @@ from lib.lancet.errors import LancetError
 from lib.lancet.locating import choose_layer, locate
 from lib.lancet.locating.votes import RULES
 from lib.lancet.measures import predictions
-from lib.lancet.own_files import Labelled, load_classifier, read_folder
+from lib.lancet.own_files import Labelled, check_normalisation, load_classifier, read_folder
 from lib.lancet.pairs import found_companions, least_votes
 from lib.lancet.repair.fine_tune import fine_tune, transforms_of
 from lib.lancet.repair.flip import flip, flip_by_trial
 
 METHODS = ("fine-tune", "flip")
+LOSS = 0.05  # of a class's recall, beyond which a repair is no success
 Samples = tuple[Tensor, Tensor]
 
 
@@ -48,6 +51,7 @@ class OwnReport:
         given, wrong, pairs: inputs given as wrong, those that are, those of them that votes came from.
         reached: whether the repair reached what it aimed at on its own half: flip, the threshold; fine-tune, more
             inputs right than before.
+        recall_before, recall_after: of each class among the clean images, by its number.
         before, after: accuracy on clean images; success, the share of wrong inputs that are still taken for the
             target, or without a target are still wrong; wrong_right, the share that gets its true label; with a target
             target_recall and natural_target_rate of clean images. NaN where there are no images to tell.
@@ -66,6 +70,30 @@ class OwnReport:
     before: dict[str, float]
     after: dict[str, float]
     reported_on: tuple[int, int]
+    recall_before: dict[int, float] = field(default_factory=dict)
+    recall_after: dict[int, float] = field(default_factory=dict)
+    recall_of: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def worse(self) -> list[int]:
+        """Classes whose recall fell by more than `LOSS` and by more than one image."""
+        fallen = {k: self.recall_before[k] - self.recall_after[k] for k in self.recall_before}
+        return [k for k, fall in fallen.items() if fall > LOSS and fall * self.recall_of[k] > 1 + 1e-6]
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether what was aimed at was reached, and no class of the clean images pays for it."""
+        return self.reached and bool(self.recall_before) and not self.worse
+
+    def _verdict(self) -> str:
+        if not self.reached:
+            return "**what was aimed at was not reached:** this is the best that was found."
+        if not self.recall_before:
+            return "what was aimed at was reached; what it costs clean images is not known, as none were given."
+        if self.worse:
+            told = ", ".join(f"{k} ({self.recall_before[k]:.3f} to {self.recall_after[k]:.3f})" for k in self.worse)
+            return f"**what was aimed at was reached, but this is no success:** recall fell of class {told}."
+        return "what was aimed at was reached, and no class lost recall."
 
     def text(self) -> str:
         """The report in a few lines of Markdown."""
@@ -75,12 +103,7 @@ class OwnReport:
             done = f"{self.weights:,} weights of layer `{self.layer}` ({100 * self.fraction:.2f} %) were fine-tuned"
         lines = [
             f"{self.wrong} of {self.given} inputs given are classified wrongly; {self.pairs} pairs of an input and its "
-            f"companion gave votes. {done}; "
-            + (
-                "what was aimed at was reached."
-                if self.reached
-                else "**what was aimed at was not reached:** this is the best that was found."
-            ),
+            f"companion gave votes. {done}; {self._verdict()}",
             "",
             "| | before | after |",
             "| --- | --- | --- |",
@@ -88,6 +111,8 @@ class OwnReport:
         for name, value in self.before.items():
             cells = ["not measured" if math.isnan(v) else f"{v:.3f}" for v in (value, self.after[name])]
             lines.append(f"| {name.replace('_', ' ')} | {cells[0]} | {cells[1]} |")
+        for k, value in self.recall_before.items():
+            lines.append(f"| recall of class {k} ({self.recall_of[k]}) | {value:.3f} | {self.recall_after[k]:.3f} |")
         lines += ["", f"On {self.reported_on[0]} wrong inputs and {self.reported_on[1]} clean images not used above."]
         return "\n".join(lines)
 
@@ -99,7 +124,7 @@ def repair_own(
     clean: Samples | Labelled | None = None,
     without: Tensor | Labelled | None = None,
     target: int | None = None,
-    method: str = "fine-tune",
+    method: str | None = None,
     rule: str | None = None,
     layer: str | None = None,
     threshold: float = 0.01,
@@ -119,7 +144,8 @@ def repair_own(
         without: (N, C, H, W): each wrong input without what causes the error, as the image without the trigger.
             None: companions are searched.
         target: the class that a backdoor answers; None: a general defect.
-        method: "fine-tune" (for general defects) or "flip" (for backdoors; needs no clean images).
+        method: "fine-tune" (for general defects) or "flip" (for backdoors; needs no clean images). None: flip where a
+            target is given, as this keeps the recall of the target's class; else fine-tune.
         rule: of the layer: "smallest-fraction" (ours), "most-pairs" (the paper's), or for flipping "trial" (ours:
             every layer is tried on the first half, and that kept after which accuracy less success is highest).
             None: "trial" where there are clean images to flip by, else "smallest-fraction".
@@ -134,6 +160,8 @@ def repair_own(
         is unchanged then too.
     Source: AI-Lancet (Zhao et al. 2021).
     """
+    if method is None:
+        method = "fine-tune" if target is None else "flip"
     if method not in METHODS:
         raise LancetError(f"method is {method!r}: one of {', '.join(METHODS)}")
     if rule == "trial" and method != "flip":
@@ -173,6 +201,14 @@ def repair_own(
         repaired, tuned = fine_tune(model, votes, errors, old, layer=chosen, least_votes=least, **options)
         count, fraction, reached = tuned.weights, tuned.fraction, tuned.right_after > tuned.right_before
     rest = (images[second], labels[second])
+    recalls = [{} if told is None else recalls_of(each, told) for each in (model, repaired)]
+    before = measured(model, rest, told, target)
+    if told is not None and len(told[0]) >= 20 and before["accuracy"] < 2 / max(2.5, len(recalls[0])):
+        warnings.warn(
+            f"the network is right on {before['accuracy']:.3f} of the clean images, about as chance would be: are they "
+            "normalised twice or not at all, in 0..255, or are the classes in another order?",
+            stacklevel=2,
+        )
     return repaired, OwnReport(
         method,
         rule if layer is None else "given",
@@ -183,9 +219,12 @@ def repair_own(
         len(errs),
         len(pairs[0]),
         reached,
-        measured(model, rest, told, target),
+        before,
         measured(repaired, rest, told, target),
         (len(second), 0 if told is None else len(told[0])),
+        recall_before=recalls[0],
+        recall_after=recalls[1],
+        recall_of={} if told is None else {int(k): int((told[1] == k).sum()) for k in told[1].unique()},
     )
 
 
@@ -206,6 +245,12 @@ def measured(model: nn.Module, wrong: Samples, clean: Samples | None, target: in
                 "natural_target_rate": _share((decided == target)[~own]),
             }
     return found
+
+
+def recalls_of(model: nn.Module, clean: Samples) -> dict[int, float]:
+    """Recall of each class that the images have, by its number."""
+    right = predictions(model, clean[0]) == clean[1]
+    return {int(k): _share(right[clean[1] == k]) for k in clean[1].unique()}
 
 
 def _pairs(
@@ -259,7 +304,9 @@ def main(words: Sequence[str] | None = None) -> int:
     """python -m lib.lancet.own; see the head of this file."""
     parser = argparse.ArgumentParser(prog="python -m lib.lancet.own", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--weights", required=True, help=".safetensors, or a state dict saved by torch")
-    parser.add_argument("--structure", required=True, help="a name of lib.models, or torchvision:<name>")
+    parser.add_argument(
+        "--structure", required=True, help="a name of lib.models or torchvision, timm:<name>, module:function"
+    )
     parser.add_argument("--arguments", type=json.loads, default={}, help='of the structure, as JSON: {"width": 16}')
     parser.add_argument("--shape", type=int, nargs=3, default=[3, 32, 32], metavar=("C", "H", "W"))
     parser.add_argument("--classes", required=True, help="how many, or a file with one name a line")
@@ -269,11 +316,13 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--companions", help="folder of the same files without what causes the error")
     parser.add_argument("--clean", help="folder of images to keep to, one sub-folder a class")
     parser.add_argument("--target", type=int, help="class that a backdoor answers")
-    parser.add_argument("--method", choices=METHODS, default="fine-tune")
+    parser.add_argument("--method", choices=METHODS, help="left out: flip with --target, else fine-tune")
     parser.add_argument("--rule", choices=(*RULES, "trial"))
     parser.add_argument("--layer", help="dotted name; left out: chosen by the rule")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", required=True, help="where the repaired weights go, a .safetensors file")
+    parser.add_argument(
+        "--out", required=True, help="where the repaired weights go: .safetensors, or .pt or .pth for torch.load"
+    )
     chosen = parser.parse_args(words)
     try:
         report = _run(chosen)
@@ -295,6 +344,7 @@ def _run(chosen: argparse.Namespace) -> OwnReport:
     else:
         raise LancetError(f"--classes {chosen.classes!r} is neither a number nor a file with one name a line")
     count = names if isinstance(names, int) else len(names)
+    out = _checked_out(chosen, count)
     about = {"shape": chosen.shape, "classes": count, "mean": chosen.mean, "std": chosen.std}
     model = load_classifier(chosen.weights, chosen.structure, **about, **chosen.arguments)
     wrong, clean, without = (
@@ -309,17 +359,37 @@ def _run(chosen: argparse.Namespace) -> OwnReport:
         )
     ways = {"target": chosen.target, "method": chosen.method, "rule": chosen.rule, "layer": chosen.layer}
     repaired, report = repair_own(model, wrong, clean=clean, without=without, seed=chosen.seed, **ways)
-    out = Path(chosen.out)
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in repaired.state_dict().items()}
-    store.write_atomic(out, save(tensors))
+    if out.suffix == ".safetensors":
+        store.write_atomic(out, save(tensors))
+    else:
+        held = io.BytesIO()
+        torch.save(tensors, held)
+        store.write_atomic(out, held.getvalue())
     store.write_atomic(out.with_suffix(".json"), json.dumps(_plain(asdict(report)), indent=1))
     return report
+
+
+def _checked_out(chosen: argparse.Namespace, classes: int) -> Path:
+    """Where the weights go. Raises: LancetError for what would fail only after the work."""
+    out = Path(chosen.out)
+    if out.suffix not in (".safetensors", ".pt", ".pth"):
+        raise LancetError(f"--out {out}: a name that ends with .safetensors, .pt or .pth is wanted")
+    if out.is_dir():
+        raise LancetError(f"--out {out} is a folder: a file is wanted")
+    for given in (chosen.weights, chosen.classes):
+        if Path(given).exists() and out.resolve() == Path(given).resolve():
+            raise LancetError(f"--out {out} is what is read: give another file")
+    if chosen.target is not None and not 0 <= chosen.target < classes:
+        raise LancetError(f"--target {chosen.target}: a class in 0..{classes - 1} is wanted")
+    check_normalisation(chosen.shape, chosen.mean, chosen.std)
+    return out
 
 
 def _plain(value: Any) -> Any:
     """Plain values with NaN as null."""
     if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
+        return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(entry) for entry in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lib.compute import evaluation
+from lib.data import as_tensor, with_gradients
+from lib.graph import logits_in
 
 Gradient = Callable[[nn.Module, Tensor, Tensor, float], Tensor]
 """(model, images (B, C, H, W), labels (B,), temperature) -> gradient (B, C, H, W) of the loss to ascend."""
@@ -53,6 +55,7 @@ def fgsm_sweep(
     return pd.DataFrame({"epsilon": [float(e) for e in epsilons], "accuracy": accuracy, "n": correct.shape[1]})
 
 
+@with_gradients
 def fgsm_correct(
     model: nn.Module,
     images: Tensor,
@@ -75,6 +78,7 @@ def fgsm_correct(
     Raises:
         ValueError, TypeError: as in `fgsm_sweep`.
     """
+    images, labels = as_tensor(images, "images"), as_tensor(labels, "labels")
     check(images, labels, epsilons, temperature, batch_size)
     gradient = gradient or cross_entropy_gradient
     correct = torch.empty(len(epsilons), len(images), dtype=torch.bool)
@@ -84,7 +88,7 @@ def fgsm_correct(
             with torch.inference_mode():
                 for row, epsilon in zip(correct, epsilons, strict=True):
                     moved = torch.add(x, sign, alpha=float(epsilon)).clamp_(0.0, 1.0)
-                    row[part] = (model(moved).argmax(dim=1) == y).cpu()
+                    row[part] = (logits_in(model(moved)).argmax(dim=1) == y).cpu()
     return correct
 
 
@@ -121,7 +125,7 @@ def image_gradient(loss: Callable[[Tensor], Tensor], model: nn.Module, images: T
     """
     with torch.enable_grad():
         x = images.detach().requires_grad_()
-        return torch.autograd.grad(loss(model(x)), x)[0]
+        return torch.autograd.grad(loss(logits_in(model(x))), x)[0]
 
 
 def batches(

@@ -12,16 +12,19 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lib import progress
+from lib.data import as_images, with_gradients
+from lib.graph import Layout
 from lib.slicing import compiled, tensors
 from lib.slicing.graph import Graph, Operation, SlicingError
 from lib.slicing.profiling import NeuronProfile
 from lib.slicing.rules import EffectivePath, NNSlicer, Rule
 from lib.slicing.slices import Slices
-from lib.slicing.windows import convolution, pool
+from lib.slicing.windows import Windows, convolution, mean_axes, pool
 
 MEMORY = 2**30  # bytes that the values and contributions of one chunk of inputs may take
 LIMIT = 8 * 2**30  # bytes that a result may take
@@ -29,6 +32,7 @@ Criterion = int | Sequence[Any] | Tensor | None
 Engine = Any
 
 
+@with_gradients
 def slice(
     model: nn.Module,
     images: Tensor,
@@ -54,8 +58,9 @@ def slice(
         layers: what to keep, and where to stop: dotted module names, or "input". None: the synapses and neurons of
             every convolution and linear layer, and the image's neurons.
         criterion: the neurons to slice for. None: the predicted logit. A number or a sequence of numbers: these
-            logits. int64 (N,): one logit for each input. (layer, index): one neuron of a hidden layer, index into its
-            output, flat or by dimension. An integer tensor (N, logits): CONTRIB of each logit.
+            logits. A tensor or array of whole numbers (N,): one logit for each input. (layer, index): one neuron of a
+            hidden layer, index into its output, flat or by dimension. An integer tensor (N, logits): CONTRIB of each
+            logit.
         options: memory (bytes a chunk may take), limit (bytes the result may take), threads (None: torch's count),
             engine ("auto": compiled loops on the CPU, batched tensor operations elsewhere; "compiled", "tensor").
     Returns: signed contributions, on the CPU.
@@ -67,6 +72,7 @@ def slice(
     return _together(model, images, rule, layers, criterion, **options)
 
 
+@with_gradients
 def effective_path(
     model: nn.Module,
     images: Tensor,
@@ -122,8 +128,7 @@ def _together(
     threads: int | None = None,
     engine: str = "auto",
 ) -> Slices:
-    if images.ndim != 4 or len(images) == 0:
-        raise SlicingError(f"images have shape {tuple(images.shape)}: (N, C, H, W) with N from 1 is wanted")
+    images = as_images(images, error=SlicingError)
     parts: list[Slices] = []
     for part in slices_by_chunk(model, images, rule, layers, criterion, memory, threads, engine):
         if not parts:
@@ -201,11 +206,9 @@ class _Backward:
     def run(self, images: Tensor, criterion: Criterion) -> Slices:
         """Slices of one chunk of inputs."""
         graph = self.graph
-        values, shapes = graph.record(images, graph.values_needed())
+        values, shapes, sizes = graph.recorded(images, graph.values_needed())
         count = len(images)
         logits = values[graph.output]
-        if logits.ndim != 2:
-            raise SlicingError(f"the network returns {tuple(logits.shape)}: logits (N, classes) are wanted")
         predicted = logits.argmax(1)
         kept = _Kept({}, {})
         for layer in self.kept_synapses:
@@ -218,10 +221,10 @@ class _Backward:
             for layer in [
                 layer for layer in ("input" if op.kind == "input" else op.layer,) if layer in self.kept_neurons
             ]:
-                before = kept.neurons.get(layer)
-                kept.neurons[layer] = contributions if before is None else self._add(before, contributions, layer)
+                before, found = kept.neurons.get(layer), self._rows(op.name, contributions)
+                kept.neurons[layer] = found if before is None else self._add(before, found, layer)
             if op.kind != "input":
-                self._pass_on(op, contributions, values, shapes, predicted, kept, waiting)
+                self._pass_on(op, contributions, values, shapes, sizes, predicted, kept, waiting)
         return self._result(kept, predicted, shapes, count)
 
     def _start(
@@ -236,7 +239,8 @@ class _Backward:
                 raise SlicingError(
                     f"criterion names layer {layer!r}, called {len(calls)} times: a layer called once is wanted"
                 )
-            start = torch.zeros(shapes[calls[0].name], dtype=torch.int32)
+            layout = graph.layout(calls[0].name)
+            start = layout.rows(torch.zeros(shapes[calls[0].name], dtype=torch.int32)).contiguous()
             try:
                 if isinstance(index, int):
                     start.view(len(logits), -1)[:, index] = 1
@@ -248,7 +252,7 @@ class _Backward:
                 ) from None
             if not bool((start.flatten(1).sum(1) == 1).all()):
                 raise SlicingError(f"criterion {criterion!r} names {int(start[0].sum())} neurons: one is wanted")
-            return {calls[0].name: self.engine.contributions(start)}
+            return {calls[0].name: self.engine.contributions(layout.back(start))}
         start = torch.zeros(logits.shape, dtype=torch.int32)
         classes = logits.shape[1]
         if criterion is None:
@@ -271,55 +275,96 @@ class _Backward:
         contributions: Any,
         values: dict[str, Tensor],
         shapes: dict[str, torch.Size],
+        sizes: dict[str, Any],
         predicted: Tensor,
         kept: _Kept,
         waiting: dict[str, Any],
     ) -> None:
         """Give an operation's contributions on to its inputs, and to its weights."""
-        engine, rule = self.engine, self.rule
+        engine = self.engine
         into = [self._room(waiting, name, shapes) for name in op.inputs]
         if op.kind == "pass":
             into[0] += contributions
+        elif op.kind == "multiply":
+            for target in into:  # both factors, each at every place where it is used
+                target += engine.gathered(contributions, target.shape)
         elif op.kind == "concatenate":
             axis = op.node.kwargs.get("dim", op.node.args[1] if len(op.node.args) > 1 else 0)
-            sizes = [shapes[name][axis] for name in op.inputs]  # type: ignore[index]
-            for target, part in zip(into, engine.split(contributions, sizes, axis), strict=True):
+            each = [shapes[name][axis] for name in op.inputs]  # type: ignore[index]
+            for target, part in zip(into, engine.split(contributions, each, axis), strict=True):
                 target += part
         elif op.kind == "rearrange":
             places = torch.arange(prod(shapes[op.inputs[0]])).view(shapes[op.inputs[0]])
-            engine.scatter(into[0], self._rearranged(op, places, shapes), contributions)
+            engine.scatter(into[0], self.graph.run_on(op, places, sizes, shapes), contributions)
         elif op.kind == "maximum":
-            windows = pool(op, shapes[op.inputs[0]], shapes[op.name])
-            engine.maximum(engine.array(values[op.inputs[0]]), contributions, into[0], windows)
+            windows = pool(op, shapes[op.inputs[0]], shapes[op.name], self.graph.arguments(op, sizes))
+            engine.maximum(
+                engine.array(self._back(op.inputs[0], values[op.inputs[0]])), contributions, into[0], windows
+            )
         else:
-            marks = engine.marks(rule.marks(values, op.name, predicted), contributions)
-            terms = [engine.array(rule.terms(values, name, predicted)) for name in op.inputs]
+            signs = self._back(op.name, self.rule.marks(values, op.name, predicted))
+            marks = engine.marks(signs, contributions)
+            terms = [engine.array(self._back(name, self.rule.terms(values, name, predicted))) for name in op.inputs]
             if op.kind == "add":
                 engine.addition(terms, marks, into)
             elif op.kind == "average":
-                engine.average(terms[0], marks, into[0], pool(op, shapes[op.inputs[0]], shapes[op.name]))
+                given = self.graph.arguments(op, sizes)
+                axes = mean_axes(op, len(shapes[op.inputs[0]]), given)
+                if axes is None:
+                    engine.average(terms[0], marks, into[0], pool(op, shapes[op.inputs[0]], shapes[op.name], given))
+                else:
+                    self._mean(axes, terms[0], marks, into[0])
             else:
-                synapses = kept.synapses.get(op.layer)
-                engine.weighted(terms[0], self.weights[op.layer], marks, synapses, into[0], convolution(op))
+                self._weighted(op, terms[0], marks, kept.synapses.get(op.layer), into[0])
 
-    def _rearranged(self, op: Operation, places: Tensor, shapes: dict[str, torch.Size]) -> Tensor:
-        """For each output of an operation that only moves values: which input it is, flat; -1 for none."""
-        values: dict[str, Any] = {}
-        for node in op.node.all_input_nodes:  # sizes that it was given
-            if node.name not in op.inputs:
-                values[node.name] = self._size(node, shapes)
-        return self.graph.run_on(op, places, values)
+    def _mean(self, axes: list[int], terms: Any, marks: Any, into: Any) -> None:
+        """A mean over some axes: one window that holds them all."""
+        kept = [axis for axis in range(terms.ndim) if axis not in axes]
+        moved = torch.as_tensor(terms).permute(*kept, *axes)
+        length = prod(moved.shape[len(kept) :])
+        x = self.engine.array(moved.reshape(-1, 1, 1, length))
+        found = self.engine.zeros(tuple(x.shape))
+        self.engine.average(x, marks.reshape(-1, 1, 1, 1), found, Windows.whole(length))
+        back = torch.as_tensor(found).reshape(moved.shape).permute(*torch.tensor([*kept, *axes]).argsort().tolist())
+        into += self.engine.contributions(back)
 
-    def _size(self, node: Any, shapes: dict[str, torch.Size]) -> Any:
-        """The value of a size read off a shape."""
-        if node.op == "get_attr":
-            raise SlicingError(f"{node} indexes by a tensor: plain numbers and ranges can be sliced")
-        if node.name in shapes:
-            return torch.empty(shapes[node.name], device="meta")
-        arguments, keywords = torch.fx.map_arg((node.args, dict(node.kwargs)), lambda n: self._size(n, shapes))
-        if node.op == "call_method":
-            return getattr(arguments[0], node.target)(*arguments[1:], **keywords)
-        return node.target(*arguments, **keywords)
+    def _weighted(self, op: Operation, terms: Any, marks: Any, synapses: Any, into: Any) -> None:
+        """A convolution or linear layer. Pieces of an image that lie in the batch are worked on one by one."""
+        engine, layout, weight = self.engine, self.graph.layout(op.inputs[0]), self.weights[op.layer]
+        if op.kind == "linear":  # on the last dimension, whatever lies before it
+            count = len(layout.rows(torch.empty(terms.shape, device="meta")))
+            x, out = (self._rows(name, a) for name, a in ((op.inputs[0], terms), (op.name, marks)))
+            x, out = (a.reshape(count, -1, a.shape[-1]) for a in (x, out))
+            found = engine.zeros(tuple(x.shape))
+            engine.linear(x, weight, out, synapses, found)
+            rows = layout.rows(torch.empty(into.shape, device="meta")).shape
+            into += engine.contributions(layout.back(torch.as_tensor(found).reshape(rows)))
+        elif terms.ndim == 3:  # along one axis: an image of one row
+            x, out, target = (a.reshape(*a.shape[:2], 1, a.shape[2]) for a in (terms, marks, into))
+            self._convolved(op, layout, x, out, synapses, target)
+        else:
+            self._convolved(op, layout, terms, marks, synapses, into)
+
+    def _convolved(self, op: Operation, layout: Layout, terms: Any, marks: Any, synapses: Any, into: Any) -> None:
+        engine, weight = self.engine, self.weights[op.layer]
+        if layout.plain:
+            engine.weighted(terms, weight, marks, synapses, into, convolution(op))
+        elif layout.dim == 0:
+            pieces = None if synapses is None else engine.zeros((len(terms), *synapses.shape[1:]))
+            engine.weighted(terms, weight, marks, pieces, into, convolution(op))
+            if synapses is not None:
+                synapses += engine.contributions(layout.rows(torch.as_tensor(pieces)).sum(1, dtype=torch.int32))
+        else:
+            raise SlicingError(f"{op.layer!r} is given images in dimension {layout.dim}: bring the batch to the first")
+
+    def _rows(self, name: str, value: Any) -> Any:
+        """A value of all inputs, as the network lays it out, with the inputs first."""
+        layout = self.graph.layout(name)
+        return value if layout.plain else self.engine.contributions(layout.rows(torch.as_tensor(value)))
+
+    def _back(self, name: str, rows: Tensor) -> Tensor:
+        """The inverse of `_rows`."""
+        return self.graph.layout(name).back(rows).contiguous()
 
     def _room(self, waiting: dict[str, Any], name: str, shapes: dict[str, torch.Size]) -> Any:
         if name not in waiting:
@@ -340,14 +385,17 @@ class _Backward:
         }
         neurons = {}
         for layer in self.kept_neurons:
-            shape = shapes[self.graph.layers[layer][0].name]
-            found = kept.neurons.get(layer)
-            neurons[layer] = torch.zeros(shape, dtype=torch.int32) if found is None else self.engine.result(found)
+            name, found = self.graph.layers[layer][0].name, kept.neurons.get(layer)
+            if found is None:
+                found = self._rows(name, self.engine.zeros(tuple(shapes[name])))
+            neurons[layer] = self.engine.result(found)
         return Slices(synapses, neurons, predicted.cpu())
 
 
 def _of_chunk(criterion: Criterion, start: int, count: int, total: int) -> Criterion:
     """The part of a criterion that belongs to inputs start .. start + count."""
+    if isinstance(criterion, np.ndarray):
+        criterion = torch.as_tensor(criterion)
     if not isinstance(criterion, Tensor) or criterion.ndim == 0:
         return criterion
     if len(criterion) != total:

@@ -14,7 +14,7 @@ from torch import Tensor
 from lib.slicing import kernels
 from lib.slicing.kernels import PRESENCE
 from lib.slicing.rules import Rule
-from lib.slicing.windows import Convolution, Windows
+from lib.slicing.windows import POINTWISE, Convolution, Windows
 
 _kernels: Any = kernels  # numba types its dispatchers as taking nothing
 
@@ -67,6 +67,21 @@ class Engine:
             inside = flat >= 0
             np.add.at(into.reshape(-1), flat[inside], found[inside])
 
+    def gathered(self, contributions: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Contributions of a broadcast tensor, added up to the shape it was broadcast from."""
+        found = contributions.sum(axis=tuple(range(contributions.ndim - len(shape))), dtype=np.int32)
+        axes = tuple(d for d, size in enumerate(shape) if size != found.shape[d])
+        return found.sum(axis=axes, keepdims=True, dtype=np.int32) if axes else found
+
+    def linear(
+        self, x: np.ndarray, weight: np.ndarray, marks: np.ndarray, synapses: np.ndarray | None, into: np.ndarray
+    ) -> None:
+        """A linear layer on (N, places, features): a 1x1 convolution over the places."""
+        x, marks = (np.ascontiguousarray(a.swapaxes(1, 2))[..., None] for a in (x, marks))
+        target = np.zeros(x.shape, np.int32)
+        self.weighted(x, weight, marks, synapses, target, POINTWISE)
+        into += target[..., 0].swapaxes(1, 2)
+
     def weighted(
         self,
         x: np.ndarray,
@@ -76,25 +91,15 @@ class Engine:
         into: np.ndarray,
         geometry: Convolution,
     ) -> None:
-        """A convolution or linear layer; `into` and `synapses` are added to."""
-        if marks.ndim != 4:  # linear, (N, .., features): a 1x1 convolution over what lies between
-            count = len(x)
-            x, marks = (
-                np.ascontiguousarray(a.reshape(count, -1, a.shape[-1]).swapaxes(1, 2))[..., None] for a in (x, marks)
-            )
-            target = np.zeros(x.shape, np.int32)
-        else:
-            target = into
+        """A convolution; `into` and `synapses` are added to."""
         kept = np.zeros((0, 1, 1), np.int32) if synapses is None else synapses
         self._each(
             lambda first, last: _kernels.convolution(
-                *(x, weight, marks, kept, target, geometry.stride, geometry.padding, geometry.dilation),
+                *(x, weight, marks, kept, into, geometry.stride, geometry.padding, geometry.dilation),
                 *(geometry.groups, geometry.kernel, *self._rule(), first, last),
             ),
             len(x),
         )
-        if target is not into:
-            into += target[..., 0].swapaxes(1, 2).reshape(into.shape)
 
     def average(self, x: np.ndarray, marks: np.ndarray, into: np.ndarray, windows: Windows) -> None:
         """An average pool."""

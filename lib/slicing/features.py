@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lib.data import as_images
 from lib.slicing.graph import Graph, SlicingError
 
 
@@ -22,6 +23,7 @@ def feature_map(model: nn.Module, images: Tensor, layer: str | None = None, batc
     Returns: float32 (N, features), on the CPU.
     Raises: SlicingError where there is no such layer, or no residual addition.
     """
+    images = as_images(images, error=SlicingError)
     graph = Graph(model, torch.float32)
     if layer is None:
         sums = [op.name for op in graph.operations.values() if op.kind == "add"]

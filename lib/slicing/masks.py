@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lib.graph import parametrised
 from lib.models.layers import weight_layers
 
 Masks = dict[str, Tensor]
@@ -164,9 +165,16 @@ def by_position(scores: Mapping[str, Tensor], places: Mapping[str, Tensor], rati
 def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     """Set the weights that masks drop to zero, in place.
 
-    Raises: ValueError for a layer that does not exist, or a mask that is not bool of the weight's shape.
+    Raises: ValueError for a layer that does not exist or whose weights are computed from others, or a mask that is not
+        bool of the weight's shape.
     """
     layers = weight_layers(model)
+    computed = [name for name in parametrised(model) if name in masks]
+    if computed:
+        raise ValueError(
+            f"the weights of {computed[:3]} are computed at every call (pruning, weight norm, spectral norm): a mask "
+            "on them would be lost; mask lib.graph.copied(model), whose weights are plain"
+        )
     for name, mask in masks.items():
         if name not in layers:
             raise ValueError(f"mask of layer {name!r}, which the network does not have: one of {', '.join(layers)}")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import tensors
+from lib.data import as_batch, with_gradients
 from lib.progress import bar
 from lib.slicing.graph import Graph, SlicingError
 
@@ -95,6 +96,7 @@ class NeuronProfile:
         return calls[0]
 
 
+@with_gradients
 def profile(
     model: nn.Module,
     images: Tensor,
@@ -116,10 +118,7 @@ def profile(
     Raises: SlicingError where the network cannot be sliced or classifies no image correctly.
     Source: NNSlicer (FSE 2020), section 3.2: 1,000 images a class, correctly classified.
     """
-    if len(images) != len(labels):
-        raise SlicingError(f"{len(images)} images have {len(labels)} labels: one each is wanted")
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
-        raise SlicingError(f"labels lie in {int(labels.min())}..{int(labels.max())}: 0..{num_classes - 1} is wanted")
+    images, labels = as_batch(images, labels, SlicingError, classes=num_classes)
     graph = Graph(model)
     names = graph.means_needed()
     sums: dict[str, Tensor] = {}

@@ -9,7 +9,6 @@ Source: NNSlicer (Zhang et al., FSE 2020), section on model protection, https://
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from lib import training
 from lib.config import Recipe
 from lib.data import ImageSet
+from lib.graph import copied
 from lib.slicing.masks import Masks, apply, masks_of, ranking
 from lib.slicing.pruning import Bank, correct_by_class
 
@@ -133,7 +133,7 @@ def retrain(
         network that the attacker ends with.
     """
     recipe = recipe or Recipe(arch="given", data=images.name, **ATTACK)
-    stolen = apply(copy.deepcopy(victim), masks)
+    stolen = apply(copied(victim), masks)
     for parameter in stolen.parameters():
         parameter.requires_grad_(False)
     for layer in convolutions(stolen).values():

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lib.data import as_batch
 from lib.slicing.backward import slices_by_chunk
 from lib.slicing.graph import SlicingError
 from lib.slicing.profiling import NeuronProfile
@@ -41,6 +42,7 @@ def class_scores(
     Returns: layer -> int64 (num_classes, *weight.shape).
     Raises: SlicingError for another method, or a missing profile.
     """
+    images, labels = as_batch(images, labels, SlicingError, classes=num_classes)
     rule: Rule
     if method == "nnslicer":
         if profile is None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from lib.slicing import select
 from lib.slicing.kernels import PRESENCE
 from lib.slicing.rules import Rule
-from lib.slicing.windows import Convolution, Windows
+from lib.slicing.windows import POINTWISE, Convolution, Windows
 
 BLOCK = 2**23  # terms sorted at once: about 0.5 GB of work space
 
@@ -64,15 +64,21 @@ class Engine:
         inside = flat >= 0
         into.view(-1).index_add_(0, flat[inside], found[inside])
 
+    def gathered(self, contributions: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Contributions of a broadcast tensor, added up to the shape it was broadcast from."""
+        return contributions.sum_to_size(shape)
+
+    def linear(self, x: Tensor, weight: Tensor, marks: Tensor, synapses: Tensor | None, into: Tensor) -> None:
+        """A linear layer on (N, places, features): a 1x1 convolution over the places."""
+        x, marks = (a.transpose(1, 2).contiguous()[..., None] for a in (x, marks))
+        target = torch.zeros(x.shape, dtype=torch.int32, device=self.device)
+        self.weighted(x, weight, marks, synapses, target, POINTWISE)
+        into += target[..., 0].transpose(1, 2)
+
     def weighted(
         self, x: Tensor, weight: Tensor, marks: Tensor, synapses: Tensor | None, into: Tensor, geometry: Convolution
     ) -> None:
-        """A convolution or linear layer; `into` and `synapses` are added to."""
-        linear = marks.ndim != 4
-        if linear:
-            count = len(x)
-            x, marks = (a.reshape(count, -1, a.shape[-1]).transpose(1, 2).contiguous()[..., None] for a in (x, marks))
-        target = torch.zeros(x.shape, dtype=torch.int32, device=self.device) if linear else into
+        """A convolution; `into` and `synapses` are added to."""
         taps = self._taps(x.shape, marks.shape, geometry)  # (groups, positions, m), -1 in the padding
         group_out = marks.shape[1] // geometry.groups
         flat = marks.flatten(2)  # (N, O, positions)
@@ -84,11 +90,9 @@ class Engine:
             inside = place >= 0
             terms = weight[o] * x.flatten(1)[n[:, None], place.clamp(min=0)]
             local = self._local(terms, inside, flat[n, o, position])
-            self._put(target.view(-1), n[:, None] * x[0].numel() + place, local)
+            self._put(into.view(-1), n[:, None] * x[0].numel() + place, local)
             if synapses is not None:
                 self._put_rows(synapses.view(-1, width), n * marks.shape[1] + o, local)
-        if linear:
-            into += target[..., 0].transpose(1, 2).reshape(into.shape)
 
     def average(self, x: Tensor, marks: Tensor, into: Tensor, windows: Windows) -> None:
         """An average pool."""
@@ -145,7 +149,7 @@ class Engine:
         rank = torch.arange(terms.shape[1], device=terms.device)
         near = (distance - window[:, None]).abs() <= error[:, None]
         met = ((distance < window[:, None]) | near) & (rank < length[:, None])
-        first = torch.where(met.any(1), met.int().argmax(1), length - 1)
+        first = torch.where(met.any(1), met.int().argmax(1), (length - 1).clamp(min=0))
         level = size.gather(1, order.gather(1, first[:, None]))[:, 0] * (1.0 - bar)
         empty = (total.abs() < smallest) | (total.abs() < 1e-3 * largest) | (largest == 0)
         limit = torch.where(empty, torch.inf, level)

@@ -25,6 +25,9 @@ class Convolution:
     kernel: Pair
 
 
+POINTWISE = Convolution((1, 1), (0, 0), (1, 1), 1, (1, 1))
+
+
 @dataclass(frozen=True)
 class Windows:
     """Windows of a pool along both axes.
@@ -41,6 +44,12 @@ class Windows:
     columns: np.ndarray
     dilation: Pair
 
+    @staticmethod
+    def whole(length: int) -> Windows:
+        """One window on a row of `length` values."""
+        start, one = np.zeros(1, np.int64), np.ones(1, np.int64)
+        return Windows(start, start, one, one * length, (1, 1))
+
 
 def pair(value: Any) -> Pair:
     """Two whole numbers from one or two."""
@@ -49,11 +58,11 @@ def pair(value: Any) -> Pair:
 
 
 def convolution(op: Operation) -> Convolution:
-    """Geometry of a convolution, or of a linear layer as one of a 1x1 kernel."""
+    """Geometry of a convolution."""
     layer = op.module
-    if not isinstance(layer, nn.Conv2d):
-        return Convolution((1, 1), (0, 0), (1, 1), 1, (1, 1))
-    stride, dilation, kernel = pair(layer.stride), pair(layer.dilation), pair(layer.kernel_size)
+    assert isinstance(layer, (nn.Conv1d, nn.Conv2d))
+    flat = isinstance(layer, nn.Conv1d)
+    stride, dilation, kernel = (_sizes(v, flat, 1) for v in (layer.stride, layer.dilation, layer.kernel_size))
     if layer.padding == "valid":
         padding = (0, 0)
     elif layer.padding == "same":
@@ -62,18 +71,39 @@ def convolution(op: Operation) -> Convolution:
             raise SlicingError(f"Conv2d at {op.layer!r} pads one side more than the other: give its padding in numbers")
         padding = (total[0] // 2, total[1] // 2)
     else:
-        padding = pair(layer.padding)
+        padding = _sizes(layer.padding, flat, 0)
     return Convolution(stride, padding, dilation, layer.groups, kernel)
 
 
-def pool(op: Operation, shape: tuple[int, ...], out: tuple[int, ...]) -> Windows:
+def _sizes(value: Any, flat: bool, missing: int) -> Pair:
+    """A setting of a convolution, along both axes; one along a single axis has `missing` for the rows."""
+    return (missing, int(value[0])) if flat else pair(value)
+
+
+def mean_axes(op: Operation, dimensions: int, given: tuple[list, dict]) -> list[int] | None:
+    """The axes of a mean over others than those of an image (N, C, H, W); None for every other pool.
+
+    Raises: SlicingError for a mean over all axes.
+    """
+    target = op.node.target
+    if op.module is not None or (target != "mean" and getattr(target, "__name__", "") != "mean"):
+        return None
+    axes = given[1].get("dim", given[0][1] if len(given[0]) > 1 else None)
+    if axes is None:
+        raise SlicingError(f"mean over all axes in {op.where!r}: name the axes of one image")
+    wanted = sorted(int(axis) % dimensions for axis in (axes if isinstance(axes, (list, tuple)) else [axes]))
+    return None if dimensions == 4 and wanted == [2, 3] else wanted
+
+
+def pool(op: Operation, shape: tuple[int, ...], out: tuple[int, ...], given: tuple[list, dict]) -> Windows:
     """Windows of a pool.
 
     Args:
-        op: a pooling operation: a module, or a function or method with its arguments.
+        op: a pooling operation: a module, or a function or method.
         shape, out: (.., H, W) of its input and (.., oh, ow) of its output.
+        given: positional and named arguments that it is called with, the input first.
     """
-    adaptive, settings = _settings(op, len(shape))
+    adaptive, settings = _settings(op, given)
     if adaptive:
         (top, rows), (left, columns) = (_adaptive(int(n), int(k)) for n, k in zip(shape[-2:], settings, strict=True))
         return Windows(top, left, rows, columns, (1, 1))
@@ -83,7 +113,7 @@ def pool(op: Operation, shape: tuple[int, ...], out: tuple[int, ...]) -> Windows
     return Windows(starts[0], starts[1], taps[0], taps[1], dilation)
 
 
-def _settings(op: Operation, dimensions: int) -> tuple[bool, Any]:
+def _settings(op: Operation, given: tuple[list, dict]) -> tuple[bool, Any]:
     layer = op.module
     if isinstance(layer, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)):
         return True, _sides(layer.output_size, op)
@@ -91,13 +121,9 @@ def _settings(op: Operation, dimensions: int) -> tuple[bool, Any]:
         stride = layer.kernel_size if layer.stride is None else layer.stride
         dilation = layer.dilation if isinstance(layer, nn.MaxPool2d) else 1
         return False, tuple(pair(value) for value in (layer.kernel_size, stride, layer.padding, dilation))
-    arguments, keywords = list(op.node.args[1:]), dict(op.node.kwargs)
+    arguments, keywords = given[0][1:], given[1]
     target = op.node.target
     if target == "mean" or getattr(target, "__name__", "") == "mean":
-        axes = keywords.get("dim", arguments[0] if arguments else None)
-        wanted = sorted(axis % dimensions for axis in axes) if isinstance(axes, (list, tuple)) else None
-        if dimensions != 4 or wanted != [2, 3]:
-            raise SlicingError(f"mean over {axes!r} in {op.where!r}: over both image axes, (2, 3), it can be sliced")
         return True, (1, 1)
     if target in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d):
         return True, _sides(keywords.get("output_size", arguments[0] if arguments else None), op)
@@ -106,10 +132,10 @@ def _settings(op: Operation, dimensions: int) -> tuple[bool, Any]:
         if target is not F.avg_pool2d
         else ["kernel_size", "stride", "padding"]
     )
-    given = {**dict(zip(names, arguments, strict=False)), **keywords}
-    step = given.get("stride") or given["kernel_size"]
+    named = {**dict(zip(names, arguments, strict=False)), **keywords}
+    step = named.get("stride") or named["kernel_size"]
     return False, tuple(
-        pair(value) for value in (given["kernel_size"], step, given.get("padding", 0), given.get("dilation", 1))
+        pair(value) for value in (named["kernel_size"], step, named.get("padding", 0), named.get("dilation", 1))
     )
 
 

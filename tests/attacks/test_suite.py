@@ -153,12 +153,13 @@ def test_names_and_parameters_that_do_not_exist(trained: Trained):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"images": torch.rand(4, 14, 14)}, r"want floating \(N, C, H, W\)"),
-        ({"images": torch.zeros(4, 1, 14, 14, dtype=torch.uint8)}, "images torch.uint8"),
-        ({"images": torch.full((4, 1, 14, 14), 1.5)}, r"outside \[0, 1\]"),
-        ({"labels": torch.zeros(3, dtype=torch.int64)}, r"labels torch.int64 \(3,\) for 4 images"),
+        ({"images": torch.rand(4, 14, 14)}, r"want \(N, C, H, W\), floating"),
+        ({"images": torch.zeros(4, 1, 14, 14, dtype=torch.int64)}, "images are torch.int64"),
+        ({"labels": torch.zeros(4)}, "labels are torch.float32: want whole numbers"),
+        ({"images": torch.full((4, 1, 14, 14), 1.5)}, r"lie in 1.5..1.5: want \[0, 1\]"),
+        ({"labels": torch.zeros(3, dtype=torch.int64)}, "4 images have 3 labels"),
         ({"batch": 0}, "batch is 0"),
-        ({"images": torch.rand(0, 1, 14, 14), "labels": torch.zeros(0, dtype=torch.int64)}, "no images"),
+        ({"images": torch.rand(0, 1, 14, 14), "labels": torch.zeros(0, dtype=torch.int64)}, "with N from 1"),
     ],
 )
 def test_what_does_not_fit_is_said(change, message, trained: Trained):

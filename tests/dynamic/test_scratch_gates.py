@@ -97,7 +97,7 @@ def test_zeros_and_mean_are_told_apart():
         ({"ratio": 0.0}, "ratio is 0.0: above 0, up to 1"),
         ({"epochs": 0}, "epochs is 0: from 1"),
         ({"validation": 1.0}, "validation is 1.0: a share between 0 and 1"),
-        ({"labels": torch.zeros(3, dtype=torch.long)}, "60 images and 3 labels"),
+        ({"labels": torch.zeros(3, dtype=torch.long)}, "60 images have 3 labels"),
     ],
 )
 def test_settings_out_of_range(change, message):

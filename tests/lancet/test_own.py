@@ -2,7 +2,10 @@
 
 import json
 import pickle
+import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -51,6 +54,27 @@ def test_fine_tuning_changes_a_layer_s_voted_weights_only(backdoor):
     assert report.rule == "given" and report.layer == "fc2"
     assert report.after["wrong_right"] >= report.before["wrong_right"] == 0
     assert "target_recall" not in report.after and report.text().count("\n") > 5
+
+
+def test_the_recall_of_every_class_is_told_and_decides_what_a_success_is(backdoor):
+    model, wrong, without, clean = backdoor
+    _, report = own.repair_own(model, wrong, clean=clean, without=without, target=0, threshold=0.0)
+    assert report.method == "flip" and report.rule == "trial"  # the default where a target is given
+    assert report.recall_before == report.recall_after == {0: 1.0, 1: 1.0} and report.succeeded
+    assert sum(report.recall_of.values()) == report.reported_on[1]
+    assert "| recall of class 1 (10) | 1.000 | 1.000 |" in report.text() and "no class lost recall" in report.text()
+    worse = replace(report, recall_after={0: 0.7, 1: 1.0})
+    assert worse.worse == [0] and not worse.succeeded
+    assert "this is no success:** recall fell of class 0 (1.000 to 0.700)" in worse.text()
+    assert replace(report, recall_after={0: 0.9, 1: 1.0}).worse == []  # one image of ten
+    assert not replace(report, reached=False).succeeded
+    assert not replace(report, recall_before={}, recall_after={}).succeeded
+
+
+def test_a_network_that_is_right_by_chance_only_is_warned_of(backdoor):
+    model, wrong, without, (images, labels) = backdoor
+    with pytest.warns(UserWarning, match="about as chance would be: are they normalised twice"):
+        own.repair_own(model, wrong, clean=(images, 1 - labels), without=without, target=0)
 
 
 def test_without_clean_images_accuracy_is_not_measured(backdoor):
@@ -149,6 +173,69 @@ def write_pictures(folder, images, labels, names=None):
         Image.fromarray((image[0] * 255).round().byte().numpy()).save(place / f"{k}.png")
 
 
+class Batched(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(72, 2))
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def test_structures_and_state_dicts_of_all_kinds(tmp_path, monkeypatch):
+    state = {k: v for k, v in Batched().state_dict().items() if "num_batches_tracked" not in k}
+    torch.save(state, tmp_path / "old.pt")
+    assert load_classifier(tmp_path / "old.pt", Batched(), shape=(3, 8, 8), classes=2)(
+        torch.rand(1, 3, 8, 8)
+    ).shape == (1, 2)
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\ndef net(width=2):\n    return nn.Linear(width, 2)\nword = len\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "mine.pt")
+    assert isinstance(load_classifier(tmp_path / "mine.pt", "mine:net", width=3), nn.Linear)
+    import torchvision
+
+    torch.save(torchvision.models.squeezenet1_1(num_classes=2).state_dict(), tmp_path / "squeeze.pt")
+    load_classifier(tmp_path / "squeeze.pt", "squeezenet1_1", classes=2)
+    inside = nn.Sequential(models.Normalise.of([0.5] * 3, [0.2] * 3), Batched())
+    torch.save(inside.state_dict(), tmp_path / "inside.pt")
+    for structure, arguments, message in [
+        ("mine:nothing", {}, "cannot be built"),
+        ("mine:word", {"obj": "four"}, "gives a int|cannot be built"),
+        ("nowhere:net", {}, "nowhere cannot be imported"),
+        (Batched(), {"mean": [0.5] * 3}, "mean and std go together"),
+        (Batched(), {"mean": [0.5], "std": [0.2]}, "mean has 1 and std 1 numbers: one a channel"),
+        (Batched(), {"mean": [0.5] * 3, "std": [0.2, 0, 0.2]}, "std is"),
+        (
+            inside,
+            {"mean": [0.5] * 3, "std": [0.2] * 3},
+            "normalises its input itself, at .'0'.: leave mean and std out",
+        ),
+    ]:
+        with pytest.raises(LancetError, match=message):
+            load_classifier(tmp_path / "mine.pt", structure, classes=2, **arguments)
+
+
+def test_images_of_sixteen_bits_and_of_floating_point(tmp_path):
+    values = np.linspace(0, 1, 64).reshape(8, 8)
+    place = tmp_path / "0"
+    place.mkdir()
+    (tmp_path / ".hidden").mkdir()
+    Image.fromarray((values * 65535).round().astype(np.uint16)).save(place / "deep.png")
+    Image.fromarray(values.astype(np.float32)).save(place / "real.tiff")
+    Image.fromarray((values * 255).round().astype(np.uint8)).save(place / "usual.png")
+    (place / "._usual.png").write_bytes(b"no image")
+    for shape in ((1, 8, 8), (3, 8, 8)):
+        found = read_folder(tmp_path, 2, shape).images
+        assert found.shape == (3, *shape)
+        for image in found:
+            torch.testing.assert_close(image[0].double(), torch.from_numpy(values), atol=0.5 / 255 + 1e-6, rtol=0)
+    Image.fromarray((values * 255).astype(np.float32)).save(place / "wide.tiff")
+    with pytest.raises(LancetError, match=r"wide\.tiff .* its values lie in 0\.\.255: 0\.\.1 is wanted"):
+        read_folder(tmp_path, 2, (1, 8, 8))
+
+
 def test_folders_are_read_by_name_or_number(tmp_path):
     images, labels = sides(6)
     write_pictures(tmp_path / "a", images, labels)
@@ -191,6 +278,18 @@ def test_the_command_repairs_or_says_why_not(tmp_path, capsys, monkeypatch):
     assert (repaired(stamped(images)).argmax(1) == labels).all()
     written = json.loads((tmp_path / "new.json").read_text())
     assert written["after"]["success"] == 0 and written["reported_on"] == [10, 20]
+    assert own.main([*words, *folders, *more, "--out", str(tmp_path / "new.pt")]) == 0
+    assert torch.load(tmp_path / "new.pt", weights_only=True).keys() == repaired.state_dict().keys()
+    capsys.readouterr()
+    for changed, message in [
+        (["--out", str(tmp_path / "net.safetensors")], "is what is read: give another file"),
+        (["--out", str(tmp_path)], "a name that ends with"),
+        (["--target", "2"], r"--target 2: a class in 0\.\.1"),
+        (["--mean", "0.5"], "mean and std go together"),
+        (["--mean", "0.5", "0.5", "--std", "0.2", "0.2"], "one a channel is wanted, 1"),
+    ]:
+        assert own.main([*words, *folders, *more, *changed]) == 2
+        assert re.search(message, capsys.readouterr().err)
     (tmp_path / "new.safetensors").unlink()
     assert own.main([*words, "--wrong", str(tmp_path / "clean")]) == 2
     assert "nothing was repaired, and nothing written: the network is right on 40" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from lib import models
 
@@ -78,12 +79,68 @@ def single():
     return nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), nn.AvgPool2d(1), nn.Flatten(), nn.Linear(12, 3))
 
 
+class Modern(nn.Module):
+    """Squeeze and excitation, channel shuffle, normalisation of several kinds, linear layers on (N, H, W, C)."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(2, 8, 3, 2, 1), nn.GroupNorm(2, 8)
+        self.squeeze, self.excite, self.gate = nn.Conv2d(8, 3, 1), nn.Conv2d(3, 8, 1), nn.Hardsigmoid()
+        self.branch, self.instance = nn.Conv2d(4, 4, 3, padding=1), nn.InstanceNorm2d(4, affine=True)
+        self.layer_norm, self.wide, self.narrow = nn.LayerNorm(8), nn.Linear(8, 10), nn.Linear(10, 8)
+        self.gamma = nn.Parameter(torch.tensor([0.5, -1.0, 1.5, 0.3, 1.0, -0.2, 0.7, 2.0]).view(8, 1, 1))
+        self.depth = StochasticDepth(0.5, "row")
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = F.silu(self.norm(self.stem(x)))
+        gate = self.gate(self.excite(F.leaky_relu(self.squeeze(F.adaptive_avg_pool2d(x, 1)), 0.2)))
+        x = torch.cat([x[:, :4] * gate[:, :4], x[:, 4:] * gate[:, 4:].expand_as(x[:, 4:]).float()], 1)
+        left, right = x.chunk(2, 1)
+        x = torch.cat([left, F.elu(self.instance(self.branch(right)))], 1)
+        n, c, h, w = x.size()
+        x = x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
+        y = self.narrow(F.gelu(self.wide(self.layer_norm(x.permute(0, 2, 3, 1))))).permute(0, 3, 1, 2)
+        x = x + self.depth(self.gamma * y)
+        x = F.hardswish(1 - x)
+        return self.fc(x.flatten(2).mean(2))
+
+
+class Widened(nn.Module):
+    """A shortcut that is widened by zeros."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.block, self.fc = nn.Conv2d(1, 3, 3), nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        y = self.block(x) + torch.cat([x, torch.zeros_like(x)], dim=1)
+        return self.fc(F.relu(y).mean([2, 3]))
+
+
+class Signal(nn.Module):
+    """Convolutions along one axis, and a mean over tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv1d(4, 6, 3, 2, 1), nn.Conv1d(6, 5, 2, dilation=2)
+        self.mix, self.fc = nn.Linear(5, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = torch.sigmoid(self.second(torch.tanh(self.first(x.flatten(2)))))
+        return self.fc(self.mix(x.transpose(1, 2)).mean(1))
+
+
 NETWORKS = {
     "branches": (Branches, (2, 9, 8)),
     "functions": (Functions, (1, 11, 11)),
     "preact": (preact, (3, 8, 8)),
     "convolutional": (convolutional, (3, 10, 9)),
     "linear": (linear, (3, 4, 4)),
+    "modern": (Modern, (2, 6, 6)),
+    "widened": (Widened, (1, 6, 5)),
+    "signal": (Signal, (4, 3, 5)),
     "single": (single, (1, 2, 2)),
 }
 

@@ -8,6 +8,7 @@ import operator
 from collections import defaultdict
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -48,6 +49,21 @@ def select_share(v, share):
     return kept
 
 
+# Operations that move whole axes: from their arguments to the axis of the input that each axis of the output is.
+MOVES = {
+    "permute": lambda args, count: args[0] if isinstance(args[0], (tuple, list)) else args,
+    torch.permute: lambda args, count: args[0],
+    "transpose": lambda args, count: swapped(count, *args),
+    torch.transpose: lambda args, count: swapped(count, *args),
+}
+
+
+def swapped(count, one, other):
+    axes = list(range(count))
+    axes[one], axes[other] = axes[other], axes[one]
+    return axes
+
+
 def sign(x):
     return (x > 0) - (x < 0)
 
@@ -61,13 +77,13 @@ class Reference:
         means: operation -> float64 array to centre by; None: EffectivePath.
     """
 
-    def __init__(self, graph, values, means=None, theta=0.2, bar=0.01):
+    def __init__(self, graph, values, means=None, theta=0.2, bar=0.01, sizes=None):
         self.graph, self.theta, self.bar, self.means = graph, theta, bar, means
         self.values = {name: np.asarray(value)[0] for name, value in values.items()}
         self.contributions = defaultdict(lambda: defaultdict(int))  # operation -> position -> CONTRIB
         self.synapses = defaultdict(lambda: defaultdict(int))  # layer -> position in the weight -> contribution
         self.neurons = {}
-        self.visits = 0
+        self.visits, self.sizes = 0, sizes or {}
 
     def centred(self, name):
         return self.values[name] if self.means is None else self.values[name] - np.asarray(self.means[name])
@@ -126,6 +142,8 @@ class Reference:
 
     def convolution(self, op, found):
         layer = op.module
+        if isinstance(layer, nn.Conv1d):
+            return self.along(op)
         _, height, width = self.values[op.inputs[0]].shape
         kh, kw = layer.kernel_size
         pad = layer.padding
@@ -149,6 +167,17 @@ class Reference:
 
         self.weighted(op, lambda out: (out[0], (out[0] // group_out, out[1], out[2])), taps)
 
+    def along(self, op):
+        """A convolution along one axis."""
+        layer, length = op.module, self.values[op.inputs[0]].shape[1]
+
+        def taps(place):
+            start = place * layer.stride[0] - layer.padding[0]
+            reached = [(a, start + a * layer.dilation[0]) for a in range(layer.kernel_size[0])]
+            return [((i, a), (i, w)) for i in range(layer.in_channels) for a, w in reached if 0 <= w < length]
+
+        self.weighted(op, lambda out: (out[0], out[1]), taps)
+
     def windows(self, op):
         """Output position -> input positions of its window."""
         shape, out = self.values[op.inputs[0]].shape, self.values[op.name].shape
@@ -161,11 +190,12 @@ class Reference:
                 for n, k in zip(shape[1:], sides, strict=True)
             ]
         else:
-            two = lambda x: x if isinstance(x, tuple) else (x, x)  # noqa: E731
+            two = lambda x: tuple(x) if isinstance(x, (tuple, list)) else (x, x)  # noqa: E731
             if layer is None:
-                kernel = two(op.node.args[1])
-                stride = two(op.node.args[2]) if len(op.node.args) > 2 else kernel
-                pad, dilation = (0, 0), (1, 1)
+                args, named = self.graph.arguments(op, self.sizes)
+                given = {**named, **dict(zip(["input", "kernel_size", "stride", "padding"], args, strict=False))}
+                kernel, pad = two(given["kernel_size"]), two(given.get("padding", 0))
+                stride, dilation = two(given.get("stride") or kernel), two(given.get("dilation", 1))
             else:
                 kernel, stride, pad = (two(x) for x in (layer.kernel_size, layer.stride, layer.padding))
                 dilation = two(getattr(layer, "dilation", 1))
@@ -185,9 +215,15 @@ class Reference:
         return lambda c, r, q: [(c, h, w) for h in ranges[0][r] for w in ranges[1][q]]
 
     def average(self, op, found):
-        x, dy, windows = self.centred(op.inputs[0]), self.centred(op.name), self.windows(op)
+        x, dy = self.centred(op.inputs[0]), self.centred(op.name)
+        over_one = op.node.target == "mean" and isinstance(op.node.args[1], int)
+        windows = None if over_one else self.windows(op)
         for out, contribution in found.items():
-            place = windows(*out) if len(out) == 3 else windows(out[0], 0, 0)
+            if over_one:
+                axis = op.node.args[1] - 1
+                place = [(*out[:axis], i, *out[axis:]) for i in range(x.shape[axis])]
+            else:
+                place = windows(*out) if len(out) == 3 else windows(out[0], 0, 0)
             for k, value in self.local([float(x[i]) for i in place], float(dy[out]), contribution).items():
                 self.give(op.inputs[0], place[k], value)
 
@@ -208,7 +244,8 @@ class Reference:
                 self.give(op.inputs[k], out, value)
 
     def concatenate(self, op, found):
-        edges = np.cumsum([0, *(self.values[name].shape[0] for name in op.inputs)])
+        parts = [self.values[name] if name in self.values else self.sizes[name][0] for name in op.inputs]
+        edges = np.cumsum([0, *(part.shape[0] for part in parts)])
         for out, contribution in found.items():
             part = int(np.searchsorted(edges, out[0], side="right")) - 1
             self.give(op.inputs[part], (out[0] - int(edges[part]), *out[1:]), contribution)
@@ -221,13 +258,35 @@ class Reference:
                 back = tuple(i - pad[2 * k] for k, i in zip(range(len(out) - 1, -1, -1), position, strict=True))
                 if not all(0 <= i < n for i, n in zip(back, shape, strict=True)):
                     continue
+            elif (
+                op.node.op == "call_method" and op.node.target in ("view", "reshape", "flatten")
+            ) or op.module is not None:
+                assert math.prod(shape) == math.prod(out), "a reshape"
+                back = tuple(int(i) for i in np.unravel_index(np.ravel_multi_index(position, out), shape))
+            elif op.node.target == "expand_as":
+                back = tuple(0 if n == 1 else i for i, n in zip(position, shape, strict=True))
+            elif op.node.target in MOVES:
+                axes = [axis % (len(shape) + 1) - 1 for axis in MOVES[op.node.target](op.node.args[1:], len(shape) + 1)]
+                back = tuple(position[[a for a in axes if a >= 0].index(axis)] for axis in range(len(shape)))
+            elif op.node.target is operator.getitem and isinstance(op.node.args[1], int):  # a part of a chunk
+                axis, parts = op.node.args[0].args[2] - 1, op.node.args[0].args[1]
+                size = -(-shape[axis] // parts)
+                back = tuple(i + size * op.node.args[1] * (k == axis) for k, i in enumerate(position))
             elif op.node.target is operator.getitem:
-                back = tuple(i * (part.step or 1) for i, part in zip(position, op.node.args[1][1:], strict=True))
+                parts = [*op.node.args[1][1:], *[slice(None)] * len(position)]
+                back = tuple((p.start or 0) + i * (p.step or 1) for i, p in zip(position, parts, strict=False))
             else:
                 assert math.prod(shape) == math.prod(out), "a reshape"
                 flat = np.ravel_multi_index(position, out)
                 back = tuple(int(i) for i in np.unravel_index(flat, shape))
             self.give(op.inputs[0], back, contribution)
+
+    def multiply(self, op, found):
+        """Both factors are given what the product has."""
+        for name in op.inputs:
+            shape = self.values[name].shape
+            for out, contribution in found.items():
+                self.give(name, tuple(0 if n == 1 else i for i, n in zip(out, shape, strict=True)), contribution)
 
     def pass_(self, op, found):
         for position, contribution in found.items():
@@ -237,13 +296,13 @@ class Reference:
 def slice_of(graph, images, index, profile=None, reference="predicted", theta=None, bar=0.01, start=None):
     """The reference's slice of one of several images: (synapses by layer, neurons by operation), dense int arrays."""
     names = [op.name for op in graph.operations.values() if op.kind not in ("value", "output")]
-    values, shapes = graph.record(images[index : index + 1], names)
+    values, shapes, sizes = graph.recorded(images[index : index + 1], names)
     predicted = values[graph.output].argmax(1)
     means = None
     if profile is not None:
         means = {name: profile.mean(name, reference, predicted)[0].numpy() for name in graph.means_needed()}
     theta = theta if theta is not None else (0.5 if profile is None else 0.2)
-    run = Reference(graph, {k: v.numpy() for k, v in values.items()}, means, theta, bar)
+    run = Reference(graph, {k: v.numpy() for k, v in values.items()}, means, theta, bar, sizes)
     start = [(graph.output, (int(predicted),))] if start is None else start
     run.run(start)
     synapses = {}

@@ -180,12 +180,12 @@ class Scaled(nn.Module):
     def forward(self, x):
         if self.how == "alpha":
             y = torch.add(self.a(x), self.b(x), alpha=2)
-        elif self.how == "product":
-            y = self.a(x) * self.b(x)
+        elif self.how == "quotient":
+            y = self.a(x) / (2 + self.b(x))
         elif self.how == "broadcast":
             y = self.a(x) + self.c(x)
-        elif self.how == "sigmoid":
-            y = self.a(x).sigmoid()
+        elif self.how == "softmax":
+            y = self.a(x).softmax(1)
         elif self.how == "mean":
             y = self.a(x) - self.a(x).mean((1, 2), keepdim=True)
         else:
@@ -197,14 +197,14 @@ class Scaled(nn.Module):
     ("make", "message"),
     [
         (lambda: Scaled("alpha"), r"add\(\) in .* is a scaled addition"),
-        (lambda: Scaled("product"), r"mul\(\) in .* combines two activations"),
+        (lambda: Scaled("quotient"), r"truediv\(\) in .* combines two activations"),
         (lambda: Scaled("broadcast"), r"broadcasts \(2, 2, 2\) and \(1, 2, 2\)"),
-        (lambda: Scaled("sigmoid"), r"method .sigmoid\(\) in .* cannot be sliced: known are Conv2d"),
+        (lambda: Scaled("softmax"), r"method .softmax\(\) in .* cannot be sliced: known are Conv2d"),
         (lambda: Scaled("mean"), r"combines two activations"),
         (lambda: Scaled("control flow"), "Scaled cannot be traced by torch.fx"),
         (
-            lambda: nn.Sequential(nn.Conv2d(1, 1, 1), nn.Sequential(nn.GELU()), nn.Flatten(), nn.Linear(4, 3)),
-            r"GELU at '1\.0' cannot be sliced",
+            lambda: nn.Sequential(nn.Conv2d(1, 1, 1), nn.Sequential(nn.Softmax2d()), nn.Flatten(), nn.Linear(4, 3)),
+            r"Softmax2d at '1\.0' cannot be sliced",
         ),
         (
             lambda: nn.Sequential(
@@ -229,7 +229,10 @@ def test_arguments_that_do_not_fit(subject):
     model, images, known = subject
     other, others = networks.build("linear", 0)
     for call, message in (
-        (lambda: slice(model, images[0], known), r"images have shape \(2, 9, 8\): \(N, C, H, W\) with N from 1"),
+        (
+            lambda: slice(model, images[0], known),
+            r"images have shape \(2, 9, 8\): want \(N, C, H, W\), floating .* with N from 1",
+        ),
         (lambda: slice(model, images[:0], known), "with N from 1"),
         (lambda: slice(model, images, known, theta=1.0), "theta is 1.0: a share from 0 to below 1"),
         (lambda: slice(model, images, known, bar=-0.1), "bar is -0.1"),

@@ -1,24 +1,30 @@
 """Batch normalisation folded into the convolution before it, and weights packed, as an evaluated network can be run."""
 
-import copy
+from collections import Counter
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lib.compute import evaluation
+from lib.dynamic.errors import DynamicError
+from lib.graph import behind_output, copied, read, structure
 
 
 def norms_after(model: nn.Module) -> dict[str, str]:
     """Convolution -> the BatchNorm2d that alone reads it, by dotted names, from the network's torch.fx graph."""
-    modules = dict(model.named_modules())
+    graph = read(structure(model, DynamicError), DynamicError)
+    nodes, modules = behind_output(graph), dict(graph.named_modules())
+    calls = Counter(str(node.target) for node in nodes if node.op == "call_module")
     found = {}
-    for node in fx.Tracer().trace(model).nodes:
+    for node in nodes:
         if node.op != "call_module" or not isinstance(modules[str(node.target)], nn.Conv2d):
             continue
-        users = [str(user.target) for user in node.users if user.op == "call_module"]
-        if len(node.users) == len(users) == 1 and isinstance(modules[users[0]], nn.BatchNorm2d):
+        readers = [user for user in node.users if user in nodes]
+        users = [str(user.target) for user in readers if user.op == "call_module"]
+        alone = len(readers) == len(users) == 1 and calls[str(node.target)] == calls[users[0]] == 1
+        if alone and isinstance(modules[users[0]], nn.BatchNorm2d):
             found[str(node.target)] = users[0]
     return found
 
@@ -89,7 +95,7 @@ def folded(model: nn.Module) -> nn.Module:
     Args: model: any network that torch.fx traces; left as found.
     Returns: a network of the same structure and, up to rounding, the same outputs; it cannot be trained.
     """
-    made = copy.deepcopy(model).eval()
+    made = copied(model, DynamicError).eval()
     for conv, norm in norms_after(made).items():
         pair: Any = (made.get_submodule(conv), made.get_submodule(norm))
         fused = fuse_conv_bn_eval(*pair)

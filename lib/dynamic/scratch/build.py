@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from lib.dynamic.channels import Site, is_depthwise, sites
 from lib.dynamic.errors import DynamicError
 from lib.dynamic.scratch.search import Structure
+from lib.graph import copied
 from lib.models import VGG, BottleneckResNet, CifarResNet, MobileNetV1, MobileNetV2
 from lib.models.initialise import he_normal
 
@@ -56,7 +56,7 @@ def shrink(model: nn.Module, keep: Mapping[str, Tensor]) -> nn.Module:
     Raises: DynamicError for a convolution whose channels are not free, or a mask that empties it or does not fit.
     """
     found = _checked(model, keep)
-    narrow = copy.deepcopy(model)
+    narrow = copied(model, DynamicError)
     out: dict[str, Tensor] = {}
     inputs: dict[str, Tensor] = {}
     for layer, site in found.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib import compute
-from lib.data import splits
+from lib.data import as_batch, splits, with_gradients
 from lib.dynamic.channels import Site, gated_sites
 from lib.dynamic.errors import DynamicError
+from lib.graph import Network, copied, logits_in
 from lib.progress import bar
 
 STATED, FALLBACK = "enough zeros", "most zeros"
@@ -77,6 +77,7 @@ def gated(model: nn.Module, values: Mapping[str, Tensor], found: Mapping[str, Si
             handle.remove()
 
 
+@with_gradients
 def learn_gates(
     model: nn.Module,
     images: Tensor,
@@ -112,9 +113,11 @@ def learn_gates(
     Raises: DynamicError for settings out of range, or where a gate is not finite.
     Source: Wang et al. 2020, https://arxiv.org/abs/1909.12579, section 3.1; 45,000 and 5,000 images of CIFAR-10.
     """
+    images, labels = as_batch(images, labels, DynamicError)
     _check(images, labels, ratio, epochs, batch, validation)
     began = time.perf_counter()
-    work = copy.deepcopy(model).requires_grad_(False)
+    Network(model, error=DynamicError).verify(model, images[:1])
+    work = copied(model, DynamicError).float().requires_grad_(False)
     device = next(work.parameters()).device
     places = gated_sites(work)
     values = {name: torch.ones(site.channels, device=device, requires_grad=True) for name, site in places.items()}
@@ -193,7 +196,7 @@ def _epoch(
     for step in range(steps):
         index = order[step * batch : (step + 1) * batch]
         with compute.autocast(device, precision):
-            logits = work(_taken(images, index, device))
+            logits = logits_in(work(_taken(images, index, device)), DynamicError)
         mean = torch.cat([value.abs() for value in values.values()]).mean()
         loss = F.cross_entropy(logits.float(), labels[index.to(labels.device)].to(device))
         loss = loss + weight * (mean - ratio) ** 2
@@ -214,6 +217,6 @@ def _accuracy(work: nn.Module, images: Tensor, labels: Tensor, held: Tensor, bat
     right = torch.zeros((), device=device)
     for index in held.split(batch):
         with compute.autocast(device, precision):
-            logits = work(_taken(images, index, device))
+            logits = logits_in(work(_taken(images, index, device)), DynamicError)
         right += (logits.argmax(1) == labels[index.to(labels.device)].to(device)).sum()
     return right.item() / len(held)

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from lib.lancet.locating import kernels
 from lib.lancet.locating.features import columns
-from lib.lancet.locating.tail import Network, Point
+from lib.lancet.locating.tail import Network, Point, as_columns, as_outputs
 
 DIGITS, EXPONENTS = range(1, 10), range(6, 0, -1)
 ROWS = 64  # images that the rest of the network is run on at once
@@ -113,9 +113,10 @@ class _Trial:
         self.network, self.point, self.values, self.order, self.right = network, point, values, order, right
         self.tensors = tensors
         self.weight = point.module.weight.detach().flatten().contiguous()
-        self.outputs = _as_columns(point.module, values[point.node])
+        self.layout = network.layout(point.node)
+        self.outputs = as_columns(point.module, self.layout, values[point.node])
         groups = point.module.groups if isinstance(point.module, nn.Conv2d) else 1
-        self.read = columns(point.module, values[point.source]).contiguous()
+        self.read = columns(point.module, values[point.source], network.layout(point.source)).contiguous()
         self.fan_in, self.places = self.read.shape[2], self.read.shape[3]
         self.per_group = self.outputs.shape[1] // groups
 
@@ -193,7 +194,8 @@ class _Trial:
         for part in index.split(ROWS):
             outputs = changed[part[:, 0], part[:, 1]]
             pair = torch.tensor(pairs, device=changed.device)[part[:, 0]]
-            logits = self.network.rest(self.point, _as_outputs(self.point, self.values, outputs), self.values, pair)
+            put = as_outputs(self.point.module, self.layout, outputs, self.values[self.point.node])
+            logits = self.network.rest(self.point, put, self.values, pair)
             verdict = self.right(logits, pair)
             top = logits.topk(2, dim=1).values
             near = (top[:, 0] - top[:, 1] < MARGIN * logits.abs().amax(1)).nonzero()[:, 0].tolist()
@@ -215,19 +217,3 @@ class _Trial:
         finally:
             module.weight.copy_(kept)
         return bool(self.right(logits, torch.tensor([pair], device=logits.device))[0])
-
-
-def _as_columns(module: nn.Conv2d | nn.Linear, outputs: Tensor) -> Tensor:
-    """A layer's outputs as (K, O, L)."""
-    if isinstance(module, nn.Linear):
-        return outputs.reshape(len(outputs), -1, outputs.shape[-1]).transpose(1, 2).contiguous()
-    return outputs.flatten(2)
-
-
-def _as_outputs(point: Point, values: Mapping[fx.Node, Tensor], outputs: Tensor) -> Tensor:
-    """The inverse of `_as_columns`, of R rows."""
-    shape = values[point.node].shape[1:]
-    if isinstance(point.module, nn.Linear):
-        outputs = outputs.transpose(1, 2)
-    outputs = outputs.reshape(len(outputs), *shape)
-    return outputs.contiguous(memory_format=torch.channels_last) if outputs.ndim == 4 else outputs

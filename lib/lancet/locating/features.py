@@ -8,21 +8,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from lib.lancet.locating.tail import Network, Point
+from lib.graph.layout import PLAIN, Layout
+from lib.lancet.locating.tail import Network, Point, as_columns
 
 FORMULAS = ("constant", "both")
 ALPHA = 0.5  # what is added to the gradient's share, so that a difference of features never counts for nothing
 
 
-def columns(module: nn.Conv2d | nn.Linear, inputs: Tensor) -> Tensor:
+def columns(module: nn.Conv2d | nn.Linear, inputs: Tensor, layout: Layout = PLAIN) -> Tensor:
     """What a layer's weights are multiplied with.
 
     Args:
         inputs: (K, C, H, W) of a convolution; (K, ..., I) of a Linear.
+        layout: where the K images lie in it.
     Returns: (K, G, J, L): for each group, J inputs of an output and L places where they are read;
         `weight.view(G, O / G, J) @ columns` is the layer's output without its bias.
     """
     if isinstance(module, nn.Linear):
+        inputs = layout.rows(inputs)
         return inputs.reshape(len(inputs), -1, inputs.shape[-1]).transpose(1, 2)[:, None]
     if module.padding_mode != "zeros" or module.padding == "same":
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
@@ -30,7 +33,11 @@ def columns(module: nn.Conv2d | nn.Linear, inputs: Tensor) -> Tensor:
     else:
         padding = (0, 0) if module.padding == "valid" else module.padding  # type: ignore[assignment]
     unfolded = F.unfold(inputs, module.kernel_size, module.dilation, padding, module.stride)
-    return unfolded.view(len(inputs), module.groups, -1, unfolded.shape[-1])
+    read = unfolded.view(len(inputs), module.groups, -1, unfolded.shape[-1])
+    if layout.pieces == 1:
+        return read
+    read = layout.rows(read).movedim(1, 3)  # (K, G, J, pieces, L)
+    return read.flatten(3)
 
 
 def error_features(
@@ -50,7 +57,7 @@ def error_features(
         points: the layers.
         values, others: what `network.record` gives for the wrong images x and for their companions x'.
         labels: int64 (K,), the true ones.
-    Returns: layer -> (EI, G / max G + 0.5), each (K, *feature.shape).
+    Returns: layer -> (EI, G / max G + 0.5), each (K, *feature.shape), images first.
 
     Source: Zhao et al. 2021, section on error-inducing features.
     """
@@ -66,10 +73,11 @@ def error_features(
         gradients = dict(zip(features, torch.autograd.grad(loss, [known[node] for node in features]), strict=True))
     found = {}
     for point in points:
-        strength = gradients[point.feature].abs().flatten(1)
+        layout = network.layout(point.feature)
+        strength = layout.rows(gradients[point.feature]).abs().flatten(1)
         top = strength.amax(1, keepdim=True)
         emphasis = strength / torch.where(top > 0, top, 1) + ALPHA
-        difference = values[point.feature] - others[point.feature]
+        difference = layout.rows(values[point.feature]) - layout.rows(others[point.feature])
         emphasis = emphasis.view_as(difference)
         found[point.layer] = (difference * emphasis, emphasis)
     return found
@@ -109,6 +117,7 @@ def importance(
 def _weight_gradient(network: Network, point: Point, values: Mapping[fx.Node, Tensor], pull: Tensor) -> Tensor:
     """d (pull . feature) / d weight, of each image; what reaches the feature around the layer is fixed."""
     outputs = values[point.node]
+    pull = network.layout(point.feature).back(pull)
     if point.chain:
         with torch.enable_grad():
             outputs = outputs.detach().requires_grad_()
@@ -117,8 +126,6 @@ def _weight_gradient(network: Network, point: Point, values: Mapping[fx.Node, Te
             reached = network.run(point.chain, known)[point.feature]
             (pull,) = torch.autograd.grad(reached, outputs, pull)
     module = point.module
-    read = columns(module, values[point.source])
-    if isinstance(module, nn.Linear):
-        pull = pull.reshape(len(pull), -1, pull.shape[-1]).transpose(1, 2)
-    pull = pull.reshape(len(pull), read.shape[1], -1, read.shape[-1])
+    read = columns(module, values[point.source], network.layout(point.source))
+    pull = as_columns(module, network.layout(point.node), pull).reshape(len(read), read.shape[1], -1, read.shape[-1])
     return (pull @ read.transpose(2, 3)).view(len(pull), *module.weight.shape)

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from lib.data import as_images, as_labels, with_gradients
 from lib.lancet.errors import LancetError
 from lib.lancet.locating.ablation import search
 from lib.lancet.locating.features import FORMULAS, error_features, importance
@@ -19,6 +20,7 @@ UNTIL = ("label", "not-target")
 MEMORY = 2**30  # bytes of recorded values and of importances that a group of pairs may take
 
 
+@with_gradients
 def locate(
     model: nn.Module,
     inputs: Tensor,
@@ -51,12 +53,20 @@ def locate(
     for name, value, known in (("formula", formula, FORMULAS), ("until", until, UNTIL)):
         if value not in known:
             raise LancetError(f"{name} is {value!r}: one of {', '.join(known)}")
+    inputs = as_images(inputs, "inputs", LancetError)
+    labels = as_labels(labels, len(inputs), error=LancetError)
+    companions = as_images(companions, "companions", LancetError)
+    inputs, companions = (x / 255 if x.dtype == torch.uint8 else x for x in (inputs, companions))
     if inputs.shape != companions.shape or len(inputs) != len(labels) or inputs.ndim != 4 or not len(inputs):
         raise LancetError(
             f"inputs {tuple(inputs.shape)}, companions {tuple(companions.shape)}, labels {tuple(labels.shape)}: "
             "want (K, C, H, W) twice and (K,), with at least one pair"
         )
     network, exact = Network(model), Network(model, torch.float64)
+    network.adopt(exact.verify(model, inputs))
+    as_labels(labels, classes=network.classes, error=LancetError)
+    if target is not None and not 0 <= target < network.classes:
+        raise LancetError(f"target is {target}: a class in 0..{network.classes - 1} is wanted")
     points, exact_points = network.points(layers), exact.points(layers)
     inputs, companions = inputs.to(network.device), companions.to(network.device)
     labels = labels.to(network.device)

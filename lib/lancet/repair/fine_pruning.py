@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lib.graph import copied
 from lib.lancet.errors import LancetError
 from lib.lancet.measures import predictions
 from lib.models.layers import weight_layers
@@ -90,7 +91,7 @@ def fine_prune(
     device = next(model.parameters()).device
     images, labels = images.to(device), labels.to(device)
     tried_on = (images, labels) if held_out is None else (held_out[0].to(device), held_out[1].to(device))
-    pruned = copy.deepcopy(model).eval()
+    pruned = copied(model, LancetError).eval()
     name = _convolution(pruned, layer)
     activity, zero = _channels(pruned, name, images, batch)
 

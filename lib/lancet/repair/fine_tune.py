@@ -11,7 +11,6 @@ rates, epochs and the weight of the distillation are not stated there and are ou
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from lib.data import ImageSet
+from lib.graph import copied
 from lib.lancet.errors import LancetError
 from lib.lancet.measures import predictions
 from lib.models.layers import weight_layers
@@ -102,7 +102,7 @@ def fine_tune(
     if not whole and layer is None:
         raise LancetError("fine_tune: no layer is named: pass layer=choose_layer(votes), or whole=True")
     generator = torch.Generator().manual_seed(seed)
-    tuned = copy.deepcopy(model).eval()
+    tuned = copied(model, LancetError).eval()
     flags = [parameter.requires_grad for parameter in tuned.parameters()]
     at = _whole(tuned) if whole else _part(tuned, votes, str(layer), neurons, least_votes, generator)
     device = next(model.parameters()).device
@@ -148,7 +148,7 @@ def similar_errors(
     Raises: LancetError for an unknown layer, or one without votes.
     Source: AI-Lancet, "neuron-fine-tuning", second way to collect N_e.
     """
-    ablated = copy.deepcopy(model)
+    ablated = copied(model, LancetError)
     chosen = _voted(votes, layer, _layer(ablated, layer), least_votes)
     weight = _layer(ablated, layer).weight
     flat = weight.reshape(-1).clone()  # a weight in channels_last has no flat view

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lib.data import as_images, as_labels, with_gradients
+from lib.graph import copied
 from lib.lancet.errors import LancetError
 from lib.lancet.locating.ablation import counts_of, fractions, refined
 from lib.lancet.locating.tail import Network, Point
@@ -46,6 +48,7 @@ class FlipReport:
     accuracy_after: float | None = None
 
 
+@with_gradients
 def flip(
     model: nn.Module,
     votes: Mapping[str, Votes],
@@ -59,6 +62,7 @@ def flip(
     weights: int | None = None,
     seed: int = 0,
     clean: tuple[Tensor, Tensor] | None = None,
+    verified: Network | None = None,
 ) -> tuple[nn.Module, FlipReport]:
     """Negate a layer's error-inducing weights, the most voted first, until inputs no longer show the error.
 
@@ -76,6 +80,7 @@ def flip(
         weights: change just so many; None: as many as it takes.
         seed: of the random ones.
         clean: images and labels to report accuracy on; they change nothing.
+        verified: this network, as `Network.verify` has found it; None: it is verified here.
     Returns: a repaired copy, and what was done. Where the threshold is never reached, the smallest number of weights
         with the lowest success found, with `reached` False.
     Raises: LancetError where the layer has no votes (nothing is changed then), or a name or option is unknown.
@@ -84,6 +89,8 @@ def flip(
     """
     if mode not in MODES:
         raise LancetError(f"mode is {mode!r}: one of {', '.join(MODES)}")
+    inputs = as_images(inputs, "inputs", LancetError)
+    labels = as_labels(labels, len(inputs), error=LancetError)
     layer = choose_layer(votes) if layer is None else layer
     if layer not in votes:
         raise LancetError(f"layer {layer!r} has no votes: one of {', '.join(votes)}")
@@ -96,7 +103,7 @@ def flip(
     if mode == "random":
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(size, generator=generator)[:voted]
-    trial = _Trial(model, layer, order, inputs, labels, target, mode)
+    trial = _Trial(model, layer, order, inputs, labels, target, mode, verified)
     before = trial.success(0)
     if weights is not None:
         if not 0 < weights <= voted:
@@ -134,10 +141,11 @@ def flip_by_trial(
     Returns: the repaired copy, its report, and every layer's report.
     Raises: LancetError where no layer has votes.
     """
+    inputs = as_images(inputs, "inputs", LancetError)
+    ways: dict[str, Any] = {"target": target, "threshold": threshold, "mode": mode, "clean": clean}
+    ways["verified"] = Network(model).verify(model, inputs)
     tried = {
-        layer: flip(
-            model, votes, inputs, labels, layer=layer, target=target, threshold=threshold, mode=mode, clean=clean
-        )
+        layer: flip(model, votes, inputs, labels, layer=layer, **ways)
         for layer, found in votes.items()
         if bool((found.counts > 0).any())
     }
@@ -184,9 +192,11 @@ class _Trial:
         labels: Tensor,
         target: int | None,
         mode: str,
+        verified: Network | None,
         batch: int = 256,
     ) -> None:
         self.network = Network(model)
+        self.network.adopt(verified) if verified else self.network.verify(model, inputs)
         self.point: Point = self.network.points([layer])[0]
         self.original = self.point.module.weight.detach().clone()
         self.order, self.mode, self.target = order.to(self.original.device), mode, target
@@ -222,7 +232,7 @@ class _Trial:
     @torch.no_grad()
     def changed(self, model: nn.Module, count: int) -> nn.Module:
         """A copy of the network with the change."""
-        repaired = copy.deepcopy(model)
+        repaired = copied(model, LancetError)
         weight_layers(repaired)[self.point.layer].weight.copy_(self.weight(count))
         return repaired
 

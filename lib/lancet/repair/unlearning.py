@@ -6,7 +6,6 @@ of the training data, the reversed trigger on 20 % of it. AI-Lancet (Zhao et al.
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lib.graph import copied
 from lib.lancet.errors import LancetError
 
 
@@ -73,7 +73,7 @@ def unlearn(
             raise LancetError(f"unlearn: {message}")
     device = next(model.parameters()).device
     images, labels, trigger = images.to(device), labels.to(device), trigger.to(device)
-    tuned = copy.deepcopy(model).train()
+    tuned = copied(model, LancetError).train()
     flags = [parameter.requires_grad for parameter in tuned.parameters()]
     optimiser = torch.optim.Adam(tuned.requires_grad_(True).parameters(), lr=learning_rate)
     generator = torch.Generator().manual_seed(seed)
