@@ -30,6 +30,7 @@ def written(monkeypatch, devices, **more):
 
     monkeypatch.setattr(zoo, "card", card)
     seeds = list(range(len(devices)))
+    monkeypatch.setattr(config, "item_seeds", lambda *_: seeds)
     rows = [{"name": "accuracy", "value": 0.5, "unit": evaluations.SHARE, "n": 100, "seed": seed} for seed in seeds]
     figure = Figure(figsize=(2, 1))
     figure.subplots().plot([0, 1], [1, 0])

@@ -62,7 +62,7 @@ def bare(shop, tmp_path):
         (["--data", "no such folder"], "--data: no folder no such folder"),
         (["report", "large"], "no scale 'large': smoke, cpu, gpu or paper"),
         (["report", "cpu", "paper"], "report takes one scale"),
-        (["box", "large"], "no scale 'large': smoke, cpu or paper"),
+        (["box", "large"], "no scale 'large': smoke, cpu, gpu or paper"),
         (["box", "smoke", "--out"], "--out wants a file"),
         (["merge"], "merge wants an archive, then its options"),
         (["merge", "--dry-run"], "merge wants an archive, then its options"),
