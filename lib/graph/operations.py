@@ -36,7 +36,7 @@ _ACTIVATIONS = (
 # What returns its own argument in evaluation mode.
 SAME = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 MODULES: list[tuple[tuple[type[nn.Module], ...], str]] = [
-    ((nn.Conv1d, nn.Conv2d), "convolution"),
+    ((nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d), "convolution"),
     ((nn.Linear,), "linear"),
     (_NORMS, "norm"),
     (_ACTIVATIONS, "activation"),

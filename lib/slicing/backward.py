@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from lib import progress
 from lib.data import as_images, with_gradients
-from lib.graph import Layout
 from lib.slicing import compiled, tensors
+from lib.slicing.convolutions import convolve
 from lib.slicing.graph import Graph, Operation, SlicingError
 from lib.slicing.profiling import NeuronProfile
 from lib.slicing.rules import EffectivePath, NNSlicer, Rule
 from lib.slicing.slices import Slices
-from lib.slicing.windows import Windows, convolution, mean_axes, pool
+from lib.slicing.windows import Windows, mean_axes, pool
 
 MEMORY = 2**30  # bytes that the values and contributions of one chunk of inputs may take
 LIMIT = 8 * 2**30  # bytes that a result may take
@@ -339,19 +339,11 @@ class _Backward:
             engine.linear(x, weight, out, synapses, found)
             rows = layout.rows(torch.empty(into.shape, device="meta")).shape
             into += engine.contributions(layout.back(torch.as_tensor(found).reshape(rows)))
-        elif terms.ndim == 3:  # along one axis: an image of one row
-            x, out, target = (a.reshape(*a.shape[:2], 1, a.shape[2]) for a in (terms, marks, into))
-            self._convolved(op, layout, x, out, synapses, target)
-        else:
-            self._convolved(op, layout, terms, marks, synapses, into)
-
-    def _convolved(self, op: Operation, layout: Layout, terms: Any, marks: Any, synapses: Any, into: Any) -> None:
-        engine, weight = self.engine, self.weights[op.layer]
-        if layout.plain:
-            engine.weighted(terms, weight, marks, synapses, into, convolution(op))
+        elif layout.plain:
+            convolve(engine, op, terms, weight, marks, synapses, into)
         elif layout.dim == 0:
             pieces = None if synapses is None else engine.zeros((len(terms), *synapses.shape[1:]))
-            engine.weighted(terms, weight, marks, pieces, into, convolution(op))
+            convolve(engine, op, terms, weight, marks, pieces, into)
             if synapses is not None:
                 synapses += engine.contributions(layout.rows(torch.as_tensor(pieces)).sum(1, dtype=torch.int32))
         else:

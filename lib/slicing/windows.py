@@ -12,6 +12,7 @@ from torch import nn
 from lib.slicing.graph import Operation, SlicingError
 
 Pair = tuple[int, int]
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ def pair(value: Any) -> Pair:
 def convolution(op: Operation) -> Convolution:
     """Geometry of a convolution."""
     layer = op.module
-    assert isinstance(layer, (nn.Conv1d, nn.Conv2d))
-    flat = isinstance(layer, nn.Conv1d)
+    assert isinstance(layer, (nn.Conv1d, nn.Conv2d, *TRANSPOSED))
+    flat = isinstance(layer, (nn.Conv1d, nn.ConvTranspose1d))
     stride, dilation, kernel = (_sizes(v, flat, 1) for v in (layer.stride, layer.dilation, layer.kernel_size))
     if layer.padding == "valid":
         padding = (0, 0)

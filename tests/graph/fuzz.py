@@ -82,6 +82,17 @@ def convolution(net, shape):
     return lambda net, x: net.layers[a](net.layers[n](net.layers[at](x)))
 
 
+def transposed(net, shape):
+    if max(shape[2:]) > 8:
+        return None
+    groups = net.draw.choice([g for g in (1, 2) if shape[1] % g == 0])
+    kernel, stride = (net.draw.choice([1, 2, 3]), 2), net.draw.choice([1, 2, (2, 1), (1, 3)])
+    dilation = net.draw.choice([1, (2, 1)])
+    layer = nn.ConvTranspose2d(shape[1], 2 * groups, kernel, stride, net.draw.choice([0, 1]), 0, groups, True, dilation)
+    at = net.add(layer)
+    return lambda net, x: torch.relu(net.layers[at](x))
+
+
 def pair_of_convolutions(net, shape):
     """A convolution whose channels only another one reads."""
     out = net.draw.choice([2, 3, 4])
@@ -260,6 +271,7 @@ MAKERS = [
     *(
         convolution,
         convolution,
+        transposed,
         pair_of_convolutions,
         activation_in_place,
         residual,

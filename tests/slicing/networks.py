@@ -132,6 +132,23 @@ class Signal(nn.Module):
         return self.fc(self.mix(x.transpose(1, 2)).mean(1))
 
 
+class Upward(nn.Module):
+    """Transposed convolutions: groups, dilation, strides beyond the kernel; along one axis."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3)
+        self.grouped = nn.ConvTranspose2d(4, 6, (3, 2), (2, 3), (1, 0), (1, 2), groups=2)
+        self.dilated = nn.ConvTranspose2d(6, 3, (2, 3), 2, dilation=(2, 1), bias=False)
+        self.down, self.row = nn.Conv2d(3, 4, 3, 4), nn.ConvTranspose1d(4, 6, 3, 2, 2, 1, groups=2)
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = torch.relu(self.grouped(torch.relu(self.stem(x))))
+        x = torch.relu(self.down(self.dilated(x)))
+        return self.fc(torch.relu(self.row(x.flatten(2))).mean(2))
+
+
 NETWORKS = {
     "branches": (Branches, (2, 9, 8)),
     "functions": (Functions, (1, 11, 11)),
@@ -141,6 +158,7 @@ NETWORKS = {
     "modern": (Modern, (2, 6, 6)),
     "widened": (Widened, (1, 6, 5)),
     "signal": (Signal, (4, 3, 5)),
+    "upward": (Upward, (1, 5, 4)),
     "single": (single, (1, 2, 2)),
 }
 
@@ -166,7 +184,7 @@ def build(name, seed=0, whole=False):
             images = (images * 2).round() / 2
             with torch.no_grad():
                 for module in model.modules():
-                    if isinstance(module, (nn.Conv2d, nn.Linear)):
+                    if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
                         module.weight.copy_(torch.randint(-1, 2, module.weight.shape))
                         if module.bias is not None:
                             module.bias.zero_()

@@ -3,6 +3,7 @@
 Written from the rule alone: it shares no code with lib.slicing but the recorded float64 values, which both read.
 """
 
+import itertools
 import math
 import operator
 from collections import defaultdict
@@ -114,8 +115,9 @@ class Reference:
         if value:
             self.add(self.contributions[name], position, value)
 
-    def weighted(self, op, place_of, taps_of):
-        """place_of(out): its filter and what it sees; taps_of(what it sees): each tap in the weight and the input."""
+    def weighted(self, op, place_of, taps_of, position=lambda filter_, tap: (filter_, *tap)):
+        """place_of(out): its filter and what it sees; taps_of(what it sees): each tap in the weight and the input;
+        position(filter, tap): where that weight is."""
         x, dy = self.centred(op.inputs[0]), self.centred(op.name)
         weight = op.module.weight.detach().numpy()
         seen = {}  # what outputs of one place share
@@ -129,11 +131,11 @@ class Reference:
             in_weight, in_input, values = seen[where]
             if not values:
                 continue
-            row = weight[filter_]
-            v = [float(row[w]) * value for w, value in zip(in_weight, values, strict=True)]
+            places = [position(filter_, tap) for tap in in_weight]
+            v = [float(weight[w]) * value for w, value in zip(places, values, strict=True)]
             for k, value in self.local(v, float(dy[out]), contribution).items():
                 if value:
-                    self.add(self.synapses[op.layer], (filter_, *in_weight[k]), value)
+                    self.add(self.synapses[op.layer], places[k], value)
                     self.give(op.inputs[0], in_input[k], value)
 
     def linear(self, op, found):
@@ -142,6 +144,8 @@ class Reference:
 
     def convolution(self, op, found):
         layer = op.module
+        if isinstance(layer, (nn.ConvTranspose1d, nn.ConvTranspose2d)):
+            return self.transposed(op)
         if isinstance(layer, nn.Conv1d):
             return self.along(op)
         _, height, width = self.values[op.inputs[0]].shape
@@ -166,6 +170,32 @@ class Reference:
             return found
 
         self.weighted(op, lambda out: (out[0], (out[0] // group_out, out[1], out[2])), taps)
+
+    def transposed(self, op):
+        """A transposed convolution: tap i of a kernel takes input h to output h * stride - padding + i * dilation."""
+        layer, sides = op.module, self.values[op.inputs[0]].shape[1:]
+        group_in, group_out = layer.in_channels // layer.groups, layer.out_channels // layer.groups
+        each = list(zip(layer.stride, layer.padding, layer.dilation, strict=True))
+
+        def reached(at, tap):
+            return tuple(h * s - p + i * d for h, i, (s, p, d) in zip(at, tap, each, strict=True))
+
+        def taps(where):
+            group, *place = where
+            return [
+                ((channel, *tap), (channel, *at))
+                for channel in range(group * group_in, (group + 1) * group_in)
+                for tap in itertools.product(*map(range, layer.kernel_size))
+                for at in itertools.product(*map(range, sides))
+                if reached(at, tap) == tuple(place)
+            ]
+
+        self.weighted(
+            op,
+            lambda out: (out[0], (out[0] // group_out, *out[1:])),
+            taps,
+            lambda filter_, tap: (tap[0], filter_ % group_out, *tap[1:]),
+        )
 
     def along(self, op):
         """A convolution along one axis."""
