@@ -78,12 +78,12 @@ FUNCTIONS: dict[Any, str] = {
     **dict.fromkeys((operator.mul, torch.mul, torch.multiply), "multiply"),
     **dict.fromkeys((operator.truediv, torch.div, torch.true_divide), "divide"),
     operator.neg: "affine",
-    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), "concatenate"),
+    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate, torch.stack), "concatenate"),
     **dict.fromkeys(_functions(*_ACTIVATION_NAMES), "activation"),
     **dict.fromkeys(_functions("layer_norm", "group_norm", "batch_norm", "instance_norm"), "norm"),
     **dict.fromkeys(_functions("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"), "same"),
     **dict.fromkeys((F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean), "average"),
-    **dict.fromkeys((F.max_pool2d, F.adaptive_max_pool2d, torch.max_pool2d), "maximum"),
+    **dict.fromkeys((F.max_pool2d, F.adaptive_max_pool2d, torch.max_pool2d, torch.amax), "maximum"),
     **dict.fromkeys((torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, F.pad), "rearrange"),
     **dict.fromkeys((torch.permute, torch.transpose, torch.swapaxes, torch.movedim, operator.getitem), "rearrange"),
     **dict.fromkeys((torch.narrow, torch.unflatten, torch.roll, torch.flip), "rearrange"),
@@ -103,6 +103,7 @@ METHODS: dict[str, str] = {
     **dict.fromkeys(("swapaxes", "movedim", "narrow", "unflatten", "roll", "flip", "view_as", "select"), "rearrange"),
     **dict.fromkeys(("chunk", "split", "unbind", "tensor_split"), "parts"),
     "mean": "average",
+    "amax": "maximum",
 }
 # Tensors that are as large as their first argument and hold nothing of it.
 FILLED = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}

@@ -7,7 +7,7 @@ al., CVPR 2019, https://arxiv.org/abs/1904.08089) by the same machinery.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -24,7 +24,7 @@ from lib.slicing.graph import Graph, Operation, SlicingError
 from lib.slicing.profiling import NeuronProfile
 from lib.slicing.rules import EffectivePath, NNSlicer, Rule
 from lib.slicing.slices import Slices
-from lib.slicing.windows import Windows, mean_axes, pool
+from lib.slicing.windows import Windows, pool, pooled_axes
 
 MEMORY = 2**30  # bytes that the values and contributions of one chunk of inputs may take
 LIMIT = 8 * 2**30  # bytes that a result may take
@@ -290,17 +290,16 @@ class _Backward:
                 target += engine.gathered(contributions, target.shape)
         elif op.kind == "concatenate":
             axis = op.node.kwargs.get("dim", op.node.args[1] if len(op.node.args) > 1 else 0)
-            each = [shapes[name][axis] for name in op.inputs]  # type: ignore[index]
+            stacked = op.node.target is torch.stack
+            each = [1 if stacked else shapes[name][axis] for name in op.inputs]  # type: ignore[index]
             for target, part in zip(into, engine.split(contributions, each, axis), strict=True):
-                target += part
+                target += part.reshape(target.shape)
         elif op.kind == "rearrange":
             places = torch.arange(prod(shapes[op.inputs[0]])).view(shapes[op.inputs[0]])
             engine.scatter(into[0], self.graph.run_on(op, places, sizes, shapes), contributions)
         elif op.kind == "maximum":
-            windows = pool(op, shapes[op.inputs[0]], shapes[op.name], self.graph.arguments(op, sizes))
-            engine.maximum(
-                engine.array(self._back(op.inputs[0], values[op.inputs[0]])), contributions, into[0], windows
-            )
+            x = engine.array(self._back(op.inputs[0], values[op.inputs[0]]))
+            self._pooled(engine.maximum, op, x, contributions, into[0], shapes, sizes)
         else:
             signs = self._back(op.name, self.rule.marks(values, op.name, predicted))
             marks = engine.marks(signs, contributions)
@@ -308,25 +307,34 @@ class _Backward:
             if op.kind == "add":
                 engine.addition(terms, marks, into)
             elif op.kind == "average":
-                given = self.graph.arguments(op, sizes)
-                axes = mean_axes(op, len(shapes[op.inputs[0]]), given)
-                if axes is None:
-                    engine.average(terms[0], marks, into[0], pool(op, shapes[op.inputs[0]], shapes[op.name], given))
-                else:
-                    self._mean(axes, terms[0], marks, into[0])
+                self._pooled(engine.average, op, terms[0], marks, into[0], shapes, sizes)
             else:
                 self._weighted(op, terms[0], marks, kept.synapses.get(op.layer), into[0])
 
-    def _mean(self, axes: list[int], terms: Any, marks: Any, into: Any) -> None:
-        """A mean over some axes: one window that holds them all."""
+    def _pooled(
+        self,
+        work: Callable[..., None],
+        op: Operation,
+        terms: Any,
+        marks: Any,
+        into: Any,
+        shapes: dict[str, torch.Size],
+        sizes: dict[str, Any],
+    ) -> None:
+        """A pool, or a mean or maximum over some axes: one window that holds them all."""
+        given = self.graph.arguments(op, sizes)
+        axes = pooled_axes(op, terms.ndim, given)
+        if axes is None:
+            return work(terms, marks, into, pool(op, shapes[op.inputs[0]], shapes[op.name], given))
         kept = [axis for axis in range(terms.ndim) if axis not in axes]
         moved = torch.as_tensor(terms).permute(*kept, *axes)
         length = prod(moved.shape[len(kept) :])
         x = self.engine.array(moved.reshape(-1, 1, 1, length))
         found = self.engine.zeros(tuple(x.shape))
-        self.engine.average(x, marks.reshape(-1, 1, 1, 1), found, Windows.whole(length))
+        work(x, marks.reshape(-1, 1, 1, 1), found, Windows.whole(length))
         back = torch.as_tensor(found).reshape(moved.shape).permute(*torch.tensor([*kept, *axes]).argsort().tolist())
         into += self.engine.contributions(back)
+        return None
 
     def _weighted(self, op: Operation, terms: Any, marks: Any, synapses: Any, into: Any) -> None:
         """A convolution or linear layer. Pieces of an image that lie in the batch are worked on one by one."""

@@ -81,19 +81,19 @@ def _sizes(value: Any, flat: bool, missing: int) -> Pair:
     return (missing, int(value[0])) if flat else pair(value)
 
 
-def mean_axes(op: Operation, dimensions: int, given: tuple[list, dict]) -> list[int] | None:
-    """The axes of a mean over others than those of an image (N, C, H, W); None for every other pool.
+def pooled_axes(op: Operation, dimensions: int, given: tuple[list, dict]) -> list[int] | None:
+    """The axes of a mean or maximum over some; None for pools of windows, and a mean over those of (N, C, H, W).
 
-    Raises: SlicingError for a mean over all axes.
+    Raises: SlicingError for all axes.
     """
-    target = op.node.target
-    if op.module is not None or (target != "mean" and getattr(target, "__name__", "") != "mean"):
+    name = op.node.target if isinstance(op.node.target, str) else getattr(op.node.target, "__name__", "")
+    if op.module is not None or name not in ("mean", "amax"):
         return None
     axes = given[1].get("dim", given[0][1] if len(given[0]) > 1 else None)
     if axes is None:
-        raise SlicingError(f"mean over all axes in {op.where!r}: name the axes of one image")
+        raise SlicingError(f"{name} over all axes in {op.where!r}: name the axes of one image")
     wanted = sorted(int(axis) % dimensions for axis in (axes if isinstance(axes, (list, tuple)) else [axes]))
-    return None if dimensions == 4 and wanted == [2, 3] else wanted
+    return None if name == "mean" and dimensions == 4 and wanted == [2, 3] else wanted
 
 
 def pool(op: Operation, shape: tuple[int, ...], out: tuple[int, ...], given: tuple[list, dict]) -> Windows:

@@ -149,6 +149,20 @@ class Upward(nn.Module):
         return self.fc(torch.relu(self.row(x.flatten(2))).mean(2))
 
 
+class Maxout(nn.Module):
+    """The larger of two stacked branches, and the largest value of each map."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.fc = nn.Conv2d(2, 4, 3), nn.Conv2d(2, 4, 3), nn.Linear(8, 4)
+
+    def forward(self, x):
+        both = torch.stack([self.a(x), self.b(x)], 2)  # (N, 4, 2, H, W)
+        both = both.permute(0, 1, 3, 4, 2)
+        tokens = both.amax(4).flatten(2)
+        return self.fc(torch.cat([torch.amax(tokens, dim=2), torch.relu(both).amax((2, 3, 4))], 1))
+
+
 NETWORKS = {
     "branches": (Branches, (2, 9, 8)),
     "functions": (Functions, (1, 11, 11)),
@@ -159,6 +173,7 @@ NETWORKS = {
     "widened": (Widened, (1, 6, 5)),
     "signal": (Signal, (4, 3, 5)),
     "upward": (Upward, (1, 5, 4)),
+    "maxout": (Maxout, (2, 4, 5)),
     "single": (single, (1, 2, 2)),
 }
 

@@ -258,9 +258,15 @@ class Reference:
                 self.give(op.inputs[0], place[k], value)
 
     def maximum(self, op, found):
-        x, windows = self.values[op.inputs[0]], self.windows(op)
+        x = self.values[op.inputs[0]]
+        over_axes = getattr(op.node.target, "__name__", op.node.target) == "amax"  # over the last axes of all
+        windows = None if over_axes else self.windows(op)
         for out, contribution in found.items():
-            place = windows(*out)
+            if over_axes:
+                rest = x.shape[len(out) :]
+                place = [(*out, *inner) for inner in np.ndindex(*rest)]
+            else:
+                place = windows(*out)
             top = max(x[i] for i in place)
             for i in place:
                 if x[i] == top:
@@ -274,6 +280,11 @@ class Reference:
                 self.give(op.inputs[k], out, value)
 
     def concatenate(self, op, found):
+        if op.node.target is torch.stack:  # along a new axis
+            axis = op.node.args[1] - 1
+            for out, contribution in found.items():
+                self.give(op.inputs[out[axis]], (*out[:axis], *out[axis + 1 :]), contribution)
+            return
         parts = [self.values[name] if name in self.values else self.sizes[name][0] for name in op.inputs]
         edges = np.cumsum([0, *(part.shape[0] for part in parts)])
         for out, contribution in found.items():
