@@ -7,7 +7,7 @@ al., CVPR 2019, https://arxiv.org/abs/1904.08089) by the same machinery.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -21,10 +21,10 @@ from lib.data import as_images, with_gradients
 from lib.slicing import compiled, tensors
 from lib.slicing.convolutions import convolve
 from lib.slicing.graph import Graph, Operation, SlicingError
+from lib.slicing.pools import pooled
 from lib.slicing.profiling import NeuronProfile
 from lib.slicing.rules import EffectivePath, NNSlicer, Rule
 from lib.slicing.slices import Slices
-from lib.slicing.windows import Windows, pool, pooled_axes
 
 MEMORY = 2**30  # bytes that the values and contributions of one chunk of inputs may take
 LIMIT = 8 * 2**30  # bytes that a result may take
@@ -299,7 +299,7 @@ class _Backward:
             engine.scatter(into[0], self.graph.run_on(op, places, sizes, shapes), contributions)
         elif op.kind == "maximum":
             x = engine.array(self._back(op.inputs[0], values[op.inputs[0]]))
-            self._pooled(engine.maximum, op, x, contributions, into[0], shapes, sizes)
+            pooled(engine, engine.maximum, op, x, contributions, into[0], self.graph.arguments(op, sizes))
         else:
             signs = self._back(op.name, self.rule.marks(values, op.name, predicted))
             marks = engine.marks(signs, contributions)
@@ -307,34 +307,9 @@ class _Backward:
             if op.kind == "add":
                 engine.addition(terms, marks, into)
             elif op.kind == "average":
-                self._pooled(engine.average, op, terms[0], marks, into[0], shapes, sizes)
+                pooled(engine, engine.average, op, terms[0], marks, into[0], self.graph.arguments(op, sizes))
             else:
                 self._weighted(op, terms[0], marks, kept.synapses.get(op.layer), into[0])
-
-    def _pooled(
-        self,
-        work: Callable[..., None],
-        op: Operation,
-        terms: Any,
-        marks: Any,
-        into: Any,
-        shapes: dict[str, torch.Size],
-        sizes: dict[str, Any],
-    ) -> None:
-        """A pool, or a mean or maximum over some axes: one window that holds them all."""
-        given = self.graph.arguments(op, sizes)
-        axes = pooled_axes(op, terms.ndim, given)
-        if axes is None:
-            return work(terms, marks, into, pool(op, shapes[op.inputs[0]], shapes[op.name], given))
-        kept = [axis for axis in range(terms.ndim) if axis not in axes]
-        moved = torch.as_tensor(terms).permute(*kept, *axes)
-        length = prod(moved.shape[len(kept) :])
-        x = self.engine.array(moved.reshape(-1, 1, 1, length))
-        found = self.engine.zeros(tuple(x.shape))
-        work(x, marks.reshape(-1, 1, 1, 1), found, Windows.whole(length))
-        back = torch.as_tensor(found).reshape(moved.shape).permute(*torch.tensor([*kept, *axes]).argsort().tolist())
-        into += self.engine.contributions(back)
-        return None
 
     def _weighted(self, op: Operation, terms: Any, marks: Any, synapses: Any, into: Any) -> None:
         """A convolution or linear layer. Pieces of an image that lie in the batch are worked on one by one."""

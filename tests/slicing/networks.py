@@ -149,6 +149,21 @@ class Upward(nn.Module):
         return self.fc(torch.relu(self.row(x.flatten(2))).mean(2))
 
 
+class Rhythm(nn.Module):
+    """Pools along one axis, as modules and functions."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.fc = nn.Conv1d(3, 4, 3, padding=1), nn.Conv1d(4, 5, 1), nn.Linear(25, 4)
+        self.maximum, self.average = nn.MaxPool1d(3, 1, 1, dilation=2), nn.AvgPool1d(2, padding=1)
+        self.adapted, self.last = nn.AdaptiveAvgPool1d(7), nn.AdaptiveMaxPool1d(5)
+
+    def forward(self, x):
+        x = self.adapted(self.average(self.maximum(self.first(x.flatten(2)))))
+        x = F.avg_pool1d(F.max_pool1d(self.second(x), 2, stride=1, padding=1), 2, 1)
+        return self.fc(self.last(x).flatten(1))
+
+
 class Maxout(nn.Module):
     """The larger of two stacked branches, and the largest value of each map."""
 
@@ -173,6 +188,7 @@ NETWORKS = {
     "widened": (Widened, (1, 6, 5)),
     "signal": (Signal, (4, 3, 5)),
     "upward": (Upward, (1, 5, 4)),
+    "rhythm": (Rhythm, (3, 4, 5)),
     "maxout": (Maxout, (2, 4, 5)),
     "single": (single, (1, 2, 2)),
 }

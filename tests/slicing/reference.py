@@ -212,6 +212,8 @@ class Reference:
         """Output position -> input positions of its window."""
         shape, out = self.values[op.inputs[0]].shape, self.values[op.name].shape
         layer = op.module
+        if "1d" in (getattr(op.node.target, "__name__", "") if layer is None else type(layer).__name__):
+            return self.windows_along(op)
         by_size = layer is None and op.node.target in (F.adaptive_avg_pool2d, "mean")
         if by_size or isinstance(layer, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)):
             sides = out[1:] if len(out) == 3 else (1, 1)
@@ -244,6 +246,27 @@ class Reference:
                 )
         return lambda c, r, q: [(c, h, w) for h in ranges[0][r] for w in ranges[1][q]]
 
+    def windows_along(self, op):
+        """The same along one axis."""
+        length, count = self.values[op.inputs[0]].shape[1], self.values[op.name].shape[1]
+        layer = op.module
+        if isinstance(layer, (nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d)):
+            return lambda c, q: [(c, i) for i in range(q * length // count, -(-(q + 1) * length // count))]
+        if layer is None:
+            names = ["input", "kernel_size", "stride", "padding", "dilation"]
+            given = {**dict(zip(names, op.node.args, strict=False)), **op.node.kwargs}
+        else:
+            given = vars(layer)
+        one = {key: value[0] if isinstance(value, tuple) else value for key, value in given.items()}
+        kernel, pad, dilation = one["kernel_size"], one.get("padding", 0), one.get("dilation", 1)
+        stride = one.get("stride") or kernel
+
+        def window(c, q):
+            reached = [q * stride - pad + i * dilation for i in range(kernel)]
+            return [(c, i) for i in reached if 0 <= i < length]
+
+        return window
+
     def average(self, op, found):
         x, dy = self.centred(op.inputs[0]), self.centred(op.name)
         over_one = op.node.target == "mean" and isinstance(op.node.args[1], int)
@@ -253,7 +276,7 @@ class Reference:
                 axis = op.node.args[1] - 1
                 place = [(*out[:axis], i, *out[axis:]) for i in range(x.shape[axis])]
             else:
-                place = windows(*out) if len(out) == 3 else windows(out[0], 0, 0)
+                place = windows(out[0], 0, 0) if len(out) == 1 else windows(*out)
             for k, value in self.local([float(x[i]) for i in place], float(dy[out]), contribution).items():
                 self.give(op.inputs[0], place[k], value)
 
