@@ -264,3 +264,50 @@ def test_the_reference_sums_up_to_what_torch_computes(seed):
     assert set(sums) == {float(v) for v in out.flatten()} - {0.0}  # outputs of zero are those that nothing reaches
     for wanted, found in sums.items():
         assert found == pytest.approx(wanted, abs=1e-12)
+
+
+class Written(nn.Module):
+    """A step between a convolution and a linear layer."""
+
+    def __init__(self, step, size):
+        super().__init__()
+        self.conv, self.step, self.fc = nn.Conv2d(2, 4, 3, padding=1), step, nn.Linear(size, 3)
+
+    def forward(self, x):
+        return self.fc(self.step(self.conv(x)).flatten(1))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("one", "other", "size"),
+    [
+        (lambda x: x.amax((-2, -1), keepdim=True), lambda x: nn.functional.adaptive_max_pool2d(x, 1), 4),
+        (lambda x: torch.amax(x, -1), lambda x: nn.functional.max_pool2d(x, (1, 5)), 16),
+        (lambda x: x.flatten(2).amax(dim=2), lambda x: nn.functional.max_pool2d(x, (4, 5)), 4),
+        (lambda x: torch.stack([x, x], -1), lambda x: torch.cat([x.unsqueeze(-1), x.unsqueeze(-1)], -1), 160),
+        (lambda x: torch.stack((x, -x), dim=1), lambda x: torch.cat([x.unsqueeze(1), -x.unsqueeze(1)], 1), 160),
+    ],
+    ids=["amax of maps", "amax of rows", "amax of positions", "stack at the end", "stack before the channels"],
+)
+def test_two_ways_of_writing_a_step(one, other, size, engine):
+    torch.manual_seed(0)
+    first, second = Written(one, size).eval(), Written(other, size).eval()
+    second.load_state_dict(first.state_dict())
+    images = torch.rand(6, 2, 4, 5)
+    known = [profiled(model, images, 3) for model in (first, second)]
+    found = [
+        slice(model, images, each, reference="dataset", engine=engine)
+        for model, each in zip((first, second), known, strict=True)
+    ]
+    paths = [effective_path(model, images, engine=engine) for model in (first, second)]
+    for here, there in (found, paths):
+        assert here.synapses["conv"].any()
+        for layer, value in here.synapses.items():
+            assert torch.equal(value, there.synapses[layer])
+        assert torch.equal(here.neurons["input"], there.neurons["input"])
+
+
+def test_a_maximum_over_everything_is_refused_by_name():
+    model = Written(lambda x: x * x.amax(), 80).eval()
+    with pytest.raises(ValueError, match="amax"):
+        effective_path(model, torch.rand(2, 2, 4, 5))
