@@ -47,8 +47,8 @@ def slice(
     """The dynamic slice of a network for each input: the synapses and neurons that shaped its output.
 
     Args:
-        model: a network that torch.fx can trace: Conv2d, Linear, BatchNorm, ReLU, max and average pools, Flatten,
-            Dropout, residual addition, concatenation. It is left as it is; the forward phase runs in float64.
+        model: a network that torch.fx can trace, of the operations that docs/own_networks.md lists. It is left as it
+            is; the forward phase runs in float64.
         images: (N, C, H, W) in [0, 1], float, or uint8 in 0..255.
         profile: of this network, from `profile`.
         theta: granularity in [0, 1): how near the kept terms' sum comes to the whole sum; larger keeps less.
