@@ -88,9 +88,11 @@ class Network:
         logits = next(node for node in graph if node.op == "output").args[0]
         used = [node for node in inputs if node.users]
         if len(used) != 1 or not isinstance(logits, fx.Node):
-            given = "one" if isinstance(logits, fx.Node) else f"a {type(logits).__name__} of several"
+            kind = type(logits).__name__.removeprefix("immutable_")  # as torch.fx keeps lists and dicts
+            given = "one" if isinstance(logits, fx.Node) else f"a {kind} of several"
+            taken = "one tensor" if len(used) == 1 else f"{len(used)} tensors"
             raise error(
-                f"{self.name} takes {len(used)} tensors and returns {given}: a network from one tensor of images to "
+                f"{self.name} takes {taken} and returns {given}: a network from one tensor of images to "
                 "one of logits is wanted; wrap it in a module that returns the logits alone"
             )
         self.input, self.logits = used[0], logits

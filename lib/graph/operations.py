@@ -36,13 +36,13 @@ _ACTIVATIONS = (
 # What returns its own argument in evaluation mode.
 SAME = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 MODULES: list[tuple[tuple[type[nn.Module], ...], str]] = [
-    ((nn.Conv1d, nn.Conv2d), "convolution"),
+    ((nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d), "convolution"),
     ((nn.Linear,), "linear"),
     (_NORMS, "norm"),
     (_ACTIVATIONS, "activation"),
     (SAME, "same"),
-    ((nn.AvgPool2d, nn.AdaptiveAvgPool2d), "average"),
-    ((nn.MaxPool2d, nn.AdaptiveMaxPool2d), "maximum"),
+    ((nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AvgPool1d, nn.AdaptiveAvgPool1d), "average"),
+    ((nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.MaxPool1d, nn.AdaptiveMaxPool1d), "maximum"),
     (
         (nn.Flatten, nn.Unflatten, nn.ZeroPad2d, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle),
         "rearrange",
@@ -78,12 +78,13 @@ FUNCTIONS: dict[Any, str] = {
     **dict.fromkeys((operator.mul, torch.mul, torch.multiply), "multiply"),
     **dict.fromkeys((operator.truediv, torch.div, torch.true_divide), "divide"),
     operator.neg: "affine",
-    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), "concatenate"),
+    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate, torch.stack), "concatenate"),
     **dict.fromkeys(_functions(*_ACTIVATION_NAMES), "activation"),
     **dict.fromkeys(_functions("layer_norm", "group_norm", "batch_norm", "instance_norm"), "norm"),
     **dict.fromkeys(_functions("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"), "same"),
-    **dict.fromkeys((F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean), "average"),
-    **dict.fromkeys((F.max_pool2d, F.adaptive_max_pool2d, torch.max_pool2d), "maximum"),
+    **dict.fromkeys((F.avg_pool2d, F.adaptive_avg_pool2d, F.avg_pool1d, F.adaptive_avg_pool1d, torch.mean), "average"),
+    **dict.fromkeys((F.max_pool2d, F.adaptive_max_pool2d, torch.max_pool2d, torch.amax), "maximum"),
+    **dict.fromkeys((F.max_pool1d, F.adaptive_max_pool1d, torch.max_pool1d), "maximum"),
     **dict.fromkeys((torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, F.pad), "rearrange"),
     **dict.fromkeys((torch.permute, torch.transpose, torch.swapaxes, torch.movedim, operator.getitem), "rearrange"),
     **dict.fromkeys((torch.narrow, torch.unflatten, torch.roll, torch.flip), "rearrange"),
@@ -103,6 +104,7 @@ METHODS: dict[str, str] = {
     **dict.fromkeys(("swapaxes", "movedim", "narrow", "unflatten", "roll", "flip", "view_as", "select"), "rearrange"),
     **dict.fromkeys(("chunk", "split", "unbind", "tensor_split"), "parts"),
     "mean": "average",
+    "amax": "maximum",
 }
 # Tensors that are as large as their first argument and hold nothing of it.
 FILLED = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from lib import progress
 from lib.data import as_images, with_gradients
-from lib.graph import Layout
 from lib.slicing import compiled, tensors
+from lib.slicing.convolutions import convolve
 from lib.slicing.graph import Graph, Operation, SlicingError
+from lib.slicing.pools import pooled
 from lib.slicing.profiling import NeuronProfile
 from lib.slicing.rules import EffectivePath, NNSlicer, Rule
 from lib.slicing.slices import Slices
-from lib.slicing.windows import Windows, convolution, mean_axes, pool
 
 MEMORY = 2**30  # bytes that the values and contributions of one chunk of inputs may take
 LIMIT = 8 * 2**30  # bytes that a result may take
@@ -47,8 +47,8 @@ def slice(
     """The dynamic slice of a network for each input: the synapses and neurons that shaped its output.
 
     Args:
-        model: a network that torch.fx can trace: Conv2d, Linear, BatchNorm, ReLU, max and average pools, Flatten,
-            Dropout, residual addition, concatenation. It is left as it is; the forward phase runs in float64.
+        model: a network that torch.fx can trace, of the operations that docs/own_networks.md lists. It is left as it
+            is; the forward phase runs in float64.
         images: (N, C, H, W) in [0, 1], float, or uint8 in 0..255.
         profile: of this network, from `profile`.
         theta: granularity in [0, 1): how near the kept terms' sum comes to the whole sum; larger keeps less.
@@ -290,17 +290,16 @@ class _Backward:
                 target += engine.gathered(contributions, target.shape)
         elif op.kind == "concatenate":
             axis = op.node.kwargs.get("dim", op.node.args[1] if len(op.node.args) > 1 else 0)
-            each = [shapes[name][axis] for name in op.inputs]  # type: ignore[index]
+            stacked = op.node.target is torch.stack
+            each = [1 if stacked else shapes[name][axis] for name in op.inputs]  # type: ignore[index]
             for target, part in zip(into, engine.split(contributions, each, axis), strict=True):
-                target += part
+                target += part.reshape(target.shape)
         elif op.kind == "rearrange":
             places = torch.arange(prod(shapes[op.inputs[0]])).view(shapes[op.inputs[0]])
             engine.scatter(into[0], self.graph.run_on(op, places, sizes, shapes), contributions)
         elif op.kind == "maximum":
-            windows = pool(op, shapes[op.inputs[0]], shapes[op.name], self.graph.arguments(op, sizes))
-            engine.maximum(
-                engine.array(self._back(op.inputs[0], values[op.inputs[0]])), contributions, into[0], windows
-            )
+            x = engine.array(self._back(op.inputs[0], values[op.inputs[0]]))
+            pooled(engine, engine.maximum, op, x, contributions, into[0], self.graph.arguments(op, sizes))
         else:
             signs = self._back(op.name, self.rule.marks(values, op.name, predicted))
             marks = engine.marks(signs, contributions)
@@ -308,25 +307,9 @@ class _Backward:
             if op.kind == "add":
                 engine.addition(terms, marks, into)
             elif op.kind == "average":
-                given = self.graph.arguments(op, sizes)
-                axes = mean_axes(op, len(shapes[op.inputs[0]]), given)
-                if axes is None:
-                    engine.average(terms[0], marks, into[0], pool(op, shapes[op.inputs[0]], shapes[op.name], given))
-                else:
-                    self._mean(axes, terms[0], marks, into[0])
+                pooled(engine, engine.average, op, terms[0], marks, into[0], self.graph.arguments(op, sizes))
             else:
                 self._weighted(op, terms[0], marks, kept.synapses.get(op.layer), into[0])
-
-    def _mean(self, axes: list[int], terms: Any, marks: Any, into: Any) -> None:
-        """A mean over some axes: one window that holds them all."""
-        kept = [axis for axis in range(terms.ndim) if axis not in axes]
-        moved = torch.as_tensor(terms).permute(*kept, *axes)
-        length = prod(moved.shape[len(kept) :])
-        x = self.engine.array(moved.reshape(-1, 1, 1, length))
-        found = self.engine.zeros(tuple(x.shape))
-        self.engine.average(x, marks.reshape(-1, 1, 1, 1), found, Windows.whole(length))
-        back = torch.as_tensor(found).reshape(moved.shape).permute(*torch.tensor([*kept, *axes]).argsort().tolist())
-        into += self.engine.contributions(back)
 
     def _weighted(self, op: Operation, terms: Any, marks: Any, synapses: Any, into: Any) -> None:
         """A convolution or linear layer. Pieces of an image that lie in the batch are worked on one by one."""
@@ -339,19 +322,11 @@ class _Backward:
             engine.linear(x, weight, out, synapses, found)
             rows = layout.rows(torch.empty(into.shape, device="meta")).shape
             into += engine.contributions(layout.back(torch.as_tensor(found).reshape(rows)))
-        elif terms.ndim == 3:  # along one axis: an image of one row
-            x, out, target = (a.reshape(*a.shape[:2], 1, a.shape[2]) for a in (terms, marks, into))
-            self._convolved(op, layout, x, out, synapses, target)
-        else:
-            self._convolved(op, layout, terms, marks, synapses, into)
-
-    def _convolved(self, op: Operation, layout: Layout, terms: Any, marks: Any, synapses: Any, into: Any) -> None:
-        engine, weight = self.engine, self.weights[op.layer]
-        if layout.plain:
-            engine.weighted(terms, weight, marks, synapses, into, convolution(op))
+        elif layout.plain:
+            convolve(engine, op, terms, weight, marks, synapses, into)
         elif layout.dim == 0:
             pieces = None if synapses is None else engine.zeros((len(terms), *synapses.shape[1:]))
-            engine.weighted(terms, weight, marks, pieces, into, convolution(op))
+            convolve(engine, op, terms, weight, marks, pieces, into)
             if synapses is not None:
                 synapses += engine.contributions(layout.rows(torch.as_tensor(pieces)).sum(1, dtype=torch.int32))
         else:

@@ -17,8 +17,8 @@ CENTRED = ("convolution", "linear", "average", "add")  # the kinds whose rule re
 NEEDS_VALUES = (*CENTRED, "maximum")
 _PASSED = ("norm", "activation", "same", "affine")
 _KNOWN = (
-    "Conv2d, Linear, normalisation, activations, Dropout, max and average pools, residual addition, scaling, the "
-    "product of two activations, concatenation, chunk, flatten, reshape, permute, pad"
+    "Conv2d, Conv1d, their transposed forms, Linear, normalisation, activations, Dropout, max and average pools, "
+    "residual addition, scaling, the product of two activations, concatenation, chunk, flatten, reshape, permute, pad"
 )
 
 

@@ -177,7 +177,9 @@ def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
         )
     for name, mask in masks.items():
         if name not in layers:
-            raise ValueError(f"mask of layer {name!r}, which the network does not have: one of {', '.join(layers)}")
+            raise ValueError(
+                f"mask of layer {name!r}, which is no Conv2d or Linear layer of the network: one of {', '.join(layers)}"
+            )
         weight = layers[name].weight
         if mask.shape != weight.shape or mask.dtype != torch.bool:
             raise ValueError(

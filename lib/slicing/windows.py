@@ -12,6 +12,7 @@ from torch import nn
 from lib.slicing.graph import Operation, SlicingError
 
 Pair = tuple[int, int]
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ def pair(value: Any) -> Pair:
 def convolution(op: Operation) -> Convolution:
     """Geometry of a convolution."""
     layer = op.module
-    assert isinstance(layer, (nn.Conv1d, nn.Conv2d))
-    flat = isinstance(layer, nn.Conv1d)
+    assert isinstance(layer, (nn.Conv1d, nn.Conv2d, *TRANSPOSED))
+    flat = isinstance(layer, (nn.Conv1d, nn.ConvTranspose1d))
     stride, dilation, kernel = (_sizes(v, flat, 1) for v in (layer.stride, layer.dilation, layer.kernel_size))
     if layer.padding == "valid":
         padding = (0, 0)
@@ -80,19 +81,10 @@ def _sizes(value: Any, flat: bool, missing: int) -> Pair:
     return (missing, int(value[0])) if flat else pair(value)
 
 
-def mean_axes(op: Operation, dimensions: int, given: tuple[list, dict]) -> list[int] | None:
-    """The axes of a mean over others than those of an image (N, C, H, W); None for every other pool.
-
-    Raises: SlicingError for a mean over all axes.
-    """
-    target = op.node.target
-    if op.module is not None or (target != "mean" and getattr(target, "__name__", "") != "mean"):
-        return None
-    axes = given[1].get("dim", given[0][1] if len(given[0]) > 1 else None)
-    if axes is None:
-        raise SlicingError(f"mean over all axes in {op.where!r}: name the axes of one image")
-    wanted = sorted(int(axis) % dimensions for axis in (axes if isinstance(axes, (list, tuple)) else [axes]))
-    return None if dimensions == 4 and wanted == [2, 3] else wanted
+def along_one_axis(op: Operation) -> bool:
+    """Whether a pool is of one dimension, (N, C, L)."""
+    name = getattr(op.node.target, "__name__", "") if op.module is None else type(op.module).__name__
+    return name.endswith("1d")
 
 
 def pool(op: Operation, shape: tuple[int, ...], out: tuple[int, ...], given: tuple[list, dict]) -> Windows:
@@ -115,6 +107,8 @@ def pool(op: Operation, shape: tuple[int, ...], out: tuple[int, ...], given: tup
 
 def _settings(op: Operation, given: tuple[list, dict]) -> tuple[bool, Any]:
     layer = op.module
+    if along_one_axis(op):
+        return _settings_of_one_axis(op, given)
     if isinstance(layer, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)):
         return True, _sides(layer.output_size, op)
     if isinstance(layer, (nn.AvgPool2d, nn.MaxPool2d)):
@@ -137,6 +131,22 @@ def _settings(op: Operation, given: tuple[list, dict]) -> tuple[bool, Any]:
     return False, tuple(
         pair(value) for value in (named["kernel_size"], step, named.get("padding", 0), named.get("dilation", 1))
     )
+
+
+def _settings_of_one_axis(op: Operation, given: tuple[list, dict]) -> tuple[bool, Any]:
+    """Settings of a pool of one dimension, as of an image of one row."""
+    missing = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
+    if op.module is not None:
+        named = vars(op.module)
+    else:
+        name = op.node.target.__name__  # type: ignore[union-attr]
+        known = ["output_size"] if "adaptive" in name else list(missing)[: 4 if "max" in name else 3]
+        named = {**dict(zip(known, given[0][1:], strict=False)), **given[1]}
+    one = {key: value[0] if isinstance(value, (tuple, list)) else value for key, value in named.items()}
+    if "output_size" in one:
+        return True, (1, int(one["output_size"]))
+    one["stride"] = one.get("stride") or one["kernel_size"]
+    return False, tuple((default, int(one.get(key, default))) for key, default in missing.items())
 
 
 def _sides(size: Any, op: Operation) -> Pair:

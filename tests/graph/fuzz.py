@@ -77,9 +77,22 @@ def convolution(net, shape):
     norm = net.draw.choice(
         [nn.BatchNorm2d(out), nn.BatchNorm2d(out), nn.Identity(), nn.InstanceNorm2d(out, affine=True)]
     )
+    if isinstance(norm, nn.InstanceNorm2d) and layer(torch.zeros(1, *shape[1:]))[0, 0].numel() == 1:
+        norm = nn.Identity()  # a single value has no deviation
     act = net.draw.choice(ACTIVATIONS)()
     at, n, a = net.add(layer), net.add(norm), net.add(act)
     return lambda net, x: net.layers[a](net.layers[n](net.layers[at](x)))
+
+
+def transposed(net, shape):
+    if max(shape[2:]) > 8 or min(shape[2:]) < 3:  # padding could leave nothing
+        return None
+    groups = net.draw.choice([g for g in (1, 2) if shape[1] % g == 0])
+    kernel, stride = (net.draw.choice([1, 2, 3]), 2), net.draw.choice([1, 2, (2, 1), (1, 3)])
+    dilation = net.draw.choice([1, (2, 1)])
+    layer = nn.ConvTranspose2d(shape[1], 2 * groups, kernel, stride, net.draw.choice([0, 1]), 0, groups, True, dilation)
+    at = net.add(layer)
+    return lambda net, x: torch.relu(net.layers[at](x))
 
 
 def pair_of_convolutions(net, shape):
@@ -260,6 +273,7 @@ MAKERS = [
     *(
         convolution,
         convolution,
+        transposed,
         pair_of_convolutions,
         activation_in_place,
         residual,

@@ -132,6 +132,52 @@ class Signal(nn.Module):
         return self.fc(self.mix(x.transpose(1, 2)).mean(1))
 
 
+class Upward(nn.Module):
+    """Transposed convolutions: groups, dilation, strides beyond the kernel; along one axis."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3)
+        self.grouped = nn.ConvTranspose2d(4, 6, (3, 2), (2, 3), (1, 0), (1, 2), groups=2)
+        self.dilated = nn.ConvTranspose2d(6, 3, (2, 3), 2, dilation=(2, 1), bias=False)
+        self.down, self.row = nn.Conv2d(3, 4, 3, 4), nn.ConvTranspose1d(4, 6, 3, 2, 2, 1, groups=2)
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = torch.relu(self.grouped(torch.relu(self.stem(x))))
+        x = torch.relu(self.down(self.dilated(x)))
+        return self.fc(torch.relu(self.row(x.flatten(2))).mean(2))
+
+
+class Rhythm(nn.Module):
+    """Pools along one axis, as modules and functions."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.fc = nn.Conv1d(3, 4, 3, padding=1), nn.Conv1d(4, 5, 1), nn.Linear(25, 4)
+        self.maximum, self.average = nn.MaxPool1d(3, 1, 1, dilation=2), nn.AvgPool1d(2, padding=1)
+        self.adapted, self.last = nn.AdaptiveAvgPool1d(7), nn.AdaptiveMaxPool1d(5)
+
+    def forward(self, x):
+        x = self.adapted(self.average(self.maximum(self.first(x.flatten(2)))))
+        x = F.avg_pool1d(F.max_pool1d(self.second(x), 2, stride=1, padding=1), 2, 1)
+        return self.fc(self.last(x).flatten(1))
+
+
+class Maxout(nn.Module):
+    """The larger of two stacked branches, and the largest value of each map."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.fc = nn.Conv2d(2, 4, 3), nn.Conv2d(2, 4, 3), nn.Linear(8, 4)
+
+    def forward(self, x):
+        both = torch.stack([self.a(x), self.b(x)], 2)  # (N, 4, 2, H, W)
+        both = both.permute(0, 1, 3, 4, 2)
+        tokens = both.amax(4).flatten(2)
+        return self.fc(torch.cat([torch.amax(tokens, dim=2), torch.relu(both).amax((2, 3, 4))], 1))
+
+
 NETWORKS = {
     "branches": (Branches, (2, 9, 8)),
     "functions": (Functions, (1, 11, 11)),
@@ -141,6 +187,9 @@ NETWORKS = {
     "modern": (Modern, (2, 6, 6)),
     "widened": (Widened, (1, 6, 5)),
     "signal": (Signal, (4, 3, 5)),
+    "upward": (Upward, (1, 5, 4)),
+    "rhythm": (Rhythm, (3, 4, 5)),
+    "maxout": (Maxout, (2, 4, 5)),
     "single": (single, (1, 2, 2)),
 }
 
@@ -166,7 +215,7 @@ def build(name, seed=0, whole=False):
             images = (images * 2).round() / 2
             with torch.no_grad():
                 for module in model.modules():
-                    if isinstance(module, (nn.Conv2d, nn.Linear)):
+                    if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
                         module.weight.copy_(torch.randint(-1, 2, module.weight.shape))
                         if module.bias is not None:
                             module.bias.zero_()

@@ -3,6 +3,7 @@
 Written from the rule alone: it shares no code with lib.slicing but the recorded float64 values, which both read.
 """
 
+import itertools
 import math
 import operator
 from collections import defaultdict
@@ -114,8 +115,9 @@ class Reference:
         if value:
             self.add(self.contributions[name], position, value)
 
-    def weighted(self, op, place_of, taps_of):
-        """place_of(out): its filter and what it sees; taps_of(what it sees): each tap in the weight and the input."""
+    def weighted(self, op, place_of, taps_of, position=lambda filter_, tap: (filter_, *tap)):
+        """place_of(out): its filter and what it sees; taps_of(what it sees): each tap in the weight and the input;
+        position(filter, tap): where that weight is."""
         x, dy = self.centred(op.inputs[0]), self.centred(op.name)
         weight = op.module.weight.detach().numpy()
         seen = {}  # what outputs of one place share
@@ -129,11 +131,11 @@ class Reference:
             in_weight, in_input, values = seen[where]
             if not values:
                 continue
-            row = weight[filter_]
-            v = [float(row[w]) * value for w, value in zip(in_weight, values, strict=True)]
+            places = [position(filter_, tap) for tap in in_weight]
+            v = [float(weight[w]) * value for w, value in zip(places, values, strict=True)]
             for k, value in self.local(v, float(dy[out]), contribution).items():
                 if value:
-                    self.add(self.synapses[op.layer], (filter_, *in_weight[k]), value)
+                    self.add(self.synapses[op.layer], places[k], value)
                     self.give(op.inputs[0], in_input[k], value)
 
     def linear(self, op, found):
@@ -142,6 +144,8 @@ class Reference:
 
     def convolution(self, op, found):
         layer = op.module
+        if isinstance(layer, (nn.ConvTranspose1d, nn.ConvTranspose2d)):
+            return self.transposed(op)
         if isinstance(layer, nn.Conv1d):
             return self.along(op)
         _, height, width = self.values[op.inputs[0]].shape
@@ -167,6 +171,32 @@ class Reference:
 
         self.weighted(op, lambda out: (out[0], (out[0] // group_out, out[1], out[2])), taps)
 
+    def transposed(self, op):
+        """A transposed convolution: tap i of a kernel takes input h to output h * stride - padding + i * dilation."""
+        layer, sides = op.module, self.values[op.inputs[0]].shape[1:]
+        group_in, group_out = layer.in_channels // layer.groups, layer.out_channels // layer.groups
+        each = list(zip(layer.stride, layer.padding, layer.dilation, strict=True))
+
+        def reached(at, tap):
+            return tuple(h * s - p + i * d for h, i, (s, p, d) in zip(at, tap, each, strict=True))
+
+        def taps(where):
+            group, *place = where
+            return [
+                ((channel, *tap), (channel, *at))
+                for channel in range(group * group_in, (group + 1) * group_in)
+                for tap in itertools.product(*map(range, layer.kernel_size))
+                for at in itertools.product(*map(range, sides))
+                if reached(at, tap) == tuple(place)
+            ]
+
+        self.weighted(
+            op,
+            lambda out: (out[0], (out[0] // group_out, *out[1:])),
+            taps,
+            lambda filter_, tap: (tap[0], filter_ % group_out, *tap[1:]),
+        )
+
     def along(self, op):
         """A convolution along one axis."""
         layer, length = op.module, self.values[op.inputs[0]].shape[1]
@@ -182,6 +212,8 @@ class Reference:
         """Output position -> input positions of its window."""
         shape, out = self.values[op.inputs[0]].shape, self.values[op.name].shape
         layer = op.module
+        if "1d" in (getattr(op.node.target, "__name__", "") if layer is None else type(layer).__name__):
+            return self.windows_along(op)
         by_size = layer is None and op.node.target in (F.adaptive_avg_pool2d, "mean")
         if by_size or isinstance(layer, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)):
             sides = out[1:] if len(out) == 3 else (1, 1)
@@ -214,6 +246,27 @@ class Reference:
                 )
         return lambda c, r, q: [(c, h, w) for h in ranges[0][r] for w in ranges[1][q]]
 
+    def windows_along(self, op):
+        """The same along one axis."""
+        length, count = self.values[op.inputs[0]].shape[1], self.values[op.name].shape[1]
+        layer = op.module
+        if isinstance(layer, (nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d)):
+            return lambda c, q: [(c, i) for i in range(q * length // count, -(-(q + 1) * length // count))]
+        if layer is None:
+            names = ["input", "kernel_size", "stride", "padding", "dilation"]
+            given = {**dict(zip(names, op.node.args, strict=False)), **op.node.kwargs}
+        else:
+            given = vars(layer)
+        one = {key: value[0] if isinstance(value, tuple) else value for key, value in given.items()}
+        kernel, pad, dilation = one["kernel_size"], one.get("padding", 0), one.get("dilation", 1)
+        stride = one.get("stride") or kernel
+
+        def window(c, q):
+            reached = [q * stride - pad + i * dilation for i in range(kernel)]
+            return [(c, i) for i in reached if 0 <= i < length]
+
+        return window
+
     def average(self, op, found):
         x, dy = self.centred(op.inputs[0]), self.centred(op.name)
         over_one = op.node.target == "mean" and isinstance(op.node.args[1], int)
@@ -223,14 +276,20 @@ class Reference:
                 axis = op.node.args[1] - 1
                 place = [(*out[:axis], i, *out[axis:]) for i in range(x.shape[axis])]
             else:
-                place = windows(*out) if len(out) == 3 else windows(out[0], 0, 0)
+                place = windows(out[0], 0, 0) if len(out) == 1 else windows(*out)
             for k, value in self.local([float(x[i]) for i in place], float(dy[out]), contribution).items():
                 self.give(op.inputs[0], place[k], value)
 
     def maximum(self, op, found):
-        x, windows = self.values[op.inputs[0]], self.windows(op)
+        x = self.values[op.inputs[0]]
+        over_axes = getattr(op.node.target, "__name__", op.node.target) == "amax"  # over the last axes of all
+        windows = None if over_axes else self.windows(op)
         for out, contribution in found.items():
-            place = windows(*out)
+            if over_axes:
+                rest = x.shape[len(out) :]
+                place = [(*out, *inner) for inner in np.ndindex(*rest)]
+            else:
+                place = windows(*out)
             top = max(x[i] for i in place)
             for i in place:
                 if x[i] == top:
@@ -244,6 +303,11 @@ class Reference:
                 self.give(op.inputs[k], out, value)
 
     def concatenate(self, op, found):
+        if op.node.target is torch.stack:  # along a new axis
+            axis = op.node.args[1] - 1
+            for out, contribution in found.items():
+                self.give(op.inputs[out[axis]], (*out[:axis], *out[axis + 1 :]), contribution)
+            return
         parts = [self.values[name] if name in self.values else self.sizes[name][0] for name in op.inputs]
         edges = np.cumsum([0, *(part.shape[0] for part in parts)])
         for out, contribution in found.items():

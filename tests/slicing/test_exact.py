@@ -1,6 +1,7 @@
 """Slices equal those of the plain rule, one output neuron at a time, to the last contribution."""
 
 import os
+import random
 from pathlib import Path
 
 import numpy as np
@@ -211,3 +212,102 @@ def test_the_sign_of_a_sum_is_the_sign_of_the_deviation():
             bias = op.module.bias
             again = op.module(dx) - (0 if bias is None else bias.view(-1, *[1] * (dx.ndim - 2)))
             torch.testing.assert_close(again, dy, atol=1e-12, rtol=0)
+
+
+def transposed(seed):
+    """A transposed convolution of any geometry, and images for it."""
+    draw = random.Random(seed)
+    torch.manual_seed(seed)
+    two = lambda *choices: (draw.choice(choices), draw.choice(choices))  # noqa: E731
+    groups, kernel, stride, dilation = draw.choice([1, 2, 3]), two(1, 2, 3, 4), two(1, 2, 3, 4), two(1, 2, 3)
+    extra = tuple(draw.randrange(max(s, d)) for s, d in zip(stride, dilation, strict=True))
+    sides = (draw.choice([1, 2, 3]), draw.choice([2, 5]))
+    reach = [
+        (n - 1) * s + (k - 1) * d + e for n, s, k, d, e in zip(sides, stride, kernel, dilation, extra, strict=True)
+    ]
+    padding = tuple(draw.randint(0, min(3, r // 2)) for r in reach)
+    outputs = groups * draw.choice([1, 2])
+    layer = nn.ConvTranspose2d(2 * groups, outputs, kernel, stride, padding, extra, groups, seed % 2 == 0, dilation)
+    return layer, torch.rand(6, 2 * groups, *sides)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("seed", range(12))
+def test_transposed_convolutions_of_any_geometry(seed, engine):
+    layer, images = transposed(seed)
+    with torch.no_grad():
+        size = layer(images)[0].numel()
+    model = nn.Sequential(layer, nn.Tanh(), nn.Flatten(), nn.Linear(size, 3)).eval()
+    known = profiled(model, images, 3)
+    agree(model, images, slice(model, images[:2], known, reference="dataset", engine=engine), known, kind="dataset")
+    agree(model, images, effective_path(model, images[:2], engine=engine), None)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_reference_sums_up_to_what_torch_computes(seed):
+    layer, images = transposed(seed)
+    layer.bias = None
+    model = nn.Sequential(layer, nn.Flatten()).eval()
+    graph = Graph(model)
+    values, _ = graph.record(images[:1], graph.values_needed())
+    sums = {}
+
+    class Sums(reference.Reference):
+        def local(self, v, dy, contribution):
+            sums[dy] = sum(v)
+            return {}
+
+    name = graph.layers["0"][0].name
+    out = values[name][0]
+    places = list(np.ndindex(*out.shape))
+    Sums(graph, {k: value.numpy() for k, value in values.items()}).run([(name, p) for p in places])
+    assert set(sums) == {float(v) for v in out.flatten()} - {0.0}  # outputs of zero are those that nothing reaches
+    for wanted, found in sums.items():
+        assert found == pytest.approx(wanted, abs=1e-12)
+
+
+class Written(nn.Module):
+    """A step between a convolution and a linear layer."""
+
+    def __init__(self, step, size):
+        super().__init__()
+        self.conv, self.step, self.fc = nn.Conv2d(2, 4, 3, padding=1), step, nn.Linear(size, 3)
+
+    def forward(self, x):
+        return self.fc(self.step(self.conv(x)).flatten(1))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("one", "other", "size"),
+    [
+        (lambda x: x.amax((-2, -1), keepdim=True), lambda x: nn.functional.adaptive_max_pool2d(x, 1), 4),
+        (lambda x: torch.amax(x, -1), lambda x: nn.functional.max_pool2d(x, (1, 5)), 16),
+        (lambda x: x.flatten(2).amax(dim=2), lambda x: nn.functional.max_pool2d(x, (4, 5)), 4),
+        (lambda x: torch.stack([x, x], -1), lambda x: torch.cat([x.unsqueeze(-1), x.unsqueeze(-1)], -1), 160),
+        (lambda x: torch.stack((x, -x), dim=1), lambda x: torch.cat([x.unsqueeze(1), -x.unsqueeze(1)], 1), 160),
+    ],
+    ids=["amax of maps", "amax of rows", "amax of positions", "stack at the end", "stack before the channels"],
+)
+def test_two_ways_of_writing_a_step(one, other, size, engine):
+    torch.manual_seed(0)
+    first, second = Written(one, size).eval(), Written(other, size).eval()
+    second.load_state_dict(first.state_dict())
+    images = torch.rand(6, 2, 4, 5)
+    known = [profiled(model, images, 3) for model in (first, second)]
+    found = [
+        slice(model, images, each, reference="dataset", engine=engine)
+        for model, each in zip((first, second), known, strict=True)
+    ]
+    paths = [effective_path(model, images, engine=engine) for model in (first, second)]
+    for here, there in (found, paths):
+        assert here.synapses["conv"].any()
+        for layer, value in here.synapses.items():
+            assert torch.equal(value, there.synapses[layer])
+        assert torch.equal(here.neurons["input"], there.neurons["input"])
+
+
+def test_a_maximum_over_everything_is_refused_by_name():
+    model = Written(lambda x: x * x.amax(), 80).eval()
+    with pytest.raises(ValueError, match="amax"):
+        effective_path(model, torch.rand(2, 2, 4, 5))
