@@ -27,7 +27,7 @@ class Material:
                 self._numbers[item] = cells(record.read(item, self.scale))
             except record.RecordError as error:
                 there = record.exists(item, self.scale)
-                why = str(error).replace(f"{config.results_dir(self.scale)}/", "")  # verdicts name no folder of a machine
+                why = str(error).replace(f"{config.results_dir(self.scale)}/", "")  # no folder of a machine
                 self._numbers[item] = f"{item} is damaged ({why})" if there else f"{item} has no record"
         return self._numbers[item]
 
