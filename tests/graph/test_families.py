@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from graph import families
-from lib import dynamic, lancet, slicing
+from lib import attacks, dynamic, lancet, robustness, slicing
 from lib.dynamic.channels import gated_sites, left_whole
 from lib.dynamic.errors import DynamicError
 from lib.dynamic.scratch.build import masked, shrink
@@ -41,6 +41,25 @@ def test_slices_do_not_depend_on_the_batch_and_hold_the_last_layer(family):
         assert torch.equal(together.synapses[kept][1], alone.synapses[kept][0])
 
 
+def test_profiles_slices_and_a_sweep_of_one_image_are_those_of_a_batch(family):
+    name, model, images = family
+    with torch.no_grad():
+        labels = model(images).argmax(1)
+    found = robustness.fgsm_sweep(model, images, labels, [0.0, 0.1])
+    assert found.accuracy[0] == 1.0 and 0 <= found.accuracy[1] <= 1
+    made = attacks.attack("fgsm_8", model, images[:1], labels[:1])
+    assert made.images.shape == images[:1].shape and float((made.images - images[:1]).abs().max()) <= 8 / 255 + 1e-6
+    if not families.FAMILIES[name][2]:
+        with pytest.raises(slicing.SlicingError):
+            slicing.profile(model, images, labels, 5)
+        return
+    layer = list(weight_layers(model))[-1]
+    profile = slicing.profile(model, images, labels, 5)
+    together = slicing.slice(model, images[:2], profile, reference="dataset", layers=[layer])
+    alone = slicing.slice(model, images[1:2], profile, reference="dataset", layers=[layer])
+    assert torch.equal(together.synapses[layer][1], alone.synapses[layer][0])
+
+
 def test_located_weights_repair_when_zeroed(family):
     name, model, images = family
     with torch.no_grad():
@@ -53,6 +72,8 @@ def test_located_weights_repair_when_zeroed(family):
         votes = lancet.locate(model, images[:1], images[1:2], labels[:1], layers=[layer])[layer]
         if not bool(votes.repaired[0]):
             continue
+        flipped, _ = lancet.flip(model, {layer: votes}, images[:1], labels[:1])
+        assert not torch.equal(weight_layers(flipped)[layer].weight, weight_layers(model)[layer].weight)
         changed = copy.deepcopy(model)
         with torch.no_grad():
             weight_layers(changed)[layer].weight.masked_fill_(votes.counts > 0, 0)
