@@ -115,7 +115,7 @@ class Half:
 
 def settings(scale: str) -> dict[str, Any]:
     """The scale's settings of this study, with `DEFAULTS` for what it leaves out."""
-    return {**DEFAULTS, **config.thaw(config.load(scale).study.get("lancet", {}))}
+    return {**DEFAULTS, **config.flat(scale, "lancet")}
 
 
 def seeds_of(scale: str, seeds: Sequence[int] | int | None = None) -> list[int]:
