@@ -273,15 +273,19 @@ def restarting(work: Callable[[], Result]) -> Result:
 
 
 def measure(experiment: Any, scale: str, seed: int) -> None:
-    """All that an experiment's items measure at one seed.
+    """All that an experiment's items measure at one of its study's seeds; at the first, also at the seeds that the
+    experiment has beside its study's, which have no step of their own.
 
     Args:
         experiment: a module of lib.experiments, with `Settings` and `ITEMS`.
     """
     compute.deterministic()
     settings = experiment.Settings.of(scale)
-    for item in experiment.ITEMS:
-        item.measure(settings, seed)
+    known = config.load(scale).study[settings.study].get("seeds", (0,))
+    beside = [other for other in settings.seeds if other not in known] if seed == known[0] else []
+    for each in [seed, *beside]:
+        for item in experiment.ITEMS:
+            item.measure(settings, each)
 
 
 def main() -> int:
