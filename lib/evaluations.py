@@ -273,17 +273,16 @@ def restarting(work: Callable[[], Result]) -> Result:
 
 
 def measure(experiment: Any, scale: str, seed: int) -> None:
-    """All that an experiment's items measure at one of its study's seeds; at the first, also at the seeds that the
-    experiment has beside its study's, which have no step of their own.
+    """All that an experiment's items measure at one seed of its study; at the first also at seeds of its own alone.
 
     Args:
         experiment: a module of lib.experiments, with `Settings` and `ITEMS`.
     """
     compute.deterministic()
     settings = experiment.Settings.of(scale)
-    known = config.load(scale).study[settings.study].get("seeds", (0,))
-    beside = [other for other in settings.seeds if other not in known] if seed == known[0] else []
-    for each in [seed, *beside]:
+    shared = seeds_of(scale, settings.study)
+    alone = [each for each in settings.seeds if each not in shared] if seed == shared[0] else []
+    for each in [seed, *alone]:
         for item in experiment.ITEMS:
             item.measure(settings, each)
 
