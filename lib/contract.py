@@ -97,7 +97,9 @@ def _check_table(record: Mapping[str, Any], label: str) -> None:
     known: list[float] = []
     for entry in record["numbers"]:
         known += [entry["value"], *entry["per_seed"], *(entry["ci95"] or ()), entry["n"], len(entry["seeds"])]
-        known += [value for value in (*entry["where"].values(), entry["paper_value"]) if isinstance(value, (int, float))]
+        known += [
+            value for value in (*entry["where"].values(), entry["paper_value"]) if isinstance(value, (int, float))
+        ]
     values = np.asarray(known, dtype=float)
     for row in rows:
         _want(len(row) == len(columns), f"{label}: table: a row needs {len(columns)} cells")
