@@ -1,4 +1,4 @@
-"""Executed notebooks as HTML: linked with the gallery, formulas as MathML, nothing runs, a damaged one stops nothing."""
+"""Executed notebooks as HTML: linked with the gallery, formulas are MathML, nothing runs; a torn one stops nothing."""
 
 import base64
 import re

@@ -1,8 +1,8 @@
 """The papers' claims and their verdicts, computed from the records by the rules of config/claims.yaml."""
 
-from lib.claims.conditions import frozen_in_words
 from lib.claims.decide import NOT_TESTABLE, VERDICTS
 from lib.claims.effects import COUNTED
+from lib.claims.material import frozen_in_words
 from lib.claims.rules import Claim, ClaimError, Rule, load
 from lib.claims.verdicts import Verdict, files, judge, judge_all, table, verdicts
 

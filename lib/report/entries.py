@@ -192,8 +192,8 @@ def claim(verdict: claims.Verdict) -> dict[str, Any]:
             ends,
         ]
         rows.append([*(row[key] for key in EVIDENCE[:4]), *numbers, row["outcome"]])
-    keys = ("id", "statement", "verdict", "why", "paper", "source", "ours", "items", "rule", "stability", "accuracy")
-    shown = {name: getattr(verdict, name) for name in (*keys, "freshness")}
+    keys = ("id", "statement", "verdict", "why", "paper", "source", "ours", "items", "rule", "remarks")
+    shown = {name: getattr(verdict, name) for name in keys}
     # Where a verdict says more than its name: the part it holds for, and the networks it was seen on.
     shown["words"] = "" if verdict.headline == verdict.verdict else opening(verdict.headline)
     return shown | {"slug": slug(verdict.verdict), "columns": EVIDENCE, "rows": rows}

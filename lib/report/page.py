@@ -46,7 +46,8 @@ def build(scale: str = "smoke") -> Path:
     executed = notebooks.convert(folder, jinja, with_record)
     shown = [entries.entry(item, scale, folder, views) for item in items.values()]
     studies = []
-    for number, paper in enumerate(dict.fromkeys(thing.paper for thing in (*items.values(), *judged)), 1):
+    papers = dict.fromkeys([*(item.paper for item in items.values()), *(verdict.paper for verdict in judged)])
+    for number, paper in enumerate(papers, 1):
         own = [verdict for verdict in judged if verdict.paper == paper]
         study = {"number": number, "paper": paper, "tally": entries.tally(own), "claims": [views[v.id] for v in own]}
         study["entries"] = [entry for entry in shown if entry["paper"] == paper and entry["state"] == "done"]
