@@ -1,7 +1,7 @@
 """The gallery of the README, and the full list of claims, as Markdown."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,8 @@ def gallery_markdown(base: str | os.PathLike | None = None) -> str:
     for paper in papers:
         own = [name for name, item in items.items() if item.paper == paper]
         ready = [one for one in judged.values() if one[0].paper == paper and one[1]]
-        several = len({scale for _, scale in ready}) > 1
-        counts = [_count([one for one in ready if one[0].verdict == name], several) for name in entries.MARKS]
-        counts.append(_count([one for one in judged.values() if one[0].paper == paper and not one[1]]))
+        counts = [_count(verdict for verdict, _ in ready if verdict.verdict == name) for name in entries.MARKS]
+        counts.append(_count(verdict for verdict, scale in judged.values() if verdict.paper == paper and not scale))
         done = [at[name] for name in own if name in at]
         run = f"{len(done)} of {len(own)}" + (f" ({_counted(done)})" if done else "")
         lines.append(f"| {tables.md_text(paper)} | {run} | " + " | ".join(counts) + " |")
@@ -136,11 +135,10 @@ def _figure(name: str, scale: str, judged: Mapping[str, Judged], link: Any) -> l
     return [f"!{picture}", "", shown, *([f"Claims: {' '.join(marked)}"] if marked else []), " · ".join(ways), ""]
 
 
-def _count(found: Sequence[Judged], several: bool = False) -> str:
-    """How many verdicts are of the source's claims, and after + of our own; with their scales, where asked for."""
-    own = sum(verdict.ours for verdict, _ in found)
-    number = f"{len(found) - own}" + (f" + {own}" if own else "")
-    return f"{number} ({_counted([scale for _, scale in found])})" if several and found else number
+def _count(verdicts: Iterable[claims.Verdict]) -> str:
+    """How many verdicts are of the source's claims, and after + of our own."""
+    ours = [verdict.ours for verdict in verdicts]
+    return f"{ours.count(False)}" + (f" + {ours.count(True)}" if True in ours else "")
 
 
 def _counted(scales: Sequence[str]) -> str:
