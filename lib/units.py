@@ -11,12 +11,11 @@ import yaml
 from lib import intervals
 
 Support = tuple[float, float]
-SUPPORTS: Mapping[str, Support] = {
-    "share": (0.0, 1.0),
-    "signed": (-1.0, 1.0),
-    "positive": (0.0, math.inf),
-    "any": (-math.inf, math.inf),
-}
+SHARE: Support = (0.0, 1.0)
+SIGNED: Support = (-1.0, 1.0)
+POSITIVE: Support = (0.0, math.inf)
+ANY: Support = (-math.inf, math.inf)
+_SUPPORTS = {"share": SHARE, "signed": SIGNED, "positive": POSITIVE, "any": ANY}
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Unit:
 def _read() -> dict[str, Unit]:
     entries = yaml.safe_load(Path(__file__).with_name("units.yaml").read_text(encoding="utf-8"))
     return {
-        name: Unit(SUPPORTS[entry["values"]], entry["counts"], entry.get("of_n", False))
+        name: Unit(_SUPPORTS[entry["values"]], entry["counts"], entry.get("of_n", False))
         for name, entry in entries.items()
     }
 
@@ -57,7 +56,7 @@ def about(unit: str) -> Unit:
     """What is known of a unit."""
     if unit in UNITS:
         return UNITS[unit]
-    return Unit(SUPPORTS["share" if unit.split(" ")[0] in ("fraction", "share") else "any"])
+    return Unit(SHARE) if unit.split(" ")[0] in ("fraction", "share") else Unit(ANY)
 
 
 def counted(number: Mapping[str, Any]) -> str:
