@@ -29,10 +29,8 @@ Options: --cores N      cores used at a time (default: all, or what the profile 
          --help         this text
 
 verify:  --write        enter every file of the results in results/<scale>/checksums.sha256 as it now is
-         --strict       fail also where nothing contradicts a result but its origin cannot be told
          --rerun ITEM   execute the notebook of an item (or all) again, elsewhere, and compare the numbers
-         --twice        run the scale twice from nothing, elsewhere, and compare the numbers; with --profile NAME the
-                        second time there, so as to see whether a cluster makes the same records
+         --against DIR  compare the numbers with those of another run's results folder, as of a cluster
 crate:   --check        only read the crate back and check it
 box:     --only ITEM... items, notebooks or families, the most urgent first; --seeds K... (default: all of the scale's)
          --minutes M    nothing is begun that cannot be finished in them; the archive is whole at any moment

@@ -111,11 +111,11 @@ def test_sources_follow_imports_through_packages(small):
     small.write("lib/f.py", "")
     small.write("lib/g.py", "")
     parts = ["lib/b/__init__.py", "lib/b/c.py", "lib/b/e.py"]
-    others = ["lib/bare/h.py", "lib/d.py", "lib/f.py", "lib/late.py"]
+    others = ["lib/bare/h.py", "lib/d.py", "lib/f.py"]
     assert engine.sources("lib.a") == sorted(["lib/__init__.py", "lib/a.py", *parts, *others])
     notebook(small.root / "notebooks/03.ipynb", "%matplotlib inline\nimport lib.g", "from lib.b.e import thing")
     found = engine.sources("lib.f.Thing", notebook=small.root / "notebooks/03.ipynb")
-    assert found == ["lib/__init__.py", *parts, "lib/f.py", "lib/late.py"]
+    assert found == ["lib/__init__.py", *parts, "lib/f.py"]
 
 
 # ---- what it costs

@@ -7,7 +7,7 @@ on first use.
 
 from typing import TYPE_CHECKING
 
-from lib import late
+from lib import lazy
 
 if TYPE_CHECKING:
     from lib.detectors.kernel_density import KernelDensity, choose_bandwidth
@@ -45,4 +45,4 @@ _HOMES = {
     "trees": ("BinaryForest", "TreeRule"),
 }
 
-__getattr__, __dir__ = late.attach(__name__, _HOMES)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

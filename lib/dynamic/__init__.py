@@ -5,7 +5,7 @@ Submodules load on first use.
 
 from typing import TYPE_CHECKING
 
-from lib import late
+from lib import lazy
 
 if TYPE_CHECKING:
     from lib.dynamic.boosting import FeatureBoosting
@@ -49,4 +49,4 @@ _HOMES = {
     "static": ("l1_structure", "slimming_structure", "uniform_structure"),
 }
 
-__getattr__, __dir__ = late.attach(__name__, _HOMES)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -5,7 +5,7 @@ Submodules load on first use: a recipe that names one hook does not load the att
 
 from typing import TYPE_CHECKING
 
-from lib import late
+from lib import lazy
 
 if TYPE_CHECKING:
     from lib.robustness.adversarial_training import FgsmRs
@@ -56,4 +56,4 @@ _HOMES = {
     "temperature": ("ScaledLogits", "scale_last_layer"),
 }
 
-__getattr__, __dir__ = late.attach(__name__, _HOMES)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -5,7 +5,7 @@ Submodules load on first use.
 
 from typing import TYPE_CHECKING
 
-from lib import late
+from lib import lazy
 
 if TYPE_CHECKING:
     from lib.slicing.backward import effective_path, slice, slices_by_chunk
@@ -40,4 +40,4 @@ _HOMES = {
     "slices": ("Slices",),
 }
 
-__getattr__, __dir__ = late.attach(__name__, _HOMES)
+__getattr__, __dir__ = lazy(__name__, _HOMES)
