@@ -1,4 +1,4 @@
-"""What there is to do at a scale: notebooks, the families of networks they read, and their seeds."""
+"""What there is to do at a scale: notebooks, the families of networks they read, the steps between, and their seeds."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lib import config, store
 from lib.config import ConfigError, Scale
-from lib.config.estimates import epochs
+from lib.config.estimates import network_seconds
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,39 @@ class Node:
 
     Attributes:
         after: families that this one's networks start from.
-        epochs: passes over the training images, all networks together, without what a branch shares with its trunk.
     """
 
     family: str
     seed: int
     networks: tuple[str, ...]
     after: tuple[str, ...]
-    epochs: int
+
+
+@dataclass(frozen=True)
+class StepNode:
+    """A step of a study for one seed.
+
+    Attributes:
+        study, name: as in config/steps.yaml.
+        seed: of the networks.
+        run: module:function, called with scale and seed.
+        families: networks that must be trained before.
+        after: steps of the same study and seed that must be done before.
+        attacks: (network, names of attacks) whose adversarial sets must be made before.
+        parts: module:function that names the parts it can be made in, or nothing.
+    """
+
+    study: str
+    name: str
+    seed: int
+    run: str
+    families: tuple[str, ...]
+    after: tuple[str, ...]
+    attacks: tuple[tuple[str, str], ...]
+    parts: str = ""
+
+
+# ---- notebooks and the items they make
 
 
 def notebooks() -> dict[str, list[str]]:
@@ -44,20 +69,19 @@ def select(only: Sequence[str] = ()) -> list[str]:
     Raises: ConfigError listing what exists.
     """
     known = notebooks()
-    wanted = [_notebook_of(name, known) for name in only]
-    return [notebook for notebook in known if notebook in wanted or not only]
-
-
-def _notebook_of(name: str, known: Mapping[str, Sequence[str]]) -> str:
-    for notebook, made in known.items():
-        if name in (notebook, f"{notebook}.ipynb", *made):
-            return notebook
-    every = [item for made in known.values() for item in made]
-    raise ConfigError(f"no item {name!r}: one of {', '.join(every)}; or a notebook: {', '.join(known)}")
+    home = {name: notebook for notebook, made in known.items() for name in (notebook, f"{notebook}.ipynb", *made)}
+    for name in only:
+        if name not in home:
+            items = ", ".join(item for made in known.values() for item in made)
+            raise ConfigError(f"no item {name!r}: one of {items}; or a notebook: {', '.join(known)}")
+    return [notebook for notebook in known if not only or notebook in {home[name] for name in only}]
 
 
 def stale(scale: Scale, chosen: Iterable[str]) -> dict[str, str]:
-    """Notebooks with a record that is not of the scale's seeds and settings, or cannot be read: name -> the reason."""
+    """Notebooks whose records must be made again: name -> the reason.
+
+    A record must be there once its notebook has run, be readable, and be of the scale's seeds and settings.
+    """
     known, made = config.items(), notebooks()
     found: dict[str, str] = {}
     for notebook in chosen:
@@ -66,7 +90,7 @@ def stale(scale: Scale, chosen: Iterable[str]) -> dict[str, str]:
             try:
                 why = config.foreign(json.loads(path.read_bytes()), known[name], scale)
             except FileNotFoundError:
-                continue
+                why = "its record is not there"
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 why = f"it cannot be read ({error})"
             if why:
@@ -74,9 +98,7 @@ def stale(scale: Scale, chosen: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def is_of(item: config.Item, notebook: str) -> bool:
-    """Whether a notebook makes an item."""
-    return Path(item.notebook).stem == notebook
+# ---- families of networks
 
 
 def families(scale: Scale, notebook: str) -> list[str]:
@@ -86,7 +108,7 @@ def families(scale: Scale, notebook: str) -> list[str]:
     """
     wanted = dict.fromkeys(config.notebooks().get(notebook, ()))
     for item in config.items().values():
-        if is_of(item, notebook):
+        if Path(item.notebook).stem == notebook:
             wanted.update(dict.fromkeys(item.families))
     return matching(scale, wanted, f"notebook {notebook}")
 
@@ -112,10 +134,8 @@ def matching(scale: Scale, patterns: Iterable[str], reader: str) -> list[str]:
 
 def studies(scale: Scale, family: str) -> list[str]:
     """Studies of the items that read a family."""
-    names = {
-        item.study for item in config.items().values() if any(fnmatchcase(family, pattern) for pattern in item.families)
-    }
-    return sorted(name for name in names if name in scale.study)
+    read = {item.study for item in config.items().values() if any(fnmatchcase(family, name) for name in item.families)}
+    return sorted(read & set(scale.study))
 
 
 def evaluated(study: str) -> bool:
@@ -160,19 +180,61 @@ def nodes(scale: Scale, chosen: Iterable[str] | None = None) -> list[Node]:
     """Every (family, seed) that the chosen notebooks need; that all need, for None."""
     wanted: dict[str, set[int]] = {}
     made = notebooks()
-    for notebook in select() if chosen is None else chosen:
+    for notebook in made if chosen is None else chosen:
         for family in families(scale, notebook):
             read = seeds(scale, family) if made[notebook] else seeds(scale, family)[:1]
             for line in ancestry(scale, [family]):
                 wanted.setdefault(line, set()).update(read)
     return [
-        Node(
-            family=family,
-            seed=seed,
-            networks=tuple(names),
-            after=tuple(parents(scale, family)),
-            epochs=sum(epochs(scale, name) for name in names),
-        )
+        Node(family, seed, tuple(names), tuple(parents(scale, family)))
         for family, names in scale.families.items()
         for seed in sorted(wanted.get(family, ()))
     ]
+
+
+def node_seconds(scale: Scale, node: Node) -> float | None:
+    """Seconds to train a node's networks on one core (or one GPU); None where the scale gives no rate for one."""
+    costs = [network_seconds(scale, name) for name in node.networks]
+    return None if None in costs else sum(cost for cost in costs if cost is not None)
+
+
+# ---- steps and adversarial sets
+
+
+def steps(scale: Scale, chosen: Iterable[str] | None = None) -> list[StepNode]:
+    """The steps that the chosen notebooks need, in an order in which they can be done; all, for None.
+
+    Raises: ConfigError for a step that config/steps.yaml does not have, or steps that wait for one another.
+    """
+    known, wanted = config.steps(), dict[tuple[str, str], None]()
+    for notebook in notebooks() if chosen is None else chosen:
+        for item in config.items().values():
+            for name in item.steps if Path(item.notebook).stem == notebook else ():
+                _add(wanted, known.get(item.study, {}), item.study, name, ())
+    suite = scale.attacks.get("suite", ())
+    found = []
+    for study, name in wanted:
+        step = known[study][name]
+        families = tuple(matching(scale, step.families, f"step {study}.{name}"))
+        attacks = tuple((step.attacks, attack) for attack in suite if step.attacks)
+        for seed in list(scale.study.get(study, {}).get("seeds", (0,)))[: step.seeds]:
+            found.append(StepNode(study, name, seed, step.run, families, step.after, attacks, step.parts))
+    return found
+
+
+def attacks(nodes: Iterable[StepNode]) -> list[tuple[str, int, str]]:
+    """(network, seed, names of attacks) of every node of adversarial sets that steps need, each once."""
+    return list(dict.fromkeys((network, node.seed, attack) for node in nodes for network, attack in node.attacks))
+
+
+def _add(
+    wanted: dict[tuple[str, str], None], known: Mapping[str, config.Step], study: str, name: str, waiting: tuple
+) -> None:
+    """Enter a step, after those that it waits for."""
+    if name not in known:
+        raise ConfigError(f"study {study!r} has no step {name!r} in config/steps.yaml: one of {', '.join(known)}")
+    if name in waiting:
+        raise ConfigError(f"steps of {study!r} wait for one another: {' -> '.join([*waiting, name])}")
+    for before in known[name].after:
+        _add(wanted, known, study, before, (*waiting, name))
+    wanted[(study, name)] = None
