@@ -1,6 +1,7 @@
-"""One progress bar for everything: shown in a terminal or a live notebook, silent wherever output is kept."""
+"""One progress bar for everything: shown in a terminal or a live notebook, lines in a job's log, silent elsewhere."""
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from functools import cache
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from lib import config
 
 _EXECUTORS = {"papermill", "nbconvert", "jupyter-nbconvert", "jupyter-execute", "snakemake", "pytest"}
+EVERY = 5.0  # seconds between two lines of one bar in a log
 _listeners: list[Callable[[str, int, int | None], None]] = []
 
 
@@ -23,9 +25,10 @@ def bar(iterable: Iterable | None = None, desc: str = "", total: int | None = No
     """
     from tqdm import tqdm
 
-    if _listeners and iterable is not None:
+    listeners = [*_listeners, _Lines()] if config.progress_written() else _listeners
+    if listeners and iterable is not None:
         total = len(iterable) if total is None and isinstance(iterable, Sized) else total
-        iterable = _heard(iterable, desc, total)
+        iterable = _heard(iterable, desc, total, listeners)
     return tqdm(iterable, desc=desc or None, total=total, disable=not watched(), leave=False, dynamic_ncols=True)
 
 
@@ -34,15 +37,29 @@ def listen(hear: Callable[[str, int, int | None], None]) -> None:
     _listeners.append(hear)
 
 
-def _heard(iterable: Iterable, desc: str, total: int | None) -> Iterator:
+def _heard(iterable: Iterable, desc: str, total: int | None, listeners: list) -> Iterator:
     done = 0
     for entry in iterable:
-        for hear in _listeners:
+        for hear in listeners:
             hear(desc, done, total)
         yield entry
         done += 1
-    for hear in _listeners:
+    for hear in listeners:
         hear(desc, done, total)
+
+
+class _Lines:
+    """Writes how far one bar is as plain lines: "epochs 3 of 20, about 2 min left"."""
+
+    def __init__(self) -> None:
+        self.began = self.last = time.monotonic()
+
+    def __call__(self, desc: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if done and now - self.last > EVERY:
+            self.last = now
+            rest = f" of {total}, about {config.in_words((now - self.began) / done * (total - done))} left" if total else ""
+            print(f"{desc} {done}{rest}", file=sys.stderr, flush=True)
 
 
 def watched() -> bool:

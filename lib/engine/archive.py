@@ -150,19 +150,19 @@ class Archive:
                 rest.update(rests_on(json.loads(content)["key"]))
         small: dict[str, bytes] = {}
         for path in sorted(self._cards(), key=_stamp):
-            card, content = plain(path.read_bytes()), path.with_name("weights.safetensors")
-            if {"name", "seed", "weights"} <= set(card) and (
-                self._before.get(path) != _stamp(path) or card["weights"] in rest
-            ):
+            content, weights = path.read_bytes(), path.with_name("weights.safetensors")
+            card = plain(content)
+            if not {"name", "seed", "weights"} <= set(card):
+                continue
+            if self._before.get(path) != _stamp(path) or card["weights"] in rest:
                 name = f"networks/{card['name']}-seed{card['seed']}"
-                files[f"{name}.json"] = path.read_bytes()
+                files[f"{name}.json"] = content
                 for known in (files, small):
                     known.pop(f"{name}.safetensors", None)
-                weights = (
-                    content.read_bytes() if content.exists() and content.stat().st_size <= WEIGHTS_MB * 1e6 else b""
-                )
-                if weights and store.bytes_sha256(weights) == card["weights"]:  # not just being replaced
-                    small[f"{name}.safetensors"] = weights
+                if weights.exists() and weights.stat().st_size <= WEIGHTS_MB * 1e6:
+                    blob = weights.read_bytes()
+                    if store.bytes_sha256(blob) == card["weights"]:  # not just being replaced
+                        small[f"{name}.safetensors"] = blob
         room = PACKED_MB * 1e6 - sum(map(len, files.values()))
         for name in sorted(small, key=lambda name: (not self._ships(name), len(small[name]), name)):
             if len(small[name]) <= room:

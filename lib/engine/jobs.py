@@ -19,7 +19,6 @@ from lib import config, store
 
 KERNEL_TRIES = 3  # of a notebook whose kernel did not start; a cell that raised is never run again
 JOBS_PER_GPU = 4
-STALE = 60  # seconds after which a lock file of matplotlib's, which it holds for milliseconds, has lost its owner
 CLEAR = "\r\x1b[K"  # takes a terminal's line away
 
 
@@ -77,12 +76,13 @@ def short(path: Path) -> str:
 def job(
     scale: str,
     name: str,
-    command: Sequence[str],
+    words: Sequence[str],
     threads: int = 1,
     output: Path | None = None,
     makes: Sequence[Path] = (),
-    visible: str = "all",
-    unless: Sequence[str] = (),
+    gpus: str = "all",
+    unless_kept: Sequence[str] = (),
+    seed: int = 0,
 ) -> int:
     """Run one command of the graph and note how it went.
 
@@ -92,30 +92,33 @@ def job(
     Args:
         scale: smoke, cpu, gpu or paper.
         name: the job in words.
-        command: the program and its arguments.
+        words: the command, a program and its arguments.
         threads: for OpenMP and BLAS.
         output: a file that says that the job is done, written once the command has succeeded.
         makes: files that are removed before and must be there after it. Where an executed notebook is among them, the
             command is run again if its kernel did not start.
-        visible: the GPUs to choose from, as CUDA_VISIBLE_DEVICES gives them, or "all".
-        unless: a command asked first: where it exits 0, nobody needs the job's own, and that is left out.
+        gpus: those to choose from, as CUDA_VISIBLE_DEVICES gives them, or "all".
+        unless_kept, seed: steps, module:function, and their seed: where all that they make is kept, nobody needs what
+            the command makes, and it is left out.
     Returns: the command's exit status; 1 where it has not made what it should.
     """
     folder, began = workspace(scale), time.monotonic()
     log = folder / "logs" / f"{name.replace(' ', '-')}.log"
     notebook = next((path for path in makes if path.suffix == ".ipynb"), None)
-    with open(folder / "jobs.lock", "a") as alive, open(log, "w") as words:
+    with open(folder / "jobs.lock", "a") as alive, open(log, "w") as out:
         fcntl.flock(alive, fcntl.LOCK_SH)
-        chosen, slot = _take_gpu(folder, gpus(visible))
+        chosen, slot = _take_gpu(folder, devices(gpus))
         env = {**os.environ, **environment(scale, threads), **chosen}
+        env["NEURONS_PROGRESS"] = "" if notebook else "1"  # a kernel's words are part of its notebook
         note(scale, event="start", job=name, log=str(log))
         say(f"start   {name}")
         try:
-            needless = bool(unless) and _attempt(unless, env, words, alive) == 0
+            kept = [sys.executable, "-m", "lib.evaluations", "--kept", "--scale", scale, "--seed", str(seed), "--run"]
+            needless = bool(unless_kept) and _attempt([*kept, *unless_kept], env, out, alive) == 0
             for left in reversed(range(KERNEL_TRIES if notebook else 1)):
                 for path in makes:
                     path.unlink(missing_ok=True)
-                status = 0 if needless else _attempt(command, env, words, alive)
+                status = 0 if needless else _attempt(words, env, out, alive)
                 if status == 0 or left == 0 or (notebook and failing_cell(notebook) is not None):
                     break
                 say(f"again   {name}: its kernel did not start")
@@ -126,7 +129,7 @@ def job(
         missing = [path.name for path in makes if not path.exists()]
         if not status and missing:
             status = 1
-            words.write(f"it did not make {', '.join(missing)}\n")
+            out.write(f"it did not make {', '.join(missing)}\n")
         if not status and output is not None:
             # The moment makes each marker another, so that what lies after it is made again even in a later run.
             store.write_atomic(output, f"made at {time.time_ns()}\n")
@@ -138,12 +141,12 @@ def job(
     return status
 
 
-def _attempt(command: Sequence[str], env: dict[str, str], words: IO[str], alive: IO[str]) -> int:
+def _attempt(words: Sequence[str], env: dict[str, str], out: IO[str], alive: IO[str]) -> int:
     """Run a command to its end, or end it when the parent dies or a signal asks; its exit status."""
     parent = os.getppid()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     quiet, held = subprocess.DEVNULL, [alive.fileno()]
-    child = subprocess.Popen(list(command), stdout=words, stderr=words, stdin=quiet, env=env, pass_fds=held)
+    child = subprocess.Popen(list(words), stdout=out, stderr=out, stdin=quiet, env=env, pass_fds=held)
     try:
         while child.poll() is None:
             with suppress(subprocess.TimeoutExpired):
@@ -165,7 +168,7 @@ def _end(child: subprocess.Popen) -> None:
         child.wait()
 
 
-def gpus(visible: str = "all") -> list[str]:
+def devices(visible: str = "all") -> list[str]:
     """Ids of the NVIDIA GPUs: those of CUDA_VISIBLE_DEVICES' value, or for "all" those that the driver lists."""
     if visible != "all":
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
@@ -254,7 +257,11 @@ def alone(scale: str) -> Iterator[None]:
         try:
             with suppress(OSError):  # a file system that does not lock folders
                 _wait(handle, f"another run writes to {results}; waiting for it to end")
-            clear(scale)
+            for place in (results, config.cache_dir(scale), config.cache_dir("data")):
+                store.sweep(place)
+            # A process killed while it wrote matplotlib's list of fonts leaves a lock that every later one waits for.
+            for lock_file in (config.cache_dir(scale).parent / "home" / "matplotlib").glob("*.matplotlib-lock"):
+                lock_file.unlink(missing_ok=True)
             yield
         finally:
             os.close(handle)
@@ -268,22 +275,6 @@ def at_work(scale: str) -> bool:
         except BlockingIOError:
             return True
     return False
-
-
-def clear(scale: str) -> list[Path]:
-    """Remove what killed runs left half-written in a scale's cache and results.
-
-    Returns: the files removed.
-    """
-    folders = (config.results_dir(scale), config.cache_dir(scale), config.cache_dir("data"))
-    removed = [path for folder in folders for path in store.sweep(folder)]
-    # A process killed while it wrote matplotlib's list of fonts leaves a lock that every later one waits for.
-    for lock in (config.cache_dir(scale).parent / "home" / "matplotlib").glob("*.matplotlib-lock"):
-        with suppress(OSError):
-            if time.time() - lock.stat().st_mtime > STALE:
-                lock.unlink()
-                removed.append(lock)
-    return removed
 
 
 def _wait(lock: IO[str] | int, message: str) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from lib import checksums, config, store
 from lib.config import Scale
-from lib.engine import archive, jobs
-from lib.engine.archive import CARD, TABLE, WEIGHTS, ArchiveError, plain
+from lib.engine import jobs
+from lib.engine.archive import CARD, TABLE, WEIGHTS, ArchiveError, code_hash, plain, read, rests_on, ships
 from lib.engine.plan import Plan, survey, what_is_left
 
 
@@ -66,15 +66,15 @@ class Merge:
         network, seed = str(card.get("name")), card.get("seed")
         if card.get("checksum") != store.fingerprint({key: card[key] for key in card if key != "checksum"}):
             return "its checksum does not match", Path()
-        if name != f"networks/{network}-seed{seed}.json":
+        if name != f"networks/{network}-seed{seed}.json" or not isinstance(seed, int):
             return f"it is the card of {network}, seed {seed}", Path()
         if network not in self.scale.networks or card.get("scale") != self.scale.name:
             return f"scale {self.scale.name!r} has no network {network!r}", Path()
         from lib import zoo  # only here, as it loads torch
 
         try:
-            address, folder = (each(network, self.scale.name, seed) for each in (zoo.key, zoo.folder))
-        except Exception as error:
+            address, folder = zoo.key(network, self.scale.name, seed), zoo.folder(network, self.scale.name, seed)
+        except Exception as error:  # as where its data are missing
             raise config.ConfigError(f"{name}: {error}") from error
         if card["key"] != address:
             return (
@@ -84,10 +84,10 @@ class Merge:
         target, cached = self.results / name, folder / "card.json"
         others = [path for path in (target, cached) if _read(path).get("weights", card["weights"]) != card["weights"]]
         if others and not any(fnmatchcase(network, pattern) for pattern in self.replace):
-            return (
-                f"{others[0]} is of other weights: tables of these are kept. To take the archive's instead: "
-                f"--replace {network}"
-            ), folder
+            why = (
+                f"{others[0]} is of other weights: tables of these are kept. To take the archive's instead: --replace "
+            )
+            return why + network, folder
         self.removed += [cached, folder / "weights.safetensors"] if cached in others else []
         self.removed += [target.with_suffix(".safetensors")] if target in others else []
         if _read(target).get("key") == address and target not in others:
@@ -101,7 +101,7 @@ class Merge:
         if store.bytes_sha256(self.files[name]) != card["weights"]:
             self.refused[name] = "it does not match its card"
             return
-        shipped = archive.ships(self.scale, card["name"], card["seed"])
+        shipped = ships(self.scale, card["name"], card["seed"])
         target = self.results / name if shipped else folder / "weights.safetensors"
         if target.exists() and target not in self.removed and store.file_sha256(target) == card["weights"]:
             self.there.append(name)
@@ -121,7 +121,7 @@ class Merge:
             why = "its checksum does not match"
         elif body.get("about", store.fingerprint(body.get("made", {}))) != store.fingerprint(body.get("made", {})):
             why = "the checksum of where it was made does not match"
-        elif set(archive.rests_on(key)) - set(known) and key.get("network", "") in ("", *self.scale.networks):
+        elif set(rests_on(key)) - set(known) and key.get("network", "") in ("", *self.scale.networks):
             why = "it rests on weights whose card is neither here nor taken from the archive"
         here = _read(self.results / name)
         if why:
@@ -144,20 +144,20 @@ class Merge:
             checksums.note(self.results, entered)
 
 
-def merge(path: Path, dry_run: bool = False, replace: Sequence[str] = ()) -> int:
+def merge(archive: Path, dry_run: bool = False, replace: Sequence[str] = ()) -> int:
     """Take an archive into the results of its scale, and say what became of it.
 
     Args:
-        path: the archive.
+        archive: its file.
         dry_run: only say it.
         replace: networks, or patterns of their names, whose cards may be replaced by those of other weights.
     Returns: 0, or 1 where a part was refused.
     Raises: ArchiveError for an archive that is damaged or of another format: nothing of it is taken.
     """
-    about, files = archive.read(path)
+    about, files = read(archive)
     name = str(about["scale"])
     if name not in config.SCALES:
-        raise ArchiveError(f"{path}: no scale {name!r} here: one of {', '.join(config.SCALES)}")
+        raise ArchiveError(f"{archive}: no scale {name!r} here: one of {', '.join(config.SCALES)}")
     scale = config.load(name)
     merging = Merge(scale, files, replace)
     with nullcontext() if dry_run else jobs.alone(name):
@@ -165,10 +165,10 @@ def merge(path: Path, dry_run: bool = False, replace: Sequence[str] = ()) -> int
         if not dry_run:
             merging.write()
         print(
-            f"{path}: scale {name}, commit {about.get('commit')}, {about.get('device', 'unknown')}, "
+            f"{archive}: scale {name}, commit {about.get('commit')}, {about.get('device', 'unknown')}, "
             f"torch {about.get('torch', 'unknown')}, written {about.get('written')}"
         )
-        if (about.get("code"), about["config"]) != (archive.code_hash(), scale.hash):
+        if (about.get("code"), about["config"]) != (code_hash(), scale.hash):
             print("made by other code or with other settings than are here; what fits the present recipes is taken")
         print(f"{'would be new' if dry_run else 'new'}: {_counted(merging.new)}")
         print(f"there already: {_counted(merging.there)}")

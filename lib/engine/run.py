@@ -24,7 +24,7 @@ def run(
     scale: str,
     cores: int | None = None,
     only: Sequence[str] = (),
-    place: str = "local",
+    profile: str = "local",
     dry_run: bool = False,
     retrain: bool = False,
 ) -> int:
@@ -34,24 +34,24 @@ def run(
         scale: smoke, cpu, gpu or paper.
         cores: used at a time; None: as many as the profile says, or this machine has.
         only: items or notebooks; none for all.
-        place: where jobs run, a folder of profiles/.
+        profile: where jobs run, a folder of profiles/.
         dry_run: say what is left to compute and which jobs are out of date; run nothing.
         retrain: train every network anew.
     Returns: 0, or 1 where a job failed.
     Raises: ConfigError for an item, notebook or profile that does not exist, or a folder that Snakemake cannot name.
     """
-    chosen, preset, where = graph.select(only), config.load(scale), profile(place)
+    chosen, preset, where = graph.select(only), config.load(scale), read_profile(profile)
     cores = cores or int(where.get("cores", os.cpu_count() or 1))
     remote = where.get("executor", "local") != "local"
     arguments = ["--snakefile", str(config.ROOT / "Snakefile"), "--directory", str(config.ROOT), "--cores", str(cores)]
-    arguments += ["--workflow-profile", str(config.ROOT / "profiles" / place)]
+    arguments += ["--workflow-profile", str(config.ROOT / "profiles" / profile)]
     arguments += ["--config", f"scale={scale}", f"retrain={int(retrain)}"]
     cache, *_ = map(jobs.short, (config.cache_dir(scale), config.results_dir(scale), config.config_dir()))
     ended = {name: f"{cache}/engine/done/notebook/{name}" for name in chosen}
     again = {name: why for name, why in graph.stale(preset, chosen).items() if (config.ROOT / ended[name]).exists()}
     if again or retrain:
         arguments += ["--forcerun", *(["train"] if retrain else []), *(ended[name] for name in again)]
-    devices = [] if remote else jobs.gpus(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+    devices = [] if remote else jobs.devices(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
     if devices:
         arguments += ["--resources", f"gpu={len(devices) * jobs.JOBS_PER_GPU}"]
     arguments += ["--", *(ended.values() if only else ["all"])]
@@ -67,7 +67,7 @@ def run(
     began = time.time()
     with jobs.alone(scale):
         (jobs.workspace(scale) / "run.jsonl").unlink(missing_ok=True)
-        say(f"{scale}: {', '.join(chosen)}, {cores} cores{f', {place}' if remote else ''}")
+        say(f"{scale}: {', '.join(chosen)}, {cores} cores{f', {profile}' if remote else ''}")
         costs = [cost for node in graph.nodes(preset, chosen) if (cost := graph.node_seconds(preset, node))]
         known = {"cores": cores, "guess": {"train": mean(costs)} if costs else {}}
         status, ear = _snakemake(arguments, _Ear(scale, known))
@@ -84,7 +84,7 @@ def run(
     return status
 
 
-def profile(name: str) -> dict[str, Any]:
+def read_profile(name: str) -> dict[str, Any]:
     """A folder of profiles/, where a run's jobs go, as Snakemake takes it.
 
     Raises: ConfigError for one that does not exist, naming those that do, or that cannot be read.
@@ -212,11 +212,13 @@ def progress(scale: str) -> str:
     return f"{len(ended)} of {sum(due[-1]['jobs'].values())} jobs done, {told}{f' · {work}' if work else ''}"
 
 
-def status(scale: str) -> str:
-    """How far a scale's run is that is at work; else what the last one did."""
+def status(scale: str) -> int:
+    """Say how far a scale's run is that is at work; else what the last one did. Returns: 0."""
     if jobs.at_work(scale):
-        return progress(scale) or f"{scale}: a run has just begun"
-    return f"{summary(scale)}\nNo run of {scale} is at work. What is left: ./run_all.sh {scale} --dry-run"
+        print(progress(scale) or f"{scale}: a run has just begun")
+    else:
+        print(f"{summary(scale)}\nNo run of {scale} is at work. What is left: ./run_all.sh {scale} --dry-run")
+    return 0
 
 
 def summary(scale: str, chosen: Sequence[str] | None = None, seconds: float | None = None, whole: bool = True) -> str:

@@ -64,9 +64,13 @@ class Pool:
     """
 
     def __init__(self, scale: str, count: int, threads: int) -> None:
-        self.scale, self.threads, self.machine = scale, threads, dict[str, str]()
-        self.gpus = jobs.gpus(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
-        self.workers = [self._start(index) for index in range(count)]
+        self.scale, self.count, self.threads, self.machine = scale, count, threads, dict[str, str]()
+        self.gpus = jobs.devices(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+        self.workers: list[Worker] = []
+
+    def start(self) -> None:
+        """Start all workers."""
+        self.workers = [self._start(index) for index in range(self.count)]
 
     def _start(self, index: int) -> Worker:
         log = jobs.workspace(self.scale) / "logs" / f"box-{index}.log"

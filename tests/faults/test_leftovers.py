@@ -9,8 +9,8 @@ import time
 import pytest
 
 from lib import config, store
-from lib.engine import jobs, summary
-from lib.engine.alone import STALE, Alone, clear
+from lib.engine import jobs, run
+from lib.engine.jobs import STALE, alone, clear
 
 WRITER = """
 import sys, time
@@ -46,12 +46,12 @@ def writer(places):
 def test_a_half_written_file_is_cleared_once_its_writer_is_dead(writer):
     folder = config.results_dir("smoke") / "numbers"
     (half,) = folder.iterdir()
-    with Alone("smoke"):
+    with alone("smoke"):
         assert list(folder.iterdir()) == [half], "its writer lives: a notebook somebody works in, beside the run"
     os.kill(writer.pid, signal.SIGKILL)
     writer.wait()
     assert list(folder.iterdir()) == [half]
-    with Alone("smoke"):
+    with alone("smoke"):
         assert list(folder.iterdir()) == []
 
 
@@ -91,7 +91,7 @@ def test_matplotlibs_lock_is_cleared_when_it_is_old(places):
     for path in (fresh, old):
         path.touch()
     os.utime(old, (time.time() - 2 * STALE,) * 2)
-    with Alone("smoke"):
+    with alone("smoke"):
         assert fresh.exists() and not old.exists()
 
 
@@ -108,8 +108,8 @@ def test_two_runs_with_other_caches_on_one_results_folder_take_turns(places):
     """Their run locks lie in their caches; the results are locked, too."""
     script = """
 import sys, time
-from lib.engine.alone import Alone
-with Alone("smoke"):
+from lib.engine.jobs import alone
+with alone("smoke"):
     print("in", flush=True)
     time.sleep(float(sys.argv[1]))
 """
