@@ -58,7 +58,11 @@ class _Lines:
         now = time.monotonic()
         if done and now - self.last > EVERY:
             self.last = now
-            rest = f" of {total}, about {config.in_words((now - self.began) / done * (total - done))} left" if total else ""
+            rest = (
+                f" of {total}, about {config.in_words((now - self.began) / done * (total - done))} left"
+                if total
+                else ""
+            )
             print(f"{desc} {done}{rest}", file=sys.stderr, flush=True)
 
 

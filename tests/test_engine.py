@@ -130,7 +130,9 @@ def test_what_is_left_and_what_it_costs_by_hand(small, monkeypatch):
     ]
     monkeypatch.setattr(run, "survey", lambda plan: set())
     told = run.outlook("smoke", engine.select())
-    assert "16 of 16 tasks are left, about 104 s and 8 tasks of unknown time one by one" in told.replace("2 min", "104 s")
+    assert "16 of 16 tasks are left, about 104 s and 8 tasks of unknown time one by one" in told.replace(
+        "2 min", "104 s"
+    )
     assert "8 networks to train, about 24 MB" in told
     monkeypatch.setattr(run, "survey", lambda plan: set(plan.tasks))
     assert "nothing is left to compute" in run.outlook("smoke", engine.select())
@@ -150,7 +152,9 @@ def test_a_branch_costs_only_what_comes_after_its_trunk(small):
 
 
 def test_missing_data_are_said_first(small):
-    small.write("lib/zoo.py", "def card(name, scale, seed):\n    raise RuntimeError('no cifar10 in data/: get it so')\n")
+    small.write(
+        "lib/zoo.py", "def card(name, scale, seed):\n    raise RuntimeError('no cifar10 in data/: get it so')\n"
+    )
     done = small.call("--only", "02_two", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("it cannot be told whether other is there: no cifar10 in data/: get it so")
@@ -442,7 +446,7 @@ def test_a_home_that_cannot_be_written_is_no_matter(shop, tmp_path):
 def test_the_graph_of_this_package_holds_every_family_and_notebook(scale, tmp_path):
     places = {"NEURONS_CACHE": str(tmp_path / "cache"), "NEURONS_RESULTS": str(tmp_path / "results")}
     done = subprocess.run(
-        [sys.executable, "-m", "lib.engine", "run", "--scale", scale, "--cores", "2", "--dry-run"],
+        [sys.executable, "-m", "lib.engine", "run", scale, "--cores", "2", "--dry-run"],
         cwd=ROOT,
         env={**os.environ, **places},
         capture_output=True,

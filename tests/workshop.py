@@ -15,7 +15,15 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ["run_all.sh", "Snakefile", "profiles", "requirements.txt", "environment.yml"]
-REAL += ["lib/__init__.py", "lib/late.py", "lib/config", "lib/store.py", "lib/checksums.py", "lib/progress.py", "lib/engine"]
+REAL += [
+    "lib/__init__.py",
+    "lib/late.py",
+    "lib/config",
+    "lib/store.py",
+    "lib/checksums.py",
+    "lib/progress.py",
+    "lib/engine",
+]
 
 ZOO = """
 import argparse, json, time

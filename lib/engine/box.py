@@ -29,27 +29,33 @@ class Forecast:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._ratios: dict[str, float] = {}  # task -> measured over estimated seconds
+        self._seen: dict[str, tuple[float, float]] = {}  # task -> seconds of a unit of work; over estimated seconds
 
     def seconds(self, name: str) -> float:
-        """The estimate, times the median of what tasks of its kind and label took over theirs, or of its kind alone."""
-        kind, label = _group(self.plan.tasks[name])
-        same = {other: _group(self.plan.tasks[other]) for other in self._ratios}
-        alike = [other for other, group in same.items() if group == (kind, label)]
-        alike = alike or [other for other, group in same.items() if group[0] == kind]
-        return self._guess(name) * median([self._ratios[other] for other in alike] or [1.0])
+        """By the pace of tasks of its kind and label; without any, the estimate as far off as those of its kind were."""
+        tasks, seen = self.plan.tasks, self._seen
+        same = [other for other in seen if _kind(tasks[other]) == _kind(tasks[name])]
+        alike = [seen[other][0] for other in same if tasks[other].label == tasks[name].label]
+        if alike:
+            return median(alike) * self._work(name)
+        return self._guess(name) * median([seen[other][1] for other in same] or [1.0])
 
     def learn(self, name: str, seconds: float) -> None:
         """Take in the seconds of a task; of a training under way those of all its epochs, as those so far have them."""
-        self._ratios[name] = seconds / max(self._guess(name), 1e-9)
+        self._seen[name] = seconds / self._work(name), seconds / max(self._guess(name), 1e-9)
+
+    def _work(self, name: str) -> float:
+        """Images that a training sees; 1 for anything else."""
+        task = self.plan.tasks[name]
+        return task.epochs * (config.images_of(self.plan.scale, task.network) or 1) if task.epochs else 1
 
     def _guess(self, name: str) -> float:
         known = self.plan.seconds(name)
         return UNKNOWN * max(self.plan.tasks[name].epochs, 1) if known is None else known
 
 
-def _group(task: Task) -> tuple[str, str]:
-    return task.kind.replace("trunk", "train"), task.label
+def _kind(task: Task) -> str:
+    return task.kind.replace("trunk", "train")
 
 
 def admit(
@@ -73,25 +79,30 @@ def admit(
         left: seconds.
     Returns: the goals, parts of goals as goals of one task, and the tasks not begun, the first to begin first.
     """
-    goals = [goal for goal in plan.goals if set(goal.tasks) & set(seconds)]
-    for goal in list(goals):
-        inner = plan.closure(other for name in goal.tasks for other in plan.tasks[name].after)
-        parts = sorted(name for name in inner if plan.tasks[name].kind == "part")
-        goals += [
-            Goal(name, goal.seed, (name,)) for name in [*parts, *goal.tasks] if name in parts or name not in inner
-        ]
     done = set(plan.tasks) - set(seconds)
     costs = {name: running.get(name, seconds[name] * CAUTION) for name in seconds}
     free = left * workers - sum(min(still, left) for still in running.values())
     taken, order = list[Goal](), list[str]()
-    for goal in goals:
+
+    def take(goal: Goal) -> None:
+        nonlocal free
         need = plan.closure(goal.tasks, done)
         new, length = need - set(order) - set(running), chains(plan, need, costs)
         work = sum(costs[name] for name in new)
         if not need & set(out) and work <= free and all(length[name] <= left for name in need):
             taken.append(goal)
-            order += sorted(new, key=lambda name: (-length[name], name))
+            order.extend(sorted(new, key=lambda name: (-length[name], name)))
             free -= work
+
+    goals = [goal for goal in plan.goals if set(goal.tasks) & set(seconds)]
+    for goal in goals:
+        take(goal)
+    for goal in [goal for goal in goals if goal not in taken]:
+        inner = plan.closure(other for name in goal.tasks for other in plan.tasks[name].after)
+        parts = sorted(name for name in inner if plan.tasks[name].kind == "part")
+        for name in [*parts, *(name for name in goal.tasks if name not in inner)]:
+            if name in seconds:
+                take(Goal(name, goal.seed, (name,)))
     return taken, order
 
 

@@ -70,6 +70,8 @@ class Pool:
 
     def start(self) -> None:
         """Start all workers."""
+        # Python tells of the semaphores that a killed worker had, those of its bars; nothing is left behind.
+        os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
         self.workers = [self._start(index) for index in range(self.count)]
 
     def _start(self, index: int) -> Worker:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lib import config, engine, record
-from lib.engine import jobs, profile
+from lib.engine import jobs, run
 from lib.verify.findings import DIFFERS, UNTRACED, Finding
 from lib.verify.numbers import compare
 
@@ -86,14 +86,14 @@ def twice(scale: str, cores: int = 1, only: str | None = None, place: str | None
     wanted = [item for name in engine.select([only] if only else []) for item in engine.notebooks()[name]]
     shared = None
     if place is not None:
-        profile.load(place)
+        run.read_profile(place)
         shared = config.cache_dir(scale)
         shared.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="verify-", dir=shared) as whole:
         folders = [Path(whole) / name for name in ("first", "second")]
         for folder in folders:
             jobs.say(f"verify: {scale} from nothing, {folder.name} time")
-            words = [sys.executable, "-m", "lib.engine", "run", "--scale", scale]
+            words = [sys.executable, "-m", "lib.engine", "run", scale]
             words += ["--profile", place] if place and folder is folders[1] else ["--cores", str(cores)]
             words += ["--only", only] if only else []
             places = {"NEURONS_CACHE": str(folder / "cache"), "NEURONS_RESULTS": str(folder / "results")}
