@@ -3,36 +3,4 @@ run and share GPUs, one run at a time, progress and the summary; time boxes, whi
 minutes, and the merge of what they made.
 """
 
-from lib.engine.graph import (
-    Node,
-    StepNode,
-    ancestry,
-    attacks,
-    evaluated,
-    families,
-    nodes,
-    notebooks,
-    recipes_hash,
-    seeds,
-    select,
-    steps,
-    studies,
-)
-from lib.engine.sources import sources
-
-__all__ = [
-    "Node",
-    "StepNode",
-    "ancestry",
-    "attacks",
-    "evaluated",
-    "families",
-    "nodes",
-    "notebooks",
-    "recipes_hash",
-    "seeds",
-    "select",
-    "sources",
-    "steps",
-    "studies",
-]
+from lib.engine.graph import *  # noqa: F403  the Snakefile and the report ask for the graph as engine.nodes, engine.steps

@@ -14,11 +14,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from lib import config, progress
+from lib import config
 from lib.engine import jobs
 from lib.engine.plan import call
-
-EVERY = 0.3  # seconds between two reports of one training
 
 
 class Worker:
@@ -128,7 +126,6 @@ def _work(voice: Connection, scale: str, threads: int, log: Path, device: Mappin
     compute.deterministic()
     # The device's start-up is over before the first task is timed.
     torch.zeros(1, device=compute.device(config.load(scale).compute.device))
-    progress.listen(_Reporter(voice))
     voice.send({"event": "ready", "device": compute.describe(), "torch": torch.__version__})
     while True:
         function, arguments = calls.get()
@@ -151,15 +148,3 @@ def _listen(voice: Connection, calls: queue.Queue) -> None:
             calls.put(voice.recv())
         except (EOFError, OSError):
             os._exit(137)
-
-
-class _Reporter:
-    """Hands on how far the training under way is."""
-
-    def __init__(self, voice: Connection) -> None:
-        self.voice, self.last = voice, 0.0
-
-    def __call__(self, desc: str, done: int, total: int | None) -> None:
-        if desc == "epochs" and total and (done in (0, total) or time.monotonic() - self.last > EVERY):
-            self.last = time.monotonic()
-            self.voice.send({"event": "epoch", "done": done, "total": total})
