@@ -233,6 +233,6 @@ def test_box_and_merge_take_files_from_where_the_user_is(shop, tmp_path):
     assert done.returncode == 2 and f"{tmp_path}/elsewhere/box.zip: damaged, or no archive of a time box" in done.stderr
     words = ["box", "smoke", "--only", "dense", "--minutes", "1", "--processes", "1", "--out", "box.zip"]
     done = shop.call(*words, cwd=tmp_path / "elsewhere")
-    assert done.returncode == 2 and f"{tmp_path}/elsewhere/box.zip: damaged" in done.stderr
+    assert done.returncode == 2 and f"{tmp_path}/elsewhere/box.zip is there already" in done.stderr
     done = shop.call("box", "smoke", "--only", "nothing", "--minutes", "1")
     assert done.returncode == 2 and "no item, notebook or family 'nothing' at scale 'smoke'" in done.stderr

@@ -42,8 +42,9 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
                     raise ArchiveError(f"{path}: {entry.filename} has {entry.file_size} bytes, more than any file here")
             files = {name: packed.read(name) for name in names}
         manifest = json.loads(files.pop(MANIFEST))
-        if manifest["format"] != FORMAT:
-            raise ArchiveError(f"{path}: format {manifest['format']!r}; this version reads {FORMAT}")
+        made, *_ = (manifest[key] for key in ("format", "scale", "config"))
+        if made != FORMAT:
+            raise ArchiveError(f"{path}: format {made!r}; this version reads {FORMAT}")
     except ArchiveError:
         raise
     except FileNotFoundError:
@@ -91,29 +92,17 @@ def code_hash() -> str:
 
 
 class Archive:
-    """One archive under way: what is made from `begin` on, and what an archive of an earlier run at its path holds."""
+    """One archive under way: cards, tables and small weights that are made after this.
+
+    Raises: ArchiveError where its file is there already.
+    """
 
     def __init__(self, path: Path, scale: Scale) -> None:
+        if path.exists():
+            raise ArchiveError(f"{path} is there already: merge it, then delete it; or name another file with --out")
         self.path, self.scale = path, scale
-        self._about: dict[str, Any] = {}
-        self._earlier: tuple[dict[str, Any], dict[str, bytes]] = ({}, {})
-        self._before: dict[Path, tuple[int, int]] = {}
-
-    def begin(self) -> None:
-        """Note what is there before the run.
-
-        Raises: ArchiveError where a file is at the path that is no archive of these settings.
-        """
-        if self.path.exists():
-            self._earlier = read(self.path)
-            if (self._earlier[0]["scale"], self._earlier[0]["config"]) != (self.scale.name, self.scale.hash):
-                raise ArchiveError(f"{self.path}: it is of other settings: name another file with --out")
         self._before = {path: _stamp(path) for path in (*self._cards(), *self._tables())}
-        from lib import record
-
-        commit, dirty = record.git_state()
-        self._about = {"format": FORMAT, "scale": self.scale.name, "config": self.scale.hash, "code": code_hash()}
-        self._about |= {"commit": commit, "dirty": dirty}
+        self._about = {"format": FORMAT, "scale": scale.name, "config": scale.hash, "code": code_hash()}
 
     def write(self, account: Mapping[str, Any]) -> Path:
         """Write the archive with what is there now; the old one stays until the new one is whole.
@@ -121,20 +110,12 @@ class Archive:
         Args:
             account: what the manifest says beside the files, as `Box.write` has it.
         """
-        about = {**self._about, **account, "written": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
-        for name in ("asked", "finished"):
-            about[name] = list(dict.fromkeys([*self._earlier[0].get(name, ()), *account[name]]))
-        for name in ("unfinished", "tasks"):
-            about[name] = {**self._earlier[0].get(name, {}), **account[name]}
-        about["unfinished"] = {
-            name: left for name, left in about["unfinished"].items() if name not in about["finished"]
-        }
-        return pack(self.path, about, self._collect())
+        written = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return pack(self.path, {**self._about, **account, "written": written}, self._collect())
 
     def _collect(self) -> dict[str, bytes]:
         """The files of the run by path in the archive; of a network trained twice the later one."""
-        files = dict(self._earlier[1])
-        rest: set[str] = set()
+        files, rest = dict[str, bytes](), set[str]()
         for path in self._tables():
             if self._before.get(path) != _stamp(path):
                 content = path.read_bytes()

@@ -173,10 +173,10 @@ def run(
         only, seeds: as `Plan` takes them.
         minutes: from now until the archive is written for the last time.
         processes: workers at a time, all on the devices of this machine.
-        out: the archive; one that is there already, of the same scale and settings, is gone on with.
+        out: the archive.
         entry: of config/queue.yaml, in place of scale and only; its seeds and minutes where none are given.
     Returns: 0, or 1 where a task failed.
-    Raises: ConfigError for what does not exist, and where data are missing; ArchiveError for another archive at `out`.
+    Raises: ConfigError for what does not exist, and where data are missing; ArchiveError where `out` is there already.
     """
     if entry is not None:
         known = config.queue()
@@ -190,11 +190,11 @@ def run(
         raise ConfigError("box wants --only ITEM ... and --minutes M, or --entry NAME of config/queue.yaml")
     limit = time.monotonic() + minutes * 60 - min(RESERVE, minutes * 6)
     preset = config.load(scale or "smoke")
-    plan, archive = Plan(preset, only, seeds), Archive(out, preset)
+    plan = Plan(preset, only, seeds)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with jobs.alone(preset.name):
-        archive.begin()
-        box = Box(plan, Pool(preset.name, processes, preset.compute.threads), archive, limit)
+        archive, pool = Archive(out, preset), Pool(preset.name, processes, preset.compute.threads)
+        box = Box(plan, pool, archive, limit)
         try:
             if not dry_run:
                 box.pool.start()

@@ -164,10 +164,8 @@ def merge(archive: Path, dry_run: bool = False, replace: Sequence[str] = ()) -> 
         merging.judge()
         if not dry_run:
             merging.write()
-        print(
-            f"{archive}: scale {name}, commit {about.get('commit')}, {about.get('device', 'unknown')}, "
-            f"torch {about.get('torch', 'unknown')}, written {about.get('written')}"
-        )
+        machine = f"{about.get('device', 'unknown')}, torch {about.get('torch', 'unknown')}"
+        print(f"{archive}: scale {name}, {machine}, written {about.get('written')}")
         if (about.get("code"), about["config"]) != (code_hash(), scale.hash):
             print("made by other code or with other settings than are here; what fits the present recipes is taken")
         print(f"{'would be new' if dry_run else 'new'}: {_counted(merging.new)}")

@@ -240,61 +240,27 @@ def survey(plan: Plan) -> set[str]:
 
     Raises: ConfigError where it cannot be told which networks are there, as without their data.
     """
-    networks = [name for name, task in plan.tasks.items() if task.kind == "train"]
-    cards, weights, made = set[str](), set[str](), set[str]()
-    for name in networks:
+    there, weights = set[str](), set[str]()
+    for name, task in plan.tasks.items():
+        if task.kind == "train":
+            try:
+                there |= {name} if is_kept("lib.zoo:card", task.arguments) else set()
+                weights |= {name} if call("lib.zoo:kept", task.arguments) else set()
+            except Exception as error:  # as where data are missing
+                raise ConfigError(f"it cannot be told whether {task.network} is there: {error}") from error
+    last = {name for goal in plan.goals for name in goal.tasks}
+    for name in [name for name in plan.tasks if name in last and plan.tasks[name].kind != "train"]:
         try:
-            cards |= {name} if is_kept("lib.zoo:card", plan.tasks[name].arguments) else set()
-            weights |= {name} if call("lib.zoo:kept", plan.tasks[name].arguments) else set()
-        except Exception as error:  # as where data are missing
-            raise ConfigError(f"it cannot be told whether {plan.tasks[name].network} is there: {error}") from error
-    for name in sorted({name for goal in plan.goals for name in goal.tasks} - set(networks)):
-        try:  # where none of the networks is there, nothing can rest on them
-            if reads(plan, name) & cards or not reads(plan, name):
-                made |= {name} if is_kept(plan.tasks[name].call, plan.tasks[name].arguments) else set()
+            there |= {name} if is_kept(plan.tasks[name].call, plan.tasks[name].arguments) else set()
         except Exception as error:  # whatever a study raises, the task itself will tell
             say(f"not known whether it is done: {name}: {type(error).__name__}: {error}")
-    done = finished(plan, cards, weights, made)
+    # A network whose card is there counts as made, unless something that is left reads its weights.
+    done = set(plan.tasks) - plan.closure(last - there, weights)
     for name, task in list(plan.tasks.items()):
         if task.parts and name not in done:
             parts = call(task.parts, task.arguments)
             plan.divide(name, [part for part in parts if not is_kept(task.call, {**task.arguments, **part})])
     return done
-
-
-def finished(plan: Plan, cards: Collection[str], weights: Collection[str], made: Collection[str]) -> set[str]:
-    """The tasks that need not be carried out.
-
-    A network whose weights are wanted and not there is trained again, and may become another one: then its card and
-    whatever was computed on it are made anew as well.
-
-    Args:
-        cards, weights: trainings of networks whose card is there, whose weights are there.
-        made: last tasks whose tables are all there.
-    """
-    last = {name for goal in plan.goals for name in goal.tasks}
-    there = (set(cards) | set(weights) | set(made)) & last
-    again: set[str] = set()
-    while True:
-        needed = plan.closure(last - there, weights)
-        again |= needed & set(cards)
-        outdated = {name for name in there if name in again or reads(plan, name) & again}
-        if not outdated:
-            return set(plan.tasks) - needed
-        there -= outdated
-
-
-def reads(plan: Plan, name: str) -> set[str]:
-    """The networks, as trainings, that an evaluation or step reads; of a training none."""
-    found: set[str] = set()
-    left = [] if plan.tasks[name].kind == "train" else list(plan.tasks[name].after)
-    while left:
-        other = left.pop()
-        if plan.tasks[other].kind == "train":
-            found.add(other)
-        else:
-            left += plan.tasks[other].after
-    return found
 
 
 def what_is_left(plan: Plan, done: Collection[str]) -> list[str]:
