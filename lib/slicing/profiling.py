@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lib import tensors
+from lib import cache, tensors
 from lib.data import as_batch, with_gradients
 from lib.progress import bar
 from lib.slicing.graph import Graph, SlicingError
@@ -94,6 +94,12 @@ class NeuronProfile:
         if len(calls) != 1:
             raise SlicingError(f"layer {layer!r} is called {len(calls)} times: one call has a mean")
         return calls[0]
+
+
+CODEC: cache.Codec[NeuronProfile] = cache.Codec(
+    ".safetensors", lambda path, _, made: made.save(path), lambda path, _: NeuronProfile.load(path)
+)
+"""How the cache keeps a profile."""
 
 
 @with_gradients
