@@ -196,7 +196,7 @@ def named_rows(ax: "Axes", names: Sequence[str], room: float = 0.5) -> None:
     ax.grid(axis="y", visible=False)
 
 
-def legend_below(axes: "Sequence[Axes]", columns: int, **look: Any) -> "Legend":
+def legend_below(axes: "Sequence[Axes] | np.ndarray", columns: int, **look: Any) -> "Legend":
     """One legend for all panels, below them, each name of the first panel once.
 
     Args:

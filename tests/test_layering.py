@@ -17,7 +17,8 @@ FLOORS = [
     "permission recipes training zoo attacks evaluations",
     "detectors",
     "slicing robustness dynamic lancet",
-    "explore",
+    "experiments",
+    "notebook explore",
 ]
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names.split()}
 METHODS = set(FLOORS[4].split())

@@ -173,8 +173,8 @@ def test_a_command_starts_again_where_a_network_changed(house, monkeypatch):
 
 
 def test_the_command_line_says_whether_all_is_kept(house, monkeypatch, capsys):
-    run = "lib.slicing.study.evaluation:make_scores"
-    monkeypatch.setattr("lib.slicing.study.evaluation.make_scores", lambda scale, seed: table())
+    run = "lib.experiments.nnslicer:make_scores"
+    monkeypatch.setattr("lib.experiments.nnslicer.make_scores", lambda scale, seed: table())
     monkeypatch.setattr(sys, "argv", ["evaluations", "--kept", "--run", run])
     ship_card(house)
     shutil.copy(config.ROOT / "config" / "steps.yaml", house / "config")

@@ -15,7 +15,7 @@ from lib.config.places import (
 )
 from lib.config.queue import Piece, queue
 from lib.config.recipe import Compute, Recipe
-from lib.config.scale import SCALES, Scale, load
+from lib.config.scale import SCALES, SECTIONS, Scale, flat, load
 from lib.config.sources import Sources, sources
 from lib.config.values import ConfigError, freeze, read_yaml, thaw
 
@@ -23,6 +23,7 @@ __all__ = [
     "CHANGED",
     "ROOT",
     "SCALES",
+    "SECTIONS",
     "Compute",
     "ConfigError",
     "Item",
@@ -35,6 +36,7 @@ __all__ = [
     "claims",
     "config_dir",
     "data_root",
+    "flat",
     "foreign",
     "freeze",
     "images_of",

@@ -17,7 +17,8 @@ class Item:
 
     Attributes:
         study: whose settings, seeds and steps it has; the first word of its name, where the file does not say.
-        seeds: the study's setting that lists its seeds; where a scale leaves it out, the study's `seeds`.
+        seeds: the study's setting that lists its seeds, as "defects.seeds" of an experiment's section; where a scale
+            leaves it out, the study's `seeds`.
     """
 
     item: str
@@ -65,7 +66,8 @@ def items() -> dict[str, Item]:
 def item_seeds(item: Item, scale: Scale) -> list[int]:
     """The seeds that a scale gives an item: its study's, or the first of them where all its steps are for those."""
     chosen = scale.study.get(item.study, {})
-    seeds = list(chosen.get(item.seeds) or chosen.get("seeds", (0,)))
+    section, _, key = item.seeds.rpartition(".")
+    seeds = list((chosen.get(section, {}) if section else chosen).get(key) or chosen.get("seeds", (0,)))
     known = steps().get(item.study, {})
     counts = [known[name].seeds for name in item.steps if name in known]
     first = [count for count in counts if count is not None]
