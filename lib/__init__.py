@@ -10,4 +10,4 @@ _SUBMODULES = (
     *("claims", "reduced", "report", "engine"),
 )
 
-__getattr__, __dir__ = attach(__name__, dict.fromkeys(_SUBMODULES, ()))
+__getattr__, __dir__, _ = attach(__name__, dict.fromkeys(_SUBMODULES, ()))

@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
-def attach(package: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of a package.
+def attach(
+    package: str, homes: Mapping[str, Sequence[str]]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """`__getattr__`, `__dir__` and `__all__` of a package.
 
     Args:
         package: its dotted name, `__name__`.
         homes: submodule (dotted, below the package) -> the names that it gives; undotted ones are names themselves.
-    Returns: both functions. A name that is not there raises AttributeError, as in any module.
+    Returns: all three. A name that is not there raises AttributeError, as in any module.
     """
     home = {name: module for module, names in homes.items() for name in names}
 
@@ -26,4 +28,4 @@ def attach(package: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[
     def names() -> list[str]:
         return sorted({*vars(sys.modules[package]), *home, *(name for name in homes if "." not in name)})
 
-    return get, names
+    return get, names, sorted(home)

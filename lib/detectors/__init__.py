@@ -18,31 +18,16 @@ if TYPE_CHECKING:
     from lib.detectors.metrics import auroc, auroc_interval, rates, threshold_at
     from lib.detectors.trees import BinaryForest, TreeRule
 
-__all__ = [
-    "LID",
-    "BinaryForest",
-    "KernelDensity",
-    "LayerRegression",
-    "Mahalanobis",
-    "MaxSoftmax",
-    "TreeRule",
-    "auroc",
-    "auroc_interval",
-    "choose_bandwidth",
-    "local_dimension",
-    "rates",
-    "threshold_at",
-]
-
-_HOMES = {
-    "arrays": (),
-    "kernel_density": ("KernelDensity", "choose_bandwidth"),
-    "layer_regression": ("LayerRegression",),
-    "lid": ("LID", "local_dimension"),
-    "mahalanobis": ("Mahalanobis",),
-    "max_softmax": ("MaxSoftmax",),
-    "metrics": ("auroc", "auroc_interval", "rates", "threshold_at"),
-    "trees": ("BinaryForest", "TreeRule"),
-}
-
-__getattr__, __dir__ = late.attach(__name__, _HOMES)
+__getattr__, __dir__, __all__ = late.attach(
+    __name__,
+    {
+        "arrays": (),
+        "kernel_density": ("KernelDensity", "choose_bandwidth"),
+        "layer_regression": ("LayerRegression",),
+        "lid": ("LID", "local_dimension"),
+        "mahalanobis": ("Mahalanobis",),
+        "max_softmax": ("MaxSoftmax",),
+        "metrics": ("auroc", "auroc_interval", "rates", "threshold_at"),
+        "trees": ("BinaryForest", "TreeRule"),
+    },
+)

@@ -9,16 +9,3 @@ from lib.graph.errors import GraphError
 from lib.graph.layout import Layout
 from lib.graph.network import Network, behind_output, read
 from lib.graph.outputs import logits_in
-
-__all__ = [
-    "GraphError",
-    "Layout",
-    "Network",
-    "behind_output",
-    "copied",
-    "logits_in",
-    "parametrised",
-    "read",
-    "structure",
-    "unwrapped",
-]

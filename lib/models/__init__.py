@@ -21,25 +21,6 @@ from lib.models.resnet_cifar import CifarResNet
 from lib.models.resnet_preact import PreActResNet
 from lib.models.vgg import VGG
 
-__all__ = [
-    "ARCHITECTURES",
-    "FC5",
-    "VGG",
-    "AlexNet",
-    "BottleneckResNet",
-    "CifarResNet",
-    "DeepID",
-    "DigitsCNN",
-    "MobileNetV1",
-    "MobileNetV2",
-    "Normalise",
-    "PreActResNet",
-    "ResNet",
-    "SignsCNN",
-    "build",
-    "defaults",
-]
-
 
 def _resnet18(**args: Any) -> nn.Module:
     return ResNet(blocks=(2, 2, 2, 2), **args)

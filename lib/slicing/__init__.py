@@ -16,28 +16,15 @@ if TYPE_CHECKING:
     from lib.slicing.scores import class_scores
     from lib.slicing.slices import Slices
 
-__all__ = [
-    "EffectivePath",
-    "NNSlicer",
-    "NeuronProfile",
-    "Slices",
-    "SlicingError",
-    "class_scores",
-    "effective_path",
-    "feature_map",
-    "profile",
-    "slice",
-    "slices_by_chunk",
-]
-
-_HOMES = {
-    "backward": ("effective_path", "slice", "slices_by_chunk"),
-    "features": ("feature_map",),
-    "graph": ("SlicingError",),
-    "profiling": ("NeuronProfile", "profile"),
-    "rules": ("EffectivePath", "NNSlicer"),
-    "scores": ("class_scores",),
-    "slices": ("Slices",),
-}
-
-__getattr__, __dir__ = late.attach(__name__, _HOMES)
+__getattr__, __dir__, __all__ = late.attach(
+    __name__,
+    {
+        "backward": ("effective_path", "slice", "slices_by_chunk"),
+        "features": ("feature_map",),
+        "graph": ("SlicingError",),
+        "profiling": ("NeuronProfile", "profile"),
+        "rules": ("EffectivePath", "NNSlicer"),
+        "scores": ("class_scores",),
+        "slices": ("Slices",),
+    },
+)
