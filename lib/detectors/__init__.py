@@ -11,9 +11,7 @@ from lib import late
 
 if TYPE_CHECKING:
     from lib.detectors.kernel_density import KernelDensity, choose_bandwidth
-    from lib.detectors.layer_regression import LayerRegression
-    from lib.detectors.lid import LID, local_dimension
-    from lib.detectors.mahalanobis import Mahalanobis
+    from lib.detectors.layerwise import LID, LayerRegression, Mahalanobis, local_dimension
     from lib.detectors.max_softmax import MaxSoftmax
     from lib.detectors.metrics import auroc, auroc_interval, rates, threshold_at
     from lib.detectors.trees import BinaryForest, TreeRule
@@ -23,9 +21,7 @@ __getattr__, __dir__, __all__ = late.attach(
     {
         "arrays": (),
         "kernel_density": ("KernelDensity", "choose_bandwidth"),
-        "layer_regression": ("LayerRegression",),
-        "lid": ("LID", "local_dimension"),
-        "mahalanobis": ("Mahalanobis",),
+        "layerwise": ("LID", "LayerRegression", "Mahalanobis", "local_dimension"),
         "max_softmax": ("MaxSoftmax",),
         "metrics": ("auroc", "auroc_interval", "rates", "threshold_at"),
         "trees": ("BinaryForest", "TreeRule"),

@@ -13,10 +13,9 @@ from lib.models.deepid import DeepID
 from lib.models.digits_cnn import DigitsCNN
 from lib.models.fully_connected import FC5
 from lib.models.gtsrb_cnn import SignsCNN
+from lib.models.layers import Normalise
 from lib.models.mobilenet import MobileNetV1, MobileNetV2
-from lib.models.normalise import Normalise
-from lib.models.resnet import ResNet
-from lib.models.resnet_bottleneck import BottleneckResNet
+from lib.models.resnet import BottleneckResNet, ResNet
 from lib.models.resnet_cifar import CifarResNet
 from lib.models.resnet_preact import PreActResNet
 from lib.models.vgg import VGG

@@ -14,7 +14,7 @@ from lib.dynamic.errors import DynamicError
 from lib.dynamic.scratch.search import Structure
 from lib.graph import copied
 from lib.models import VGG, BottleneckResNet, CifarResNet, MobileNetV1, MobileNetV2
-from lib.models.initialise import he_normal
+from lib.models.layers import he_normal
 
 HE_NORMAL = (VGG, CifarResNet, BottleneckResNet, MobileNetV1, MobileNetV2)
 """Architectures whose first weights are He's; the others start as torch starts them."""

@@ -1,7 +1,7 @@
-"""Local intrinsic dimensionality of an input among clean ones, layer by layer.
+"""Detectors on the features of several layers: LID and Mahalanobis distances, weighed by a logistic regression.
 
-Source: Ma et al. 2018, "Characterizing adversarial subspaces using local intrinsic dimensionality",
-https://arxiv.org/abs/1801.02613, equation 4 and algorithm 1.
+Source: Ma et al. 2018, https://arxiv.org/abs/1801.02613 (local intrinsic dimensionality); Lee et al. 2018,
+https://arxiv.org/abs/1807.03888 (Mahalanobis distance to the class means).
 """
 
 from __future__ import annotations
@@ -10,11 +10,74 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy.linalg import pinvh
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from lib.detectors import arrays
-from lib.detectors.layer_regression import LayerRegression
 
 CHUNK = 1024  # rows whose distances are held at once
+WIDEST = 4096  # features whose covariance is inverted in reasonable time
+
+
+class Mahalanobis:
+    """Class means and one covariance for all classes, from clean inputs.
+
+    Args:
+        shrinkage: part of the covariance replaced by its mean variance times the identity, in [0, 1]; above 0 where
+            there are fewer inputs than features.
+    """
+
+    def __init__(self, shrinkage: float = 0.0) -> None:
+        if not 0 <= shrinkage <= 1:
+            raise ValueError(f"shrinkage is {shrinkage}: in [0, 1]")
+        self.shrinkage = shrinkage
+        self.classes = np.empty(0, np.int64)
+        self.means = self.precision = np.empty((0, 0))
+
+    def fit(self, features: Any, labels: Any) -> Mahalanobis:
+        """Take means and covariance from clean inputs.
+
+        Args:
+            features: (N, F), F up to 4096.
+            labels: (N,) whole numbers: the classes.
+        Source: Lee et al. 2018, equation 1: the covariance is (1/N) sum_c sum_{i in c} (f_i - m_c)(f_i - m_c)^T.
+        """
+        found = arrays.dense(features)
+        if found.shape[1] > WIDEST:
+            raise ValueError(f"{found.shape[1]} features: {WIDEST} at most; average or project them first")
+        self.classes, index = np.unique(arrays.classes_of(labels, len(found)), return_inverse=True)
+        sums = np.zeros((len(self.classes), found.shape[1]))
+        np.add.at(sums, index, found)
+        self.means = sums / np.bincount(index)[:, None]
+        centred = found - self.means[index]
+        covariance = centred.T @ centred / len(found)
+        if self.shrinkage:
+            spread = np.trace(covariance) / len(covariance)
+            covariance = (1 - self.shrinkage) * covariance + self.shrinkage * spread * np.eye(len(covariance))
+        self.precision = pinvh(covariance)
+        return self
+
+    def distances(self, features: Any) -> np.ndarray:
+        """Squared Mahalanobis distance to each class, float64 (N, classes), classes ascending."""
+        if not len(self.classes):
+            raise ValueError("Mahalanobis has no means: call fit with clean inputs first")
+        found = arrays.dense(features)
+        arrays.same_width(found, self.means.shape[1])
+        # In coordinates where the covariance is the identity; an eigenvalue of 0 drops its direction.
+        values, vectors = np.linalg.eigh(self.precision)
+        whiten = vectors * np.sqrt(np.maximum(values, 0))
+        return arrays.squared_distances(found @ whiten, self.means @ whiten)
+
+    def score(self, features: Any) -> np.ndarray:
+        """How suspicious each input is, float64 (N,): the squared distance to the nearest class.
+
+        Args:
+            features: (N, F).
+        Source: Lee et al. 2018, equation 2, with the sign turned.
+        """
+        return self.distances(features).min(axis=1)
 
 
 def local_dimension(features: Any, reference: Any, k: int = 20, same: bool = False) -> np.ndarray:
@@ -112,3 +175,32 @@ class LID:
         """How suspicious each input is, float64 (N,): the regression's, else the mean over layers of the estimates."""
         estimates = self.dimensions(layers)
         return estimates.mean(axis=1) if self._regression is None else self._regression.score(estimates)
+
+
+class LayerRegression:
+    """Weighs the layers' scores by logistic regression on inputs of both kinds; each layer is standardised first.
+
+    Source: Lee et al. 2018, https://arxiv.org/abs/1807.03888, section 2.3 (feature ensemble); Ma et al. 2018,
+    https://arxiv.org/abs/1801.02613, algorithm 1.
+    """
+
+    def __init__(self, strength: float = 1.0) -> None:
+        self._model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000))
+
+    def fit(self, normal: Any, adversarial: Any) -> LayerRegression:
+        """Fit on inputs of both kinds.
+
+        Args:
+            normal, adversarial: (N, layers) and (M, layers): one score a layer.
+        """
+        both = [arrays.dense(normal, "normal"), arrays.dense(adversarial, "adversarial")]
+        self._model.fit(np.concatenate(both), np.repeat([0, 1], [len(part) for part in both]))
+        return self
+
+    def score(self, layers: Any) -> np.ndarray:
+        """How suspicious each input is, float64 (N,): the log-odds of being adversarial.
+
+        Args:
+            layers: (N, layers).
+        """
+        return self._model.decision_function(arrays.dense(layers, "layers"))
