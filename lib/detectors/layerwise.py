@@ -115,7 +115,7 @@ def local_dimension(features: Any, reference: Any, k: int = 20, same: bool = Fal
 
 
 class LID:
-    """Logistic regression on the local intrinsic dimensionality of an input at each layer.
+    """Local intrinsic dimensionality of an input at each layer; `LayerRegression` weighs the layers' estimates.
 
     The reference is drawn once from the clean inputs, so that an input's score does not depend on the batch it came
     in; in the paper each minibatch is its own reference.
@@ -129,7 +129,6 @@ class LID:
     def __init__(self, k: int = 20, batch: int = 100, seed: int = 0) -> None:
         self.k, self.batch, self.seed = k, batch, seed
         self._reference: dict[str, Any] = {}
-        self._regression: LayerRegression | None = None
 
     def fit(self, clean: Mapping[str, Any]) -> LID:
         """Draw the reference.
@@ -161,20 +160,9 @@ class LID:
             [local_dimension(layers[name], among, self.k) for name, among in self._reference.items()], axis=1
         )
 
-    def fit_regression(self, normal: Mapping[str, Any], adversarial: Mapping[str, Any]) -> LID:
-        """Fit the regression on inputs of both kinds, none of them in the reference.
-
-        Args:
-            normal: as in `dimensions`: clean inputs (in the paper also noisy ones).
-            adversarial: as in `dimensions`.
-        """
-        self._regression = LayerRegression().fit(self.dimensions(normal), self.dimensions(adversarial))
-        return self
-
     def score(self, layers: Mapping[str, Any]) -> np.ndarray:
-        """How suspicious each input is, float64 (N,): the regression's, else the mean over layers of the estimates."""
-        estimates = self.dimensions(layers)
-        return estimates.mean(axis=1) if self._regression is None else self._regression.score(estimates)
+        """How suspicious each input is, float64 (N,): the mean over layers of the estimates."""
+        return self.dimensions(layers).mean(axis=1)
 
 
 class LayerRegression:

@@ -64,10 +64,6 @@ class NeuronProfile:
         """Mean input of a layer over all images, float64, without the batch dimension."""
         return self.mean(self._only(layer)[0])[0]
 
-    def output_mean(self, layer: str) -> Tensor:
-        """Mean output of a layer over all images, float64, without the batch dimension."""
-        return self.mean(self._only(layer)[1])[0]
-
     def to(self, device: torch.device | str) -> NeuronProfile:
         """The same profile on a device."""
         moved = {name: value.to(device) for name, value in self.by_class.items()}
