@@ -10,7 +10,7 @@ from lib import late
 if TYPE_CHECKING:
     from lib.slicing.backward import effective_path, slice, slices_by_chunk
     from lib.slicing.features import feature_map
-    from lib.slicing.graph import SlicingError
+    from lib.slicing.kinds import SlicingError
     from lib.slicing.profiling import NeuronProfile, profile
     from lib.slicing.rules import EffectivePath, NNSlicer
     from lib.slicing.scores import class_scores
@@ -21,7 +21,7 @@ __getattr__, __dir__, __all__ = late.attach(
     {
         "backward": ("effective_path", "slice", "slices_by_chunk"),
         "features": ("feature_map",),
-        "graph": ("SlicingError",),
+        "kinds": ("SlicingError",),
         "profiling": ("NeuronProfile", "profile"),
         "rules": ("EffectivePath", "NNSlicer"),
         "scores": ("class_scores",),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lib import progress
 from lib.data import as_images, with_gradients
 from lib.slicing import compiled, tensors
-from lib.slicing.graph import Graph, Operation, SlicingError
+from lib.slicing.kinds import Graph, Operation, SlicingError
 from lib.slicing.profiling import NeuronProfile
 from lib.slicing.rules import EffectivePath, NNSlicer, Rule
 from lib.slicing.slices import Slices

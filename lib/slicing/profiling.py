@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lib import cache, tensors
 from lib.data import as_batch, with_gradients
 from lib.progress import bar
-from lib.slicing.graph import Graph, SlicingError
+from lib.slicing.kinds import Graph, SlicingError
 
 REFERENCES = ("predicted", "dataset")
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lib import tensors
-from lib.slicing.graph import SlicingError
+from lib.slicing.kinds import SlicingError
 
 
 @dataclass(frozen=True, eq=False)

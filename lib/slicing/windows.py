@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lib.slicing.graph import Operation, SlicingError
+from lib.slicing.kinds import Operation, SlicingError
 
 Pair = tuple[int, int]
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from lib.slicing import Slices, SlicingError, class_scores, effective_path, feature_map, profile, slice
-from lib.slicing.graph import Graph, last_convolution
+from lib.slicing.kinds import Graph, last_convolution
 from lib.slicing.profiling import NeuronProfile
 from lib.slicing.rules import EffectivePath, NNSlicer
 from slicing import networks
