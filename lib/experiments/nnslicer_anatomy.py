@@ -212,7 +212,7 @@ def draw_classes(results: Results) -> Figure:
         order = list(dict.fromkeys(rows["first"]))
         wide = rows.pivot(index="first", columns="second", values="value").loc[order, order]
         seaborn.heatmap(wide, ax=ax, cmap="viridis", square=True, cbar_kws={"shrink": 0.7})
-        ax.set(title=name, xlabel="", ylabel="")
+        ax.set(title=name.replace(", ", ",\n"), xlabel="", ylabel="")
     return figure
 
 

@@ -277,8 +277,9 @@ def draw_growth(results: Results) -> Figure:
 def beside_stated(results: Results) -> pd.DataFrame:
     """For display: seconds of a whole slice beside those that the source states, and how many passes a slice takes."""
     rows = results.values("seconds")
+    rows = rows[rows["phase"].notna()].sort_values("inputs", ascending=False, kind="stable")
     lines = []
-    for (network, inputs), part in rows[rows["phase"].notna()].groupby(["network", "inputs"], sort=False):
+    for (network, inputs), part in rows.groupby(["network", "inputs"], sort=False):
         seconds = part.set_index("phase")["value"]
         line = {"network": network, "inputs": inputs, "published, s": "", "ours, s": f"{seconds['slice']:.4f}"}
         line["published / ours"] = ""
