@@ -71,10 +71,11 @@ def load(scale: str = "smoke", path: str | os.PathLike | None = None) -> Scale:
 
 
 def flat(scale: str, study: str) -> dict[str, Any]:
-    """A scale's settings of a study, those of its experiments' sections beside the shared ones."""
+    """A scale's settings of a study, those of its experiments' sections beside the shared ones, but their seeds."""
     found: dict[str, Any] = {}
     for key, value in thaw(load(scale).study.get(study, {})).items():
-        found |= value if key in SECTIONS.get(study, ()) else {key: value}
+        own = {name: each for name, each in value.items() if name != "seeds"} if isinstance(value, dict) else {}
+        found |= own if key in SECTIONS.get(study, ()) else {key: value}
     return found
 
 

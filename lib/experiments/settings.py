@@ -90,6 +90,11 @@ class Settings(BaseModel):
         chosen = [name for name in fields if fields[name].title and (name in names or not names)]
         return {str(fields[name].title): self.told(name) for name in chosen}
 
+    def compared(self, names: Collection[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What a record compares, as `described`: these settings, and the source's (`scale: paper`)."""
+        paper = type(self).of("paper")
+        return {"seeds": self.seeds, **self.described(names)}, {"seeds": paper.seeds, **paper.described(names)}
+
     def told(self, name: str) -> Any:
         """A setting's value as `described` gives it; a subclass may count what None stands for."""
         return getattr(self, name)
