@@ -71,11 +71,13 @@ def load(scale: str = "smoke", path: str | os.PathLike | None = None) -> Scale:
 
 
 def flat(scale: str, study: str) -> dict[str, Any]:
-    """A scale's settings of a study, those of its experiments' sections beside the shared ones, but their seeds."""
+    """A scale's settings of a study, those of its experiments' sections beside the shared ones."""
     found: dict[str, Any] = {}
     for key, value in thaw(load(scale).study.get(study, {})).items():
-        own = {name: each for name, each in value.items() if name != "seeds"} if isinstance(value, dict) else {}
-        found |= own if key in SECTIONS.get(study, ()) else {key: value}
+        if key in SECTIONS.get(study, ()):
+            found |= {name: each for name, each in value.items() if name != "seeds"}
+        else:
+            found[key] = value
     return found
 
 

@@ -62,7 +62,7 @@ class Results:
     """
 
     item: Item
-    settings: Any  # the experiment's own kind of `Settings`
+    settings: Any
     frames: Mapping[int, pd.DataFrame]
     read: Read = field(init=False)
 
