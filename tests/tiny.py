@@ -118,15 +118,13 @@ def write(folder: Path) -> Path:
     _merge(
         raw["study"]["dynamic"],
         {
+            "gate_images": 80,
+            "gate_epochs": 1,
+            "latency_repeats": 2,
             "pruning": {
-                "pruning_images": 100,
+                "images": 100,
                 "calibration_images": 100,
                 "latency_seconds": 0.01,
-            },
-            "scratch": {
-                "latency_repeats": 2,
-                "gate_images": 80,
-                "gate_epochs": 1,
             },
             "decisions": {
                 "decision_images": 100,
