@@ -466,5 +466,5 @@ def test_the_graph_of_this_package_holds_every_family_and_notebook(scale, tmp_pa
         "notebook": len(notebooks),
         "report": 1,
     }
-    assert due.strip().split(", ") == [f"{count} {kind}" for kind, count in sorted(counts.items()) if count]
+    assert set(due.strip().split(", ")) == {f"{count} {kind}" for kind, count in counts.items() if count}
     assert not (tmp_path / "results").exists()
