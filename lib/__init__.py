@@ -14,13 +14,15 @@ _SUBMODULES = (
 )
 
 
-def lazy(package: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of a package whose names load on first use (PEP 562): importing it costs nothing.
+def lazy(
+    package: str, homes: Mapping[str, Sequence[str]]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """`__getattr__`, `__dir__` and `__all__` of a package whose names load on first use (PEP 562): cheap to import.
 
     Args:
         package: its dotted name, `__name__`.
         homes: submodule (dotted, below the package) -> the names that it gives; undotted ones are names themselves.
-    Returns: both functions. A name that is not there raises AttributeError, as in any module.
+    Returns: all three. A name that is not there raises AttributeError, as in any module.
     """
     home = {name: module for module, names in homes.items() for name in names}
 
@@ -34,7 +36,7 @@ def lazy(package: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[st
     def names() -> list[str]:
         return sorted({*vars(sys.modules[package]), *home, *(name for name in homes if "." not in name)})
 
-    return get, names
+    return get, names, sorted(home)
 
 
-__getattr__, __dir__ = lazy(__name__, dict.fromkeys(_SUBMODULES, ()))
+__getattr__, __dir__, _ = lazy(__name__, dict.fromkeys(_SUBMODULES, ()))

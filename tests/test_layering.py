@@ -11,12 +11,14 @@ from lib import config
 
 # A floor imports from itself and from those below; the four methods not from one another.
 FLOORS = [
-    "config parameters compute record progress plots store tensors checksums intervals units contract tables reduced",
+    "config parameters compute record progress plots store tensors cache checksums intervals units contract "
+    "tables reduced",
     "data models graph",
     "permission recipes training zoo attacks evaluations",
     "detectors",
     "slicing robustness dynamic lancet",
-    "explore",
+    "experiments",
+    "notebook explore",
 ]
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names.split()}
 METHODS = set(FLOORS[4].split())

@@ -1,0 +1,186 @@
+"""What the experiments on slices share: the network, its profile and its classes' scores, made once and kept."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch
+from filelock import FileLock
+from pydantic import Field
+from torch import Tensor, nn
+
+from lib import compute, config, data, store, tensors
+from lib.experiments.run import Run
+from lib.experiments.settings import Count, Settings, Share
+from lib.slicing import scores as scoring
+from lib.slicing.graph import SlicingError
+from lib.slicing.profiling import NeuronProfile, profile
+
+VERSION = 1  # raise it when a change here or in lib.slicing changes profiles or slices
+
+NAMES = {
+    "nnslicer": "NNSlicer",
+    "effective-path": "EffectivePath",
+    "weight": "Weight",
+    "channel": "Channel",
+    "random": "Random",
+}
+"""The methods as figures and tables show them."""
+
+
+class NNSlicer(Settings):
+    """Shared settings of these experiments.
+
+    Attributes:
+        network: a network of the scale, whose slices are looked at.
+        theta: how far a neuron's contributions may fall short of its output's distance from the mean, in [0, 1]; the
+            source compares several and settles for .2.
+        reference: mean that an output is compared with: of the predicted class, or of the whole data set.
+        profile_per_class, scores_per_class: correctly classified training images of each class behind the profile,
+            and behind the synapses' scores.
+    """
+
+    study: ClassVar[str] = "nnslicer"
+
+    network: str = "nnslicer-resnet10"
+    theta: Share = Field(0.2, title="theta")
+    reference: Literal["predicted", "dataset"] = "predicted"
+    profile_per_class: Count = Field(1000, title="training images a class for the profile")
+    scores_per_class: Count = Field(1000, title="training images a class for the scores")
+
+
+S = TypeVar("S", bound=NNSlicer)
+
+
+class SlicingRun(Run[S]):
+    """A seed's network with its profile and scores."""
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network, in evaluation mode, on the scale's device."""
+        return self.network(self.settings.network)
+
+    @property
+    def classes(self) -> int:
+        """How many the data set has, which need not be there."""
+        return data.SETS[self.settings.data].classes
+
+    @property
+    def train(self) -> data.ImageSet:
+        """All training images."""
+        return _training_images(self.settings.data)
+
+    def profile_key(self, network: str | None = None) -> dict[str, Any]:
+        """What a profile depends on beside the network's weights."""
+        return {
+            "version": VERSION,
+            "network": network or self.settings.network,
+            "images": self.train.fingerprint,
+            "per_class": self.settings.profile_per_class,
+        }
+
+    def profile(self, network: str | None = None) -> NeuronProfile:
+        """The profile of a network on training images; kept in the cache.
+
+        Args:
+            network: its name; None: the settings' network.
+        """
+        name = network or self.settings.network
+        path = self._path(name, "profile", self.profile_key(name))
+
+        def make() -> NeuronProfile:
+            train, per_class = self.train, self.settings.profile_per_class
+            made = profile(self.network(name), train.images, train.labels, len(train.classes), per_class)
+            made.save(path)
+            return made
+
+        return _kept(path, NeuronProfile.load, make).to(compute.device(self.preset.compute.device))
+
+    def scores_key(self, method: str) -> dict[str, Any]:
+        """What a method's scores depend on beside the network's weights."""
+        key = {"method": method, "per_class": self.settings.scores_per_class, "profile": self.profile_key()}
+        return key | (self.settings.unusual("theta", "reference") if method == "nnslicer" else {})
+
+    def scores(self, method: str = "nnslicer") -> dict[str, Tensor]:
+        """Sum of |CONTRIB| of each synapse over each class's first correctly classified training images, kept by class.
+
+        Args:
+            method: "nnslicer" or "effective-path".
+        Returns: layer -> int64 (classes, *weight.shape), on the scale's device.
+        """
+        parts = []
+        for label in range(self.classes):
+            path = self._path(self.settings.network, f"scores-{method}-{label}", self.scores_key(method))
+            parts.append(_kept(path, _load_scores, partial(self._make_scores, method, label, path)))
+        on = compute.device(self.preset.compute.device)
+        return {layer: torch.stack([part[layer] for part in parts]).to(on) for layer in parts[0]}
+
+    def _make_scores(self, method: str, label: int, path: Path) -> dict[str, Tensor]:
+        train, chosen = self.train, self.settings
+        mine = (train.labels == label).nonzero()[:, 0]
+        index = first_correct(self.model, train, mine, chosen.scores_per_class)
+        if len(index) == 0:
+            raise SlicingError(f"the network classifies no training image of class {label} correctly: train it longer")
+        slices: dict[str, Any] = {"profile": self.profile(), "theta": chosen.theta, "reference": chosen.reference}
+        own = slices if method == "nnslicer" else {}
+        few = train.subset(index)
+        found = scoring.class_scores(self.model, few.images, few.labels, len(train.classes), method, **own)
+        kept = {layer: value[label].contiguous() for layer, value in found.items()}
+        tensors.write(path, kept)
+        return kept
+
+    def _path(self, network: str, kind: str, key: Mapping[str, Any]) -> Path:
+        address = store.fingerprint({"weights": self.card(network)["weights"], "seed": self.seed, **key})
+        folder = f"{network}-seed{self.seed}-{address.removeprefix('sha256:')[:16]}"
+        return config.cache_dir(self.scale) / "slicing" / folder / f"{kind}.safetensors"
+
+
+def make_scores(scale: str, seed: int) -> None:
+    """Both methods' scores of the network: a step before the experiments that read them."""
+    run = SlicingRun(NNSlicer.of(scale), seed)
+    for method in scoring.METHODS:
+        run.scores(method)
+
+
+@torch.no_grad()
+def first_correct(model: nn.Module, images: data.ImageSet, positions: Tensor, count: int) -> Tensor:
+    """The first positions at which the network is right, up to a count."""
+    on = next(model.parameters()).device
+    found: list[Tensor] = []
+    for part in positions.split(500):
+        if sum(map(len, found)) >= count:
+            break
+        right = model(images.float(on, part)).argmax(1).cpu() == images.labels[part]
+        found.append(part[right])
+    return torch.cat(found)[:count] if found else positions[:0]
+
+
+@lru_cache(maxsize=2)
+def _training_images(name: str) -> data.ImageSet:
+    return data.load(name, "train")
+
+
+def _load_scores(path: Path) -> dict[str, Tensor]:
+    try:
+        return tensors.read(path, before=[])[0]
+    except (OSError, ValueError) as error:
+        raise SlicingError(f"{path} holds no scores, or it is damaged ({error})") from error
+
+
+def _kept(path: Path, load: Callable[[Path], Any], make: Callable[[], Any]) -> Any:
+    """What lies at a path; made, by one process, where nothing does, or something damaged."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if path.exists():
+            try:
+                return load(path)
+            except SlicingError as error:
+                warnings.warn(f"{error}; it is made anew", stacklevel=3)
+                os.unlink(path)
+        store.about_to_make(path.name)
+        return make()
