@@ -143,12 +143,12 @@ for node, study in [(node, study) for node in NODES for study in engine.studies(
             f"evaluate_{study}_{node.family}_seed{node.seed}"
         input:
             networks=done("train", node),
-            code=engine.sources(f"lib.{study}.evaluation"),
+            code=engine.sources(f"lib.experiments.{study}_evaluation"),
         output:
             done(study, node),
         params:
             name=f"evaluate {study} {node.family} seed {node.seed}",
-            module=f"lib.{study}.evaluation",
+            module=f"lib.experiments.{study}_evaluation",
             family=node.family,
             seed=node.seed,
             settings=store.fingerprint(settings.thaw(PRESET.study[study])),

@@ -216,7 +216,7 @@ class _Maker:
         family = self.scale.recipe(name).family
         after = dict.fromkeys(self.train(other, seed) for other in (name, self.scale.families[family][0]))
         arguments = {"scale": self.scale.name, "name": name, "seed": seed}
-        call, title = f"lib.{study}.evaluation:evaluate_network", f"evaluate {study} {name} seed {seed}"
+        call, title = f"lib.experiments.{study}_evaluation:evaluate_network", f"evaluate {study} {name} seed {seed}"
         return self.made.add(Task(title, "evaluate", call, arguments, seed, tuple(after), family, name))
 
     def step(self, step: stages.StepNode) -> str:

@@ -9,7 +9,6 @@ from lib import late
 
 if TYPE_CHECKING:
     from lib.robustness.adversarial_training import FgsmRs
-    from lib.robustness.evaluation import masking_of, spectra_of, sweep
     from lib.robustness.fgsm import cross_entropy_gradient, fgsm_correct, fgsm_sweep
     from lib.robustness.low_rank import NuclearNorm, decompose, nuclear_norm
     from lib.robustness.magnitude_pruning import GradualPruning, schedule, sparsity
@@ -32,7 +31,6 @@ __all__ = [
     "fgsm_correct",
     "fgsm_sweep",
     "layer_spectra",
-    "masking_of",
     "nuclear_norm",
     "pgd_correct",
     "prunable_share",
@@ -40,14 +38,11 @@ __all__ = [
     "schedule",
     "singular_values",
     "sparsity",
-    "spectra_of",
     "stable_rank",
-    "sweep",
 ]
 
 _HOMES = {
     "adversarial_training": ("FgsmRs",),
-    "evaluation": ("masking_of", "spectra_of", "sweep"),
     "fgsm": ("cross_entropy_gradient", "fgsm_correct", "fgsm_sweep"),
     "low_rank": ("NuclearNorm", "decompose", "nuclear_norm"),
     "magnitude_pruning": ("GradualPruning", "schedule", "sparsity"),
