@@ -30,7 +30,16 @@ def places(tmp_path_factory):
 
 
 OVERRIDES = {
+    "01_robustness_magnitude_pruning": ("test_images", "20"),
+    "02_robustness_low_rank": ("test_images", "20"),
+    "03_robustness_temperature": ("pgd_steps", "2"),
+    "04_robustness_spectra": ("prunable_tolerance", "0.02"),
+    "11_nnslicer_overhead": ("inputs", "2"),
+    "12_nnslicer_anatomy": ("theta", "0.1"),
     "14_nnslicer_pruning": ("theta", "0.1"),
+    "31_lancet_companions": ("companion_steps", "30"),
+    "32_lancet_localisation": ("pairs", "3"),
+    "36_lancet_explanation": ("pictures", "1"),
 }
 """One parameter of each notebook that is not the scale's, as papermill takes it; of the others, the seeds are."""
 

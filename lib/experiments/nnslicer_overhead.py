@@ -23,7 +23,7 @@ from lib.experiments.nnslicer import SlicingRun
 from lib.experiments.settings import Count
 from lib.models.resnet_preact import PreActResNet
 from lib.slicing.backward import slice
-from lib.slicing.graph import Graph, SlicingError, last_convolution
+from lib.slicing.kinds import Graph, SlicingError, last_convolution
 from lib.slicing.profiling import NeuronProfile, profile
 
 VERSION = 1  # raise it when what is measured changes

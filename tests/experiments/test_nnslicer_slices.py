@@ -7,7 +7,7 @@ from training_tools import places
 
 from lib import config, data, permission, slicing
 from lib.experiments import nnslicer_anatomy, nnslicer_overhead
-from lib.slicing.graph import SlicingError
+from lib.slicing.kinds import SlicingError
 
 CONFIG = """
 compute: {device: cpu, threads: 1, training_precision: float32, channels_last: false}
