@@ -63,7 +63,7 @@ class Results:
     """
 
     item: Item
-    settings: Settings
+    settings: Any
     frames: Mapping[int, pd.DataFrame]
     read: Read = field(init=False)
 
