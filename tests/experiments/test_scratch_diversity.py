@@ -1,6 +1,7 @@
 """How alike structures are: correlations by hand, and structures of a network in training."""
 
 import copy
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ def structures(starts=3) -> pd.DataFrame:
         for epoch in (-1, 0, 2):
             for layer, width in enumerate((10, 20, 40)):
                 share = {-1: (0.2, 0.9, 0.5), 0: (0.5, 0.5 + 0.1 * start, 0.8 - 0.2 * start), 2: (0.9, 0.5, 0.2)}[epoch]
-                row = {"initialisation": start, "epoch": epoch, "layer": f"l{layer}", "width": width}
+                row: dict[str, Any] = {"initialisation": start, "epoch": epoch, "layer": f"l{layer}", "width": width}
                 row |= {"zeros": None if epoch < 0 else 0.1, "mean_gate": None if epoch < 0 else 0.5}
                 row |= {"accuracy": 0.7 + 0.01 * epoch + 0.001 * start, "n": 500}
                 made.append({**row, "kept": round(share[layer] * width)})
