@@ -183,9 +183,10 @@ def pivot(
 
 
 def markdown(table: pd.DataFrame, places: int = 3) -> str:
-    """A table for display, numbers to some places; a column of large ones (10,000 and more) to whole numbers."""
+    """A table for display, numbers to some places; a column of whole or large ones (10,000 and more) without."""
     shown = table.copy()
     for column in shown.select_dtypes("float"):
-        form = ",.0f" if shown[column].abs().max() >= 1e4 else f".{places}f"
+        there = shown[column].dropna()
+        form = ",.0f" if (there % 1 == 0).all() or there.abs().max() >= 1e4 else f".{places}f"
         shown[column] = ["" if pd.isna(value) else f"{value:{form}}" for value in shown[column]]
     return tables.markdown(shown.astype(str))
