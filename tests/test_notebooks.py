@@ -31,6 +31,9 @@ def places(tmp_path_factory):
 
 OVERRIDES = {
     "14_nnslicer_pruning": ("theta", "0.1"),
+    "33_lancet_backdoors": ("formula", "both"),
+    "34_lancet_trojannn": ("flip_threshold", "0.1"),
+    "37_lancet_adaptive": ("important", "0.2"),
 }
 """One parameter of each notebook that is not the scale's, as papermill takes it; of the others, the seeds are."""
 
