@@ -94,7 +94,7 @@ def write(folder: Path) -> Path:
                 "fine_prune_steps": 5,
             },
             "localisation": {
-                "localisation_pairs": 4,
+                "pairs": 4,
             },
             "defects": {
                 "defect_test_images": 300,
@@ -104,11 +104,11 @@ def write(folder: Path) -> Path:
                 "defect_epochs": 1,
             },
             "companions": {
-                "companion_images": 6,
+                "images": 6,
             },
             "explanation": {
-                "explained_images": 6,
-                "explained_pictures": 1,
+                "images": 6,
+                "pictures": 1,
                 "visualisation_steps": 5,
             },
         },

@@ -62,7 +62,7 @@ class Results:
     """
 
     item: Item
-    settings: Settings
+    settings: Any
     frames: Mapping[int, pd.DataFrame]
     read: Read = field(init=False)
 

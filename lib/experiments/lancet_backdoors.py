@@ -13,8 +13,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -372,27 +370,15 @@ def stamps(image: Tensor, triggers: Sequence[tuple[str, Trigger, Trigger]]) -> F
         triggers: name, true and reversed trigger of each network, all for images of that shape.
     Returns: the figure, a column a trigger.
     """
-    size = (min(plots.DOUBLE, 0.4 + 1.1 * len(triggers)), 0.3 + 3 * min(1.1, plots.DOUBLE / len(triggers)))
-    figure, axes = plt.subplots(3, len(triggers), figsize=size, squeeze=False)
-    plt.close(figure)
-    for column, (name, true, found) in enumerate(triggers):
+    figure, axes = plots.pictures(3, len(triggers), min(0.92, (plots.DOUBLE - 0.9) / len(triggers)))
+    for column, (name, true, found) in zip(axes.T, triggers, strict=True):
         pictures = [true.stamp(image[None])[0], found.stamp(image[None])[0], found.mask * found.pattern]
-        for row, picture in enumerate(pictures):
-            show(axes[row][column], picture)
-        axes[0][column].set_title(name, fontsize=plots.SMALLEST)
-    for row, words in enumerate(("true trigger", "reversed trigger", "reversed alone")):
-        axes[row][0].set_ylabel(words, fontsize=plots.SMALLEST)
+        for ax, picture in zip(column, pictures, strict=True):
+            plots.picture(ax, picture)
+        column[0].set_title(name, fontsize=plots.SMALLEST)
+    for ax, words in zip(axes[:, 0], ("true trigger", "reversed trigger", "reversed alone"), strict=True):
+        ax.set_ylabel(words, fontsize=plots.SMALLEST)
     return figure
-
-
-def show(ax: Axes, picture: Tensor) -> None:
-    """A picture (C, H, W) in [0, 1], without ticks and frame."""
-    pixels = picture.detach().cpu().permute(1, 2, 0).numpy()
-    ax.imshow(pixels if pixels.shape[2] == 3 else pixels[..., 0], cmap="gray", vmin=0, vmax=1)
-    ax.set(xticks=[], yticks=[])
-    ax.grid(visible=False)
-    for side in ax.spines.values():
-        side.set_visible(False)
 
 
 SHARE_OF_REPORT = "fraction of report images"
