@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
-from lib import compute, config, data, evaluations, store, tensors, zoo
+from lib import cache, compute, config, data, evaluations, zoo
 from lib.slicing import scores as scoring
 from lib.slicing.graph import SlicingError
-from lib.slicing.profiling import NeuronProfile, profile
+from lib.slicing.profiling import CODEC, NeuronProfile, profile
 
 VERSION = 1  # raise it when a change in this package changes profiles or slices
 
@@ -71,18 +67,16 @@ def profile_of(scale: str, seed: int = 0, network: str | None = None) -> NeuronP
         network: its name; None: the study's `network`.
     """
     name = network or settings(scale)["network"]
-    path = _path(scale, seed, name, "profile", profile_key(scale, name))
 
     def make() -> NeuronProfile:
         chosen = settings(scale)
         train = training_images(chosen["data"])
-        made = profile(
+        return profile(
             zoo.get(name, scale, seed), train.images, train.labels, len(train.classes), chosen["profile_per_class"]
         )
-        made.save(path)
-        return made
 
-    return _kept(path, NeuronProfile.load, make).to(compute.device(config.load(scale).compute.device))
+    kept = _kept(scale, seed, name, "profile", profile_key(scale, name), make, CODEC)
+    return kept.to(compute.device(config.load(scale).compute.device))
 
 
 def scores_key(scale: str, method: str) -> dict[str, Any]:
@@ -100,8 +94,9 @@ def scores_of(scale: str, seed: int = 0, method: str = "nnslicer") -> dict[str, 
     chosen = settings(scale)
     parts = []
     for label in range(class_count(scale)):
-        path = _path(scale, seed, chosen["network"], f"scores-{method}-{label}", scores_key(scale, method))
-        parts.append(_kept(path, _load_scores, partial(_make_scores, scale, seed, method, label, path)))
+        make = partial(_make_scores, scale, seed, method, label)
+        key = scores_key(scale, method)
+        parts.append(_kept(scale, seed, chosen["network"], f"scores-{method}-{label}", key, make, cache.TENSORS))
     return {layer: torch.stack([part[layer] for part in parts]) for layer in parts[0]}
 
 
@@ -111,7 +106,7 @@ def make_scores(scale: str, seed: int) -> None:
         scores_of(scale, seed, method)
 
 
-def _make_scores(scale: str, seed: int, method: str, label: int, path: Path) -> dict[str, Tensor]:
+def _make_scores(scale: str, seed: int, method: str, label: int) -> dict[str, Tensor]:
     chosen = settings(scale)
     train = training_images(chosen["data"])
     model = network_of(scale, seed)
@@ -127,9 +122,7 @@ def _make_scores(scale: str, seed: int, method: str, label: int, path: Path) -> 
         method,
         profile_of(scale, seed) if method == "nnslicer" else None,
     )
-    kept = {layer: value[label].contiguous() for layer, value in found.items()}
-    tensors.write(path, kept)
-    return kept
+    return {layer: value[label].contiguous() for layer, value in found.items()}
 
 
 @torch.no_grad()
@@ -145,28 +138,9 @@ def first_correct(model: nn.Module, images: data.ImageSet, positions: Tensor, co
     return torch.cat(found)[:count] if found else positions[:0]
 
 
-def _load_scores(path: Path) -> dict[str, Tensor]:
-    try:
-        return tensors.read(path, before=[])[0]
-    except (OSError, ValueError) as error:
-        raise SlicingError(f"{path} holds no scores, or it is damaged ({error})") from error
-
-
-def _path(scale: str, seed: int, network: str, kind: str, key: Mapping[str, Any]) -> Path:
-    address = store.fingerprint({"weights": zoo.card(network, scale, seed)["weights"], "seed": seed, **key})
-    folder = config.cache_dir(scale) / "slicing" / f"{network}-seed{seed}-{address.removeprefix('sha256:')[:16]}"
-    return folder / f"{kind}.safetensors"
-
-
-def _kept(path: Path, load: Callable[[Path], Any], make: Callable[[], Any]) -> Any:
-    """What lies at a path; made, by one process, where nothing does, or something damaged."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        if path.exists():
-            try:
-                return load(path)
-            except SlicingError as error:
-                warnings.warn(f"{error}; it is made anew", stacklevel=3)
-                os.unlink(path)
-        store.about_to_make(path.name)
-        return make()
+def _kept(
+    scale: str, seed: int, network: str, kind: str, key: Mapping[str, Any], make: Callable[[], Any], codec: Any
+) -> Any:
+    whole = {"weights": zoo.card(network, scale, seed)["weights"], "seed": seed, **key}
+    name = f"{network}-seed{seed}-{cache.digest(whole, 16)}/{kind}"
+    return cache.get("slicing", whole, make, codec, folder=config.cache_dir(scale), name=name)
