@@ -95,7 +95,7 @@ def test_every_item_of_this_package_has_its_families_at_every_scale(scale):
 def test_every_study_reaches_its_modules():
     """A change to what a notebook computes or draws must run it again, in whichever folder it lies."""
     found = engine.sources(notebook=config.ROOT / "notebooks/37_lancet_adaptive.ipynb")
-    assert {"lib/lancet/study/adaptive.py", "lib/lancet/study/draw_adaptive.py"} <= set(found)
+    assert {"lib/experiments/lancet_adaptive.py", "lib/experiments/lancet_repairs.py"} <= set(found)
     for steps in config.steps().values():
         module = next(iter(steps.values())).run.partition(":")[0]
         assert module.replace(".", "/") + ".py" in engine.sources(module)

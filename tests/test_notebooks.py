@@ -42,7 +42,10 @@ OVERRIDES = {
     "25_scratch_diversity": ("budget", "0.6"),
     "31_lancet_companions": ("companion_steps", "30"),
     "32_lancet_localisation": ("pairs", "3"),
+    "33_lancet_backdoors": ("formula", "both"),
+    "34_lancet_trojannn": ("flip_threshold", "0.1"),
     "36_lancet_explanation": ("pictures", "1"),
+    "37_lancet_adaptive": ("important", "0.2"),
 }
 """One parameter of each notebook that is not the scale's, as papermill takes it; of the others, the seeds are."""
 

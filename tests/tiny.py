@@ -81,17 +81,17 @@ def write(folder: Path) -> Path:
     _merge(
         raw["study"]["lancet"],
         {
+            "repair_images": 150,
+            "report_images": 100,
+            "repair_pairs": 4,
+            "reverse_images": 20,
+            "reverse_steps": 20,
             "companion_steps": 25,
             "backdoors": {
-                "repair_images": 150,
-                "report_images": 100,
-                "repair_pairs": 4,
                 "flip_images": 40,
                 "unlearn_steps": 5,
                 "tune_epochs": 1,
                 "fine_prune_steps": 5,
-                "reverse_images": 20,
-                "reverse_steps": 20,
             },
             "localisation": {
                 "pairs": 4,
