@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -106,6 +106,7 @@ class SlicingRun(Run[S]):
         key = {"method": method, "per_class": self.settings.scores_per_class, "profile": self.profile_key()}
         return key | (self.settings.unusual("theta", "reference") if method == "nnslicer" else {})
 
+    @lru_cache(maxsize=2)  # noqa: B019 (a run is short-lived)
     def scores(self, method: str = "nnslicer") -> dict[str, Tensor]:
         """Sum of |CONTRIB| of each synapse over each class's first correctly classified training images, kept by class.
 
@@ -138,6 +139,11 @@ class SlicingRun(Run[S]):
         address = store.fingerprint({"weights": self.card(network)["weights"], "seed": self.seed, **key})
         folder = f"{network}-seed{self.seed}-{address.removeprefix('sha256:')[:16]}"
         return config.cache_dir(self.scale) / "slicing" / folder / f"{kind}.safetensors"
+
+
+def name_of(classes: Sequence[int]) -> str:
+    """A subset of classes in a table: (0, 3, 5, 8) is "0 3 5 8"."""
+    return " ".join(map(str, classes))
 
 
 def make_scores(scale: str, seed: int) -> None:
