@@ -101,14 +101,25 @@ set_up() {
   fi
   python=$prefix/bin/python
   want=$(hash_of "$root/requirements.txt")
-  if stamped "$prefix" "$want"; then return; fi
+  if stamped "$prefix" "$want" && importable; then return; fi
   exec 9>"$root/.setup-lock"
   if command -v flock >/dev/null && ! flock -n 9; then
     say "set-up: another run is making $prefix; waiting for it"
     flock 9
   fi
   if ! stamped "$prefix" "$want"; then install_into "$prefix" "$want"; fi
+  if ! importable; then install_package; fi
   exec 9>&-
+}
+
+# Whether notebooks find the package from any folder.
+importable() {
+  env -u PYTHONPATH "$python" -P -c "import lib.config" >/dev/null 2>&1
+}
+
+install_package() {
+  "$python" -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation -e "$root" ||
+    die "set-up failed: pip could not install the package itself (above). Call again to go on." 1
 }
 
 stamped() {

@@ -273,15 +273,18 @@ def restarting(work: Callable[[], Result]) -> Result:
 
 
 def measure(experiment: Any, scale: str, seed: int) -> None:
-    """All that an experiment's items measure at one seed.
+    """All that an experiment's items measure at one seed of its study; at the first also at seeds of its own alone.
 
     Args:
         experiment: a module of lib.experiments, with `Settings` and `ITEMS`.
     """
     compute.deterministic()
     settings = experiment.Settings.of(scale)
-    for item in experiment.ITEMS:
-        item.measure(settings, seed)
+    shared = seeds_of(scale, settings.study)
+    alone = [each for each in settings.seeds if each not in shared] if seed == shared[0] else []
+    for each in [seed, *alone]:
+        for item in experiment.ITEMS:
+            item.measure(settings, each)
 
 
 def main() -> int:

@@ -23,8 +23,9 @@ def smallest(folder: Path) -> Path:
     raw = yaml.safe_load(smoke.read_text())
     raw["recipes"]["base"]["train_limit"] = 64
     raw["networks"]["resnet18-t{t}"]["epochs"] = 1
-    raw["study"]["robustness"] |= {"temperatures": [1, 20], "test_images": 20, "masking_images": 4}
-    raw["study"]["robustness"] |= {"pgd_images": 4, "cw_images": 0}
+    raw["study"]["robustness"] |= {"test_images": 20}
+    raw["study"]["robustness"]["temperature"] |= {"temperatures": [1, 20], "masking_images": 4}
+    raw["study"]["robustness"]["temperature"] |= {"pgd_images": 4, "cw_images": 0}
     smoke.write_text(yaml.safe_dump(raw, sort_keys=False))
     return folder
 

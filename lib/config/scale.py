@@ -74,7 +74,10 @@ def flat(scale: str, study: str) -> dict[str, Any]:
     """A scale's settings of a study, those of its experiments' sections beside the shared ones."""
     found: dict[str, Any] = {}
     for key, value in thaw(load(scale).study.get(study, {})).items():
-        found |= value if key in SECTIONS.get(study, ()) else {key: value}
+        if key in SECTIONS.get(study, ()):
+            found |= {name: each for name, each in value.items() if name != "seeds"}
+        else:
+            found[key] = value
     return found
 
 

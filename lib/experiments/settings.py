@@ -6,19 +6,14 @@ from collections.abc import Collection
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from lib import config
+from lib import config, store
 from lib.config import ConfigError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
-
-
-def _listed(value: Any) -> Any:
-    """One seed for a list of one, as `papermill -p seeds 0` hands it over."""
-    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 class Settings(BaseModel):
@@ -39,7 +34,7 @@ class Settings(BaseModel):
     section: ClassVar[str] = ""
 
     scale: str = "smoke"
-    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_listed)] = Field((0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     data: str
 
     @field_validator("seeds")
@@ -59,11 +54,15 @@ class Settings(BaseModel):
         Raises: ConfigError naming what is unknown, out of range or of another kind, all at once, and what there is.
         """
         given = {key: value for key, value in changed.items() if value is not None}
+        if type(given.get("seeds")) is int:  # as `papermill -p seeds 0` hands it over
+            given["seeds"] = [given["seeds"]]
         read = {**_section(scale, cls), **given, "scale": scale}
         try:
-            return cls(**read)
+            return cls.model_validate_json(store.canonical_json(read), strict=True)  # text is no number, nor is True
         except ValidationError as error:
             raise ConfigError(_in_words(error, cls, scale, given)) from None
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"settings of {cls.section or cls.study}: {error}") from None
 
     @cached_property
     def changed(self) -> dict[str, Any]:

@@ -28,7 +28,7 @@ networks:
     epochs: 2
     family: lancet-trojannn
 study:
-  lancet: {data: mnist5k, seeds: [0], backdoor_families: [lancet-mnist], trojannn_families: [lancet-trojannn],
+  lancet: {data: mnist5k, seeds: [0], families: [lancet-mnist, lancet-trojannn],
     repair_images: 100, report_images: 100, repair_pairs: 4, unlearn_steps: 3, tune_epochs: 1, tune_copies: 1,
     tune_rates: [0.001], reverse_steps: 20, reverse_images: 32, fine_prune_steps: 2}
 """
@@ -79,9 +79,10 @@ def test_networks_come_from_the_configuration(scale, monkeypatch):
 
 
 def test_families_without_a_backdoor_are_named(house, scale, monkeypatch):
-    monkeypatch.setitem(backdoors.DEFAULTS, "unused_families", ["lancet-none"])
+    chosen = {**backdoors.settings(scale), "families": ["lancet-none"]}
+    monkeypatch.setattr(backdoors, "settings", lambda scale: chosen)
     with pytest.raises(LancetError, match="none of the families lancet-none holds a backdoored network"):
-        backdoors.networks(scale, "unused")
+        backdoors.networks(scale)
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ def networks(scale: str) -> dict[str, str]:
 def make(scale: str, seed: int) -> None:
     """All that the notebook shows of one seed: a node of the graph."""
     compute.deterministic()
-    for each in shared.seeds_for(scale, "adaptive_seeds", seed):
+    for each in shared.seeds_for(scale, "adaptive", seed):
         table(scale, each)
         neurons(scale, each)
         if each in cleanse_seeds(scale):
@@ -88,7 +88,7 @@ def cleanse_seeds(scale: str, seeds: Sequence[int] | None = None) -> list[int]:
     Args:
         seeds: those asked for; None: all of the study's.
     """
-    asked = list(shared.seeds_of(scale, "adaptive_seeds") if seeds is None else seeds)
+    asked = list(shared.seeds_of(scale, "adaptive") if seeds is None else seeds)
     wanted = settings(scale)["cleanse_seeds"] or asked
     return [seed for seed in asked if seed in wanted] or asked[:1]
 

@@ -36,12 +36,11 @@ KNOWN = ("true", "reversed")  # trigger that the repairer knows
 
 DEFAULTS: dict[str, Any] = {
     **OF_REPAIRS,
-    "backdoor_families": ["lancet-mnist", "lancet-gtsrb", "lancet-cifar10", "lancet-faces"],
-    "trojannn_families": ["lancet-trojannn"],
+    "families": ["lancet-mnist", "lancet-gtsrb", "lancet-cifar10", "lancet-faces", "lancet-trojannn"],
     "reverse_images": 200,
     "reverse_steps": 1000,
 }
-"""Settings that a scale may leave out. backdoor_families, trojannn_families: families of networks, of which those that
+"""Settings that a scale may leave out. families: families of networks, of which those that
 were trained on poisoned images are repaired; reverse_images, reverse_steps: images that a trigger is reversed with, and
 steps of it. How many images the two parts have is said by `settings.parts`."""
 _OF_REVERSAL = ("reverse_images", "reverse_steps")
@@ -74,11 +73,11 @@ def networks(scale: str, kind: str = "backdoor") -> list[Backdoored]:
         kind: "backdoor" (poisoned with a named trigger) or "trojannn" (with one made for the clean network).
     Raises: LancetError where these families hold none.
     """
-    families, preset = settings(scale)[f"{kind}_families"], config.load(scale)
+    families, preset = settings(scale)["families"], config.load(scale)
     found = []
     for name, recipe in preset.networks.items():
         plug = next((config.thaw(p) for p in recipe.prepare if p["use"] in (BADNETS, TROJANNN)), None)
-        if recipe.family in families and plug is not None:
+        if recipe.family in families and plug is not None and (plug["use"] == TROJANNN) == (kind == "trojannn"):
             plain = {key: value for key, value in plug.items() if key not in ("use", "share", "target")}
             trigger = plain.pop("trigger") if plug["use"] == BADNETS else f"trojannn-{plug.get('form', 'square')}"
             target = plug.get("target", 0)
@@ -86,7 +85,7 @@ def networks(scale: str, kind: str = "backdoor") -> list[Backdoored]:
     if not found:
         raise LancetError(
             f"config/{scale}.yaml: none of the families {', '.join(families)} holds a backdoored network "
-            f"(study.lancet.{kind}_families): name families whose recipes prepare poisoned images"
+            f"(study.lancet.families): name families whose recipes prepare poisoned images"
         )
     return found
 
