@@ -31,6 +31,7 @@ def places(tmp_path_factory):
 
 OVERRIDES = {
     "14_nnslicer_pruning": ("theta", "0.1"),
+    "15_nnslicer_protection": ("share", "0.3"),
 }
 """One parameter of each notebook that is not the scale's, as papermill takes it; of the others, the seeds are."""
 

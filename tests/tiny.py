@@ -71,10 +71,11 @@ def write(folder: Path) -> Path:
                 "finetune_images": 100,
             },
             "protection": {
-                "protect_images": [100, 200],
-                "protect_epochs": 1,
-                "protect_sweep": [0.5],
-                "protect_sweep_images": 100,
+                "test_images": 100,
+                "images": [100, 200],
+                "epochs": 1,
+                "sweep_shares": [0.5],
+                "sweep_images": 100,
             },
         },
     )
