@@ -51,7 +51,7 @@ def write(folder: Path) -> Path:
                 "anatomy_per_class": 2,
             },
             "detection": {
-                "detection_per_class": 20,
+                "per_class": 20,
                 "forest_trees": 5,
                 "means_per_class": 5,
                 "fit_per_class": 5,

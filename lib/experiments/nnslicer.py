@@ -19,7 +19,7 @@ from lib.experiments.run import Run
 from lib.experiments.settings import Count, Settings, Share
 from lib.slicing import scores as scoring
 from lib.slicing.graph import SlicingError
-from lib.slicing.profiling import NeuronProfile, profile
+from lib.slicing.profiling import NeuronProfile, first_correct, profile
 
 VERSION = 1  # raise it when a change here or in lib.slicing changes profiles or slices
 
@@ -151,19 +151,6 @@ def make_scores(scale: str, seed: int) -> None:
     run = SlicingRun(NNSlicer.of(scale), seed)
     for method in scoring.METHODS:
         run.scores(method)
-
-
-@torch.no_grad()
-def first_correct(model: nn.Module, images: data.ImageSet, positions: Tensor, count: int) -> Tensor:
-    """The first positions at which the network is right, up to a count."""
-    on = next(model.parameters()).device
-    found: list[Tensor] = []
-    for part in positions.split(500):
-        if sum(map(len, found)) >= count:
-            break
-        right = model(images.float(on, part)).argmax(1).cpu() == images.labels[part]
-        found.append(part[right])
-    return torch.cat(found)[:count] if found else positions[:0]
 
 
 @lru_cache(maxsize=2)

@@ -9,6 +9,7 @@ from lib import late
 
 if TYPE_CHECKING:
     from lib.slicing.backward import effective_path, slice, slices_by_chunk
+    from lib.slicing.detection import slice_features
     from lib.slicing.features import feature_map
     from lib.slicing.graph import SlicingError
     from lib.slicing.profiling import NeuronProfile, profile
@@ -27,11 +28,13 @@ __all__ = [
     "feature_map",
     "profile",
     "slice",
+    "slice_features",
     "slices_by_chunk",
 ]
 
 _HOMES = {
     "backward": ("effective_path", "slice", "slices_by_chunk"),
+    "detection": ("slice_features",),
     "features": ("feature_map",),
     "graph": ("SlicingError",),
     "profiling": ("NeuronProfile", "profile"),
