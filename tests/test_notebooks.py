@@ -33,6 +33,12 @@ OVERRIDES = {
     "13_nnslicer_detection": ("adaptive_epsilon", "16"),
     "14_nnslicer_pruning": ("theta", "0.1"),
     "15_nnslicer_protection": ("share", "0.3"),
+    "21_lcs_pruning": ("images", "90"),
+    "24_scratch_pruning": ("gate_epochs", "2"),
+    "25_scratch_diversity": ("budget", "0.6"),
+    "31_lancet_companions": ("companion_steps", "30"),
+    "32_lancet_localisation": ("pairs", "3"),
+    "36_lancet_explanation": ("pictures", "1"),
 }
 """One parameter of each notebook that is not the scale's, as papermill takes it; of the others, the seeds are."""
 

@@ -41,14 +41,14 @@ def write(folder: Path) -> Path:
             "profile_per_class": 15,
             "scores_per_class": 6,
             "overhead": {
-                "overhead_inputs": 3,
-                "overhead_batches": [1, 3],
-                "overhead_widths": [2],
-                "overhead_blocks": [1],
-                "overhead_profiled": 40,
+                "inputs": 3,
+                "batches": [1, 3],
+                "widths": [2],
+                "blocks": [1],
+                "profiled": 40,
             },
             "anatomy": {
-                "anatomy_per_class": 2,
+                "images_per_class": 2,
             },
             "detection": {
                 "per_class": 20,
@@ -82,6 +82,7 @@ def write(folder: Path) -> Path:
     _merge(
         raw["study"]["lancet"],
         {
+            "companion_steps": 25,
             "backdoors": {
                 "repair_images": 150,
                 "report_images": 100,
@@ -94,7 +95,7 @@ def write(folder: Path) -> Path:
                 "reverse_steps": 20,
             },
             "localisation": {
-                "localisation_pairs": 4,
+                "pairs": 4,
             },
             "defects": {
                 "defect_test_images": 300,
@@ -104,12 +105,11 @@ def write(folder: Path) -> Path:
                 "defect_epochs": 1,
             },
             "companions": {
-                "companion_images": 6,
-                "companion_steps": 25,
+                "images": 6,
             },
             "explanation": {
-                "explained_images": 6,
-                "explained_pictures": 1,
+                "images": 6,
+                "pictures": 1,
                 "visualisation_steps": 5,
             },
         },
@@ -119,15 +119,13 @@ def write(folder: Path) -> Path:
     _merge(
         raw["study"]["dynamic"],
         {
+            "gate_images": 80,
+            "gate_epochs": 1,
+            "latency_repeats": 2,
             "pruning": {
-                "pruning_images": 100,
+                "images": 100,
                 "calibration_images": 100,
                 "latency_seconds": 0.01,
-            },
-            "scratch": {
-                "latency_repeats": 2,
-                "gate_images": 80,
-                "gate_epochs": 1,
             },
             "decisions": {
                 "decision_images": 100,

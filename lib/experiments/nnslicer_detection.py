@@ -194,7 +194,7 @@ def of_rule(results: Results, measure: str, rule: str = "tree") -> pd.DataFrame:
 def first_tree(results: Results, measure: str) -> pd.DataFrame:
     """Of the first tree seed alone: attacks and averages."""
     rows = of_rule(results, measure)
-    return rows[rows["tree_seed"] == results.settings.tree_seeds[0]]  # type: ignore[attr-defined]
+    return rows[rows["tree_seed"] == results.settings.tree_seeds[0]]
 
 
 def with_interval(rows: pd.DataFrame) -> pd.Series:

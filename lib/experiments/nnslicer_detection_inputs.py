@@ -27,7 +27,7 @@ from lib.progress import bar
 from lib.slicing.adaptive import watching
 from lib.slicing.detection import MEMORY, ClassMeans, describe_inputs, mean_slices
 from lib.slicing.features import feature_map
-from lib.slicing.graph import last_convolution
+from lib.slicing.kinds import last_convolution
 
 METHODS: Mapping[str, tuple[str, str]] = {
     "nnslicer": ("nnslicer", "predicted"),

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from lib import config, store
+from lib import cache, config, store
 from lib.attacks import SUITE
 from lib.detectors import LID, BinaryForest, KernelDensity, Mahalanobis, auroc, choose_bandwidth
 from lib.experiments.nnslicer_detection_inputs import DetectionRun, Given, forward, given
@@ -50,7 +50,7 @@ def described(run: DetectionRun, name: str) -> pd.DataFrame:
         "index": store.fingerprint(inputs.index.tolist()),  # sets made anew elsewhere may hold other images
         **key_of(run, SLICES),
     }
-    found = store.cached_json(config.cache_dir(run.scale) / "slices", "detection", key, make)
+    found = cache.get("detection", key, make, folder=config.cache_dir(run.scale) / "slices")
     return pd.DataFrame(found["rows"], columns=found["columns"])
 
 

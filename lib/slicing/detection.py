@@ -23,7 +23,7 @@ from lib.data import ImageSet, splits
 from lib.detectors import BinaryForest, TreeRule, auroc, rates, threshold_at
 from lib.progress import bar
 from lib.slicing.backward import slices_by_chunk
-from lib.slicing.graph import SlicingError
+from lib.slicing.kinds import SlicingError
 from lib.slicing.profiling import first_correct, profile
 from lib.slicing.rules import NNSlicer, Rule
 
