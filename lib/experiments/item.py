@@ -105,12 +105,13 @@ class Results:
 
     def values(self, measure: str, **where: Any) -> pd.DataFrame:
         """Numbers of one measure as rows, only those at `where`: value, low, high, n, per_seed, and what tells them
-        apart; a list in `where` lets several values pass."""
+        apart; a list in `where` lets several values pass. One seed may have no interval: low and high are NaN then."""
         rows = record.frame({"numbers": self.numbers})
         rows = rows[rows["name"] == measure]
         for key, wanted in where.items():
             rows = rows[rows[key].isin(wanted) if isinstance(wanted, (list, tuple, set)) else rows[key] == wanted]
-        return (rows.dropna(axis=1, how="all") if len(rows) else rows).reset_index(drop=True)
+        told = rows.notna().any() | rows.columns.isin(["low", "high"]) | rows.empty
+        return rows.loc[:, told].reset_index(drop=True)
 
     def rows(self, measure: str) -> pd.DataFrame:
         """What the frames of all seeds say of one measure, of the record's or beyond, with a column seed."""
