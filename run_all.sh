@@ -30,10 +30,8 @@ Options: --cores N      cores used at a time (default: all, or what the profile 
          --help         this text
 
 verify:  --write        enter every file of the results in results/<scale>/checksums.sha256 as it now is
-         --strict       fail also where nothing contradicts a result but its origin cannot be told
          --rerun ITEM   execute the notebook of an item (or all) again, elsewhere, and compare the numbers
-         --twice        run the scale twice from nothing, elsewhere, and compare the numbers; with --profile NAME the
-                        second time there, so as to see whether a cluster makes the same records
+         --against DIR  compare the numbers with those of another run's results folder, as of a cluster
 crate:   --check        only read the crate back and check it
 box:     --only ITEM... items, notebooks or families, the most urgent first; --seeds K... (default: all of the scale's)
          --minutes M    nothing is begun that cannot be finished in them; the archive is whole at any moment
@@ -96,14 +94,25 @@ set_up() {
   fi
   python=$prefix/bin/python
   want=$(hash_of "$root/requirements.txt")
-  if stamped "$prefix" "$want"; then return; fi
+  if stamped "$prefix" "$want" && importable; then return; fi
   exec 9>"$root/.setup-lock"
   if command -v flock >/dev/null && ! flock -n 9; then
     say "set-up: another run is making $prefix; waiting for it"
     flock 9
   fi
   if ! stamped "$prefix" "$want"; then install_into "$prefix" "$want"; fi
+  if ! importable; then install_package; fi
   exec 9>&-
+}
+
+# Whether notebooks find the package from any folder.
+importable() {
+  env -u PYTHONPATH "$python" -P -c "import lib.config" >/dev/null 2>&1
+}
+
+install_package() {
+  "$python" -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation -e "$root" ||
+    die "set-up failed: pip could not install the package itself (above). Call again to go on." 1
 }
 
 stamped() {

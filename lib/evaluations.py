@@ -4,7 +4,7 @@ What was computed on named networks is kept with the results, in results/<scale>
 network's weights and everything else it depends on, so that no change of any of them is missed, and a reader can open
 the notebooks without having the networks.
 
-    python -m lib.evaluations --run lib.slicing.study.evaluation:make_scores --scale smoke --seed 0
+    python -m lib.evaluations --run lib.experiments.nnslicer:make_scores --scale smoke --seed 0
 
 runs a step of config/steps.yaml, ahead of the notebooks that show it.
 """
@@ -36,7 +36,7 @@ def settings(scale: str, study: str, defaults: Mapping[str, Any] | None = None) 
 
     Raises: ConfigError where the scale names no data set for the study.
     """
-    chosen = {**(defaults or {}), **config.thaw(config.load(scale).study.get(study, {}))}
+    chosen = {**(defaults or {}), **config.flat(scale, study)}
     if "data" not in chosen:
         raise config.ConfigError(f"config/{scale}.yaml: study.{study}.data is missing: name a data set")
     return chosen
@@ -86,13 +86,19 @@ def kept(
 
 
 def kept_by(
-    kind: str, scale: str, key: Mapping[str, Any], make: Callable[[], pd.DataFrame], version: int = 1
+    kind: str,
+    scale: str,
+    key: Mapping[str, Any],
+    make: Callable[[], pd.DataFrame],
+    version: int = 1,
+    beside: bool = False,
 ) -> pd.DataFrame:
     """A table of any networks: read where it is kept, else made once and kept.
 
     Args:
         kind, make, version: as `kept` takes them.
         key: all that the table depends on; plain.
+        beside: keep what has to be made in the cache, not with the scale's results.
     """
 
     def plain() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -114,10 +120,13 @@ def kept_by(
 
     folder = config.results_dir(scale) / "evaluations"
     whole = {"version": version, **key}
+    if beside and not (folder / store.cached_name(kind, whole)).exists():
+        folder = config.cache_dir(scale) / "evaluations"
     found, made = store.cached(folder, kind, whole, plain)
     if made:
         _made_on.setdefault(f"{made['device']}, torch {made['torch']}", set()).add(key.get("seed"))
     table = pd.DataFrame(found["rows"], columns=found["columns"])
+    table.attrs["made"] = made
     table.attrs["kept"] = {f"evaluations/{store.cached_name(kind, whole)}": store.fingerprint(found)}
     return table
 
@@ -263,6 +272,21 @@ def restarting(work: Callable[[], Result]) -> Result:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+def measure(experiment: Any, scale: str, seed: int) -> None:
+    """All that an experiment's items measure at one seed of its study; at the first also at seeds of its own alone.
+
+    Args:
+        experiment: a module of lib.experiments, with `Settings` and `ITEMS`.
+    """
+    compute.deterministic()
+    settings = experiment.Settings.of(scale)
+    shared = seeds_of(scale, settings.study)
+    alone = [each for each in settings.seeds if each not in shared] if seed == shared[0] else []
+    for each in [seed, *alone]:
+        for item in experiment.ITEMS:
+            item.measure(settings, each)
+
+
 def main() -> int:
     """python -m lib.evaluations --run MODULE:FUNCTION --scale S --seed K [--kept]"""
     parser = argparse.ArgumentParser(prog="python -m lib.evaluations", description=main.__doc__)
@@ -276,7 +300,8 @@ def main() -> int:
     torch.manual_seed(chosen.seed)
     for run in chosen.run:
         module, _, function = run.partition(":")
-        step = partial(getattr(importlib.import_module(module), function), chosen.scale, chosen.seed)
+        found = importlib.import_module(module)
+        step = partial(getattr(found, function) if function else partial(measure, found), chosen.scale, chosen.seed)
         if chosen.kept:
             try:
                 with store.only_kept():

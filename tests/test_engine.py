@@ -95,7 +95,7 @@ def test_every_item_of_this_package_has_its_families_at_every_scale(scale):
 def test_every_study_reaches_its_modules():
     """A change to what a notebook computes or draws must run it again, in whichever folder it lies."""
     found = engine.sources(notebook=config.ROOT / "notebooks/37_lancet_adaptive.ipynb")
-    assert {"lib/lancet/study/adaptive.py", "lib/lancet/study/draw_adaptive.py"} <= set(found)
+    assert {"lib/experiments/lancet_adaptive.py", "lib/experiments/lancet_repairs.py"} <= set(found)
     for steps in config.steps().values():
         module = next(iter(steps.values())).run.partition(":")[0]
         assert module.replace(".", "/") + ".py" in engine.sources(module)
@@ -111,11 +111,11 @@ def test_sources_follow_imports_through_packages(small):
     small.write("lib/f.py", "")
     small.write("lib/g.py", "")
     parts = ["lib/b/__init__.py", "lib/b/c.py", "lib/b/e.py"]
-    others = ["lib/bare/h.py", "lib/d.py", "lib/f.py", "lib/late.py"]
+    others = ["lib/bare/h.py", "lib/d.py", "lib/f.py"]
     assert engine.sources("lib.a") == sorted(["lib/__init__.py", "lib/a.py", *parts, *others])
     notebook(small.root / "notebooks/03.ipynb", "%matplotlib inline\nimport lib.g", "from lib.b.e import thing")
     found = engine.sources("lib.f.Thing", notebook=small.root / "notebooks/03.ipynb")
-    assert found == ["lib/__init__.py", *parts, "lib/f.py", "lib/late.py"]
+    assert found == ["lib/__init__.py", *parts, "lib/f.py"]
 
 
 # ---- what it costs
@@ -299,7 +299,8 @@ def test_the_second_time_does_nothing_and_touching_changes_nothing(shop):
 
 @pytest.mark.slow
 def test_what_a_change_reaches_is_made_again_and_no_more(shop):
-    shop.write("lib/robustness/evaluation.py", (shop.root / "lib/robustness/evaluation.py").read_text() + "# new\n")
+    evaluation = "lib/experiments/robustness_evaluation.py"
+    shop.write(evaluation, (shop.root / evaluation).read_text() + "# new\n")
     shop.notebook("02_two", "y = 1", RECORD.format(items=["robustness_three"], name="02_two"))
     assert shop.call("--only", "02_two").returncode == 0
     assert shop.lines("trained") == []

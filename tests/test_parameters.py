@@ -82,12 +82,10 @@ def test_scale_and_seed_of_another_kind():
 def test_every_notebook_has_all_its_parameters_checked_first(path):
     cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
     own = parameters.assigned(["".join(cells[0]["source"])], [])
-    body = ast.parse("".join(cells[1]["source"])).body
-    after = [line for line in body if not isinstance(line, (ast.Import, ast.ImportFrom))]
-    calls = [ast.unparse(line) for line in after]
-    assert own and f"parameters.check({', '.join(f'{name}={name}' for name in own)})" in calls
-    before = calls[: calls.index(next(call for call in calls if call.startswith("parameters.check(")))]
-    assert all(line.startswith(("root = ", "os.chdir(root)", "sys.path.insert(")) for line in before)
+    calls = [node for node in ast.walk(ast.parse("".join(cells[1]["source"]))) if isinstance(node, ast.Call)]
+    checks = [call for call in calls if ast.unparse(call.func) in ("notebook.start", "parameters.check")]
+    given = {word.arg: ast.unparse(word.value) for word in checks[0].keywords}
+    assert own and given == {name: name for name in own}
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,9 @@ def smallest(folder: Path) -> Path:
     raw = yaml.safe_load(smoke.read_text())
     raw["recipes"]["base"]["train_limit"] = 64
     raw["networks"]["resnet18-t{t}"]["epochs"] = 1
-    raw["study"]["robustness"] |= {"temperatures": [1, 20], "test_images": 20, "masking_images": 4}
-    raw["study"]["robustness"] |= {"pgd_images": 4, "cw_images": 0}
+    raw["study"]["robustness"] |= {"test_images": 20}
+    raw["study"]["robustness"]["temperature"] |= {"temperatures": [1, 20], "masking_images": 4}
+    raw["study"]["robustness"]["temperature"] |= {"pgd_images": 4, "cw_images": 0}
     smoke.write_text(yaml.safe_dump(raw, sort_keys=False))
     return folder
 
@@ -76,7 +77,7 @@ def test_a_notebook_run_twice_from_nothing_gives_the_same_bytes(tmp_path, monkey
     assert {(finding.thing, finding.check) for finding in found} == {
         (i, c) for i in ITEMS for c in ("numbers", "kept tables")
     }
-    assert {finding.state for finding in found} == {verify.OK}, verify.told(found, "smoke")
+    assert {finding.state for finding in found} == {verify.OK}, verify.summary(found, "smoke")
 
 
 @pytest.fixture
@@ -108,5 +109,5 @@ def test_the_guide_names_what_the_code_sets():
         "CUBLAS_WORKSPACE_CONFIG=:4096:8",
     ):
         assert word in text
-    for option in ("--rerun", "--twice", "--write", "--strict", "crate"):
+    for option in ("--rerun", "--against", "--write", "crate"):
         assert option in text

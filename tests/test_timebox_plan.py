@@ -141,7 +141,7 @@ def test_goals_taken_are_not_more_than_there_is_time_for_and_none_before_what_it
 
 def test_estimates_come_from_the_scale_then_from_what_was_measured(scale):
     plan = Plan(scale, ["robustness_pruned", "robustness_slow"], [0])
-    box = Box(plan, None, None, 0.0)  # type: ignore[arg-type]
+    box = Box(plan, None, None, 0.0)
     dense, branch, slow = "train dense seed 0", "train dense-s0.5 seed 0", "train slow seed 0"
     epoch = 60 / 10_000
 

@@ -16,94 +16,145 @@ def write(folder: Path) -> Path:
     smoke = folder / "smoke.yaml"
     raw = yaml.safe_load(smoke.read_text())
     raw["recipes"]["base"]["train_limit"] = 128
-    raw["study"]["robustness"] |= {
-        "test_images": 40,
-        "epsilons": [0, 16],
-        "masking_images": 10,
-        "masking_epsilons": [16],
-        "pgd_images": 5,
-        "cw_images": 3,
-        "prunable_images": 40,
-    }
+    _merge(
+        raw["study"]["robustness"],
+        {
+            "test_images": 40,
+            "epsilons": [0, 16],
+            "temperature": {
+                "masking_images": 10,
+                "masking_epsilons": [16],
+                "pgd_images": 5,
+                "cw_images": 3,
+            },
+            "spectra": {
+                "prunable_images": 40,
+            },
+        },
+    )
     for network in ("nnslicer-resnet10", "nnslicer-resnet18"):  # a class that it never predicts has no profile
         raw["networks"][network] |= {"train_limit": 2000, "epochs": 5}
     raw["attacks"] |= {"images": 12}
-    raw["study"]["nnslicer"] |= {
-        "profile_per_class": 15,
-        "scores_per_class": 6,
-        "overhead_inputs": 3,
-        "overhead_batches": [1, 3],
-        "overhead_widths": [2],
-        "overhead_blocks": [1],
-        "overhead_profiled": 40,
-        "anatomy_per_class": 2,
-        "detection_per_class": 20,
-        "forest_trees": 5,
-        "means_per_class": 5,
-        "fit_per_class": 5,
-        "signal_images": 12,
-        "signal_clean": 24,
-        "signal_trees": 5,
-        "adaptive_images": 8,
-        "adaptive_steps": 3,
-        "adaptive_weights": [0, 1],
-        "prune_subsets": 3,
-        "prune_ratios": [0.4, 0.8],
-        "prune_test_images": 100,
-        "tie_subsets": 1,
-        "finetune_subsets": 1,
-        "finetune_ratios": [0.8],
-        "finetune_images": 100,
-        "protect_images": [100, 200],
-        "protect_epochs": 1,
-        "protect_sweep": [0.5],
-        "protect_sweep_images": 100,
-    }
-    raw["study"]["lancet"] |= {
-        "repair_images": 150,
-        "report_images": 100,
-        "repair_pairs": 4,
-        "flip_images": 40,
-        "localisation_pairs": 4,
-        "unlearn_steps": 5,
-        "tune_epochs": 1,
-        "fine_prune_steps": 5,
-        "reverse_images": 20,
-        "reverse_steps": 20,
-        "defect_test_images": 300,
-        "defect_pairs": 6,
-        "defect_copies": 1,
-        "defect_old": 40,
-        "defect_epochs": 1,
-        "companion_images": 6,
-        "companion_steps": 25,
-        "explained_images": 6,
-        "explained_pictures": 1,
-        "visualisation_steps": 5,
-    }
+    _merge(
+        raw["study"]["nnslicer"],
+        {
+            "profile_per_class": 15,
+            "scores_per_class": 6,
+            "overhead": {
+                "inputs": 3,
+                "batches": [1, 3],
+                "widths": [2],
+                "blocks": [1],
+                "profiled": 40,
+            },
+            "anatomy": {
+                "images_per_class": 2,
+            },
+            "detection": {
+                "per_class": 20,
+                "forest_trees": 5,
+                "means_per_class": 5,
+                "fit_per_class": 5,
+                "signal_images": 12,
+                "signal_clean": 24,
+                "signal_trees": 5,
+                "adaptive_images": 8,
+                "adaptive_steps": 3,
+                "adaptive_weights": [0, 1],
+            },
+            "pruning": {
+                "subsets": 3,
+                "ratios": [0.4, 0.8],
+                "test_images": 100,
+                "finetune_subsets": 1,
+                "finetune_ratios": [0.8],
+                "finetune_images": 100,
+            },
+            "protection": {
+                "test_images": 100,
+                "images": [100, 200],
+                "epochs": 1,
+                "sweep_shares": [0.5],
+                "sweep_images": 100,
+            },
+        },
+    )
+    _merge(
+        raw["study"]["lancet"],
+        {
+            "repair_images": 150,
+            "report_images": 100,
+            "repair_pairs": 4,
+            "reverse_images": 20,
+            "reverse_steps": 20,
+            "companion_steps": 25,
+            "backdoors": {
+                "flip_images": 40,
+                "unlearn_steps": 5,
+                "tune_epochs": 1,
+                "fine_prune_steps": 5,
+            },
+            "localisation": {
+                "pairs": 4,
+            },
+            "defects": {
+                "defect_test_images": 300,
+                "defect_pairs": 6,
+                "defect_copies": 1,
+                "defect_old": 40,
+                "defect_epochs": 1,
+            },
+            "companions": {
+                "images": 6,
+            },
+            "explanation": {
+                "images": 6,
+                "pictures": 1,
+                "visualisation_steps": 5,
+            },
+        },
+    )
     for network in ("scratch-resnet20", "scratch-vgg16"):
         raw["recipes"][network] |= {"train_limit": 128}
-    raw["study"]["dynamic"] |= {
-        "pruning_images": 100,
-        "calibration_images": 100,
-        "latency_seconds": 0.01,
-        "latency_repeats": 2,
-        "decision_images": 100,
-        "permutations": 20,
-        "rare_images": 2,
-        "umap_images": 60,
-        "umap_adversarials": 8,
-        "umap_attacks": ["fgsm_8", "rpgd_8"],
-        "detection_attacks": ["fgsm_8", "rpgd_8"],
-        "detection_fit": 100,
-        "detection_trees": 5,
-        "slices_per_class": 3,
-        "slices_images": 12,
-        "adaptive_images": 12,
-        "adaptive_steps": 2,
-        "adaptive_weights": [0, 1],
-        "gate_images": 80,
-        "gate_epochs": 1,
-    }
+    _merge(
+        raw["study"]["dynamic"],
+        {
+            "gate_images": 80,
+            "gate_epochs": 1,
+            "latency_repeats": 2,
+            "pruning": {
+                "images": 100,
+                "calibration_images": 100,
+                "latency_seconds": 0.01,
+            },
+            "decisions": {
+                "decision_images": 100,
+                "permutations": 20,
+                "rare_images": 2,
+                "umap_images": 60,
+                "umap_adversarials": 8,
+                "umap_attacks": ["fgsm_8", "rpgd_8"],
+            },
+            "detection": {
+                "detection_attacks": ["fgsm_8", "rpgd_8"],
+                "detection_fit": 100,
+                "detection_trees": 5,
+                "slices_per_class": 3,
+                "slices_images": 12,
+                "adaptive_images": 12,
+                "adaptive_steps": 2,
+                "adaptive_weights": [0, 1],
+            },
+        },
+    )
     smoke.write_text(yaml.safe_dump(raw, sort_keys=False))
     return folder
+
+
+def _merge(whole: dict, part: dict) -> None:
+    """Set what a part says, sections key by key."""
+    for key, value in part.items():
+        if isinstance(value, dict):
+            _merge(whole.setdefault(key, {}), value)
+        else:
+            whole[key] = value

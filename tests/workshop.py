@@ -17,7 +17,6 @@ ROOT = Path(__file__).resolve().parent.parent
 REAL = ["run_all.sh", "Snakefile", "profiles", "requirements.txt", "environment.yml"]
 REAL += [
     "lib/__init__.py",
-    "lib/late.py",
     "lib/config",
     "lib/store.py",
     "lib/checksums.py",
@@ -129,7 +128,7 @@ class Workshop:
                 shutil.copy2(ROOT / name, root / name)
         self.write("lib/robustness/__init__.py", "")
         self.write("lib/robustness/pruning.py", "class Gradual:\n    pass\n")
-        self.write("lib/robustness/evaluation.py", EVALUATION)
+        self.write("lib/experiments/robustness_evaluation.py", EVALUATION)
         self.write("lib/zoo.py", ZOO)
         self.write("lib/report.py", REPORT)
         self.configure(SMOKE)

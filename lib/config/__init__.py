@@ -1,7 +1,21 @@
 """Scale presets, recipes and places: the only package that reads config/*.yaml or the environment."""
 
 from lib.config.estimates import images_of, in_words, network_seconds
-from lib.config.items import CHANGED, Item, Step, claims, foreign, item_seeds, items, notebooks, steps
+from lib.config.items import (
+    CHANGED,
+    Item,
+    Piece,
+    Sources,
+    Step,
+    claims,
+    foreign,
+    item_seeds,
+    items,
+    notebooks,
+    queue,
+    sources,
+    steps,
+)
 from lib.config.places import (
     ROOT,
     cache_dir,
@@ -14,46 +28,6 @@ from lib.config.places import (
     steady_cublas,
     training_asked,
 )
-from lib.config.queue import Piece, queue
 from lib.config.recipe import Compute, Recipe
-from lib.config.scale import SCALES, Scale, load
-from lib.config.sources import Sources, sources
+from lib.config.scale import SCALES, SECTIONS, Scale, flat, load
 from lib.config.values import ConfigError, freeze, read_yaml, thaw
-
-__all__ = [
-    "CHANGED",
-    "ROOT",
-    "SCALES",
-    "Compute",
-    "ConfigError",
-    "Item",
-    "Piece",
-    "Recipe",
-    "Scale",
-    "Sources",
-    "Step",
-    "cache_dir",
-    "claims",
-    "config_dir",
-    "data_root",
-    "foreign",
-    "freeze",
-    "images_of",
-    "in_words",
-    "item_seeds",
-    "items",
-    "load",
-    "network_seconds",
-    "notebooks",
-    "progress_written",
-    "queue",
-    "quiet",
-    "read_yaml",
-    "results_dir",
-    "settled",
-    "sources",
-    "steady_cublas",
-    "steps",
-    "thaw",
-    "training_asked",
-]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lib import data, evaluations
+from lib import config, data, evaluations
 from lib.data import ImageSet, splits
 
 TARGET = 0  # the class that every backdoor answers with
@@ -42,9 +42,9 @@ def seeds_of(scale: str, own: str, seeds: Sequence[int] | int | None = None) -> 
     """The seeds given, else those of one study, else those of all.
 
     Args:
-        own: the setting that names its seeds, as "defect_seeds".
+        own: the experiment's section, as "defects".
     """
-    named = settings(scale).get(own)
+    named = config.load(scale).study["lancet"].get(own, {}).get("seeds")
     return evaluations.seeds_of(scale, "lancet", named if seeds is None else seeds)
 
 

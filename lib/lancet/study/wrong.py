@@ -115,17 +115,17 @@ class Half:
 
 def settings(scale: str) -> dict[str, Any]:
     """The scale's settings of this study, with `DEFAULTS` for what it leaves out."""
-    return {**DEFAULTS, **config.thaw(config.load(scale).study.get("lancet", {}))}
+    return {**DEFAULTS, **config.flat(scale, "lancet")}
 
 
 def seeds_of(scale: str, seeds: Sequence[int] | int | None = None) -> list[int]:
     """The seeds given, else those of these three studies."""
-    return shared.seeds_of(scale, "defect_seeds", seeds)
+    return shared.seeds_of(scale, "defects", seeds)
 
 
 def seeds_for(scale: str, seed: int) -> list[int]:
     """The seeds of these studies that a node of the graph computes."""
-    return shared.seeds_for(scale, "defect_seeds", seed)
+    return shared.seeds_for(scale, "defects", seed)
 
 
 def network_of(scale: str, seed: int) -> nn.Module:
