@@ -49,7 +49,9 @@ if __name__ == "__main__":
 """
 EVALUATION = """
 import argparse
-from lib import config
+from lib import config, store
+def evaluate_network(scale, name, seed):
+    store.about_to_make(name)
 def main():
     parser = argparse.ArgumentParser()
     for name in ("--scale", "--family", "--seed"):
