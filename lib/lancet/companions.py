@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib.compute import evaluation
+from lib.data import as_batch
 from lib.lancet.errors import LancetError
 from lib.progress import bar
 
@@ -97,7 +98,10 @@ def companions(
     Raises: LancetError for shapes, labels or a method that do not fit, or where there is no input.
     Source: AI-Lancet, section on error localisation.
     """
-    _check(images, labels, method)
+    if method not in METHODS:
+        raise LancetError(f"no method {method!r} for companions: one of {', '.join(METHODS)}")
+    images, labels = as_batch(images, labels, LancetError, unit=True)
+    images = images / 255 if images.dtype == torch.uint8 else images
     like = next(model.parameters(), torch.empty(0))
     scale = min(images.shape[-2:]) / SIDE
     blurs = (
@@ -246,16 +250,3 @@ def _stated(
         adam.keep(~right)
         active = active[~right]
     return masks, found
-
-
-def _check(images: Tensor, labels: Tensor, method: str) -> None:
-    if method not in METHODS:
-        raise LancetError(f"no method {method!r} for companions: one of {', '.join(METHODS)}")
-    if images.ndim != 4 or labels.shape != images.shape[:1]:
-        raise LancetError(
-            f"images {tuple(images.shape)} and labels {tuple(labels.shape)}: want (N, C, H, W) and (N,), one label each"
-        )
-    if not len(images):
-        raise LancetError("there is no wrong input, so there is nothing to find companions for: give at least one")
-    if not images.is_floating_point() or not bool(((images >= 0) & (images <= 1)).all()):
-        raise LancetError("images are floating point in [0, 1]: use ImageSet.float() or divide bytes by 255")
