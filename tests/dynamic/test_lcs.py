@@ -10,7 +10,7 @@ from dynamic import nets
 from lib import models
 from lib.dynamic.errors import DynamicError
 from lib.dynamic.lcs import budget
-from lib.dynamic.lcs.controls import entropies, static_masks, untrained
+from lib.dynamic.lcs.budget import entropies, static_masks, untrained
 from lib.dynamic.lcs.network import LayerwiseChannelSelection, insert
 from lib.dynamic.lcs.units import DecisionUnit
 

@@ -6,9 +6,9 @@ import torch
 from training_tools import TINY, write_config
 
 from lib import plots, record
+from lib.dynamic.cost import in_turns, networks_in_turns
 from lib.dynamic.errors import DynamicError
 from lib.dynamic.study import draw_pruning, pruning, pruning_records
-from lib.dynamic.timing import in_turns, networks_in_turns
 
 ON = {"like": "dynamic-resnet", "start": {"network": "dynamic-resnet"}, "epochs": 1}
 INSERT, FROZEN = "lib.dynamic.lcs.network.insert", "lib.dynamic.lcs.optimise.Frozen"

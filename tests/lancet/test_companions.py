@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from lancet.defect_nets import SharpSpot, spotted
 from lib.lancet.companions import apply, blur, companions
 from lib.lancet.errors import LancetError
-from lib.lancet.heat_map import grad_cam, hottest, last_convolution, random_regions
+from lib.lancet.explanation import grad_cam, hottest, last_convolution, random_regions
 
 WAYS = {"mask_blur": 1.0, "image_blur": 2.0}
 

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 from lib.lancet.backdoors.triggers import Trigger
 from lib.lancet.errors import LancetError
 from lib.lancet.measures import attack_success
-from lib.lancet.repair.fine_pruning import fine_prune
-from lib.lancet.repair.unlearning import unlearn
+from lib.lancet.repair.unlearning import fine_prune, unlearn
 
 
 def corner(channels=1, side=6):
