@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.legend import Legend
+    from torch import Tensor
 
 # Okabe and Ito's colours, told apart with every common colour vision; the yellow is too faint for a line on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -208,6 +209,32 @@ def legend_below(axes: "Sequence[Axes] | np.ndarray", columns: int, **look: Any)
     return axes[0].figure.legend(
         list(handles.values()), list(handles), loc="outside lower center", ncols=columns, **look
     )
+
+
+def pictures(rows: int, columns: int, side: float = 0.92) -> tuple["Figure", np.ndarray]:
+    """A figure of small pictures without axes, `side` inches each; every cell (rows, columns) is an `Axes`."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(rows, columns, figsize=(side * columns + 0.9, side * rows + 0.4), squeeze=False)
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.grid(False)
+        ax.spines[:].set_visible(False)
+    plt.close(figure)
+    return figure, axes
+
+
+def picture(ax: "Axes", image: "Tensor", outline: "Tensor | None" = None) -> None:
+    """An image (C, H, W) in [0, 1]; outline: a mask (1, H, W) whose border is drawn over it."""
+    pixels = image.detach().cpu().permute(1, 2, 0).squeeze(-1).numpy()
+    ax.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    if outline is not None and 0 < float(outline.sum()) < outline.numel():
+        ax.contour(outline[0].cpu().numpy(), levels=[0.5], colors=[PALETTE[1]], linewidths=1.0, linestyles="solid")
+
+
+def short(text: str, longest: int = 15) -> str:
+    """A class's name short enough for a picture's title."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def render(figure: "Figure", kind: str, source: str = "") -> bytes:

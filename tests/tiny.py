@@ -81,6 +81,7 @@ def write(folder: Path) -> Path:
     _merge(
         raw["study"]["lancet"],
         {
+            "companion_steps": 25,
             "backdoors": {
                 "repair_images": 150,
                 "report_images": 100,
@@ -93,7 +94,7 @@ def write(folder: Path) -> Path:
                 "reverse_steps": 20,
             },
             "localisation": {
-                "localisation_pairs": 4,
+                "pairs": 4,
             },
             "defects": {
                 "defect_test_images": 300,
@@ -103,12 +104,11 @@ def write(folder: Path) -> Path:
                 "defect_epochs": 1,
             },
             "companions": {
-                "companion_images": 6,
-                "companion_steps": 25,
+                "images": 6,
             },
             "explanation": {
-                "explained_images": 6,
-                "explained_pictures": 1,
+                "images": 6,
+                "pictures": 1,
                 "visualisation_steps": 5,
             },
         },

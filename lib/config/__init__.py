@@ -21,6 +21,7 @@ from lib.config.places import (
     cache_dir,
     config_dir,
     data_root,
+    progress_written,
     quiet,
     results_dir,
     settled,

@@ -7,7 +7,7 @@ on first use.
 
 from typing import TYPE_CHECKING
 
-from lib import late
+from lib import lazy
 
 if TYPE_CHECKING:
     from lib.detectors.kernel_density import KernelDensity, MaxSoftmax, choose_bandwidth
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lib.detectors.metrics import auroc, auroc_interval, rates, threshold_at
     from lib.detectors.trees import BinaryForest, TreeRule
 
-__getattr__, __dir__, __all__ = late.attach(
+__getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "arrays": (),

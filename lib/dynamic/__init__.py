@@ -5,7 +5,7 @@ Submodules load on first use.
 
 from typing import TYPE_CHECKING
 
-from lib import late
+from lib import lazy
 
 if TYPE_CHECKING:
     from lib.dynamic.boosting import FeatureBoosting
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lib.dynamic.scratch.search import Structure, search_threshold
     from lib.dynamic.static import l1_structure, slimming_structure, uniform_structure
 
-__getattr__, __dir__, __all__ = late.attach(
+__getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "boosting": ("FeatureBoosting",),

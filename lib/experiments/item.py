@@ -62,7 +62,7 @@ class Results:
     """
 
     item: Item
-    settings: Settings
+    settings: Any
     frames: Mapping[int, pd.DataFrame]
     read: Read = field(init=False)
 
@@ -134,8 +134,10 @@ class Results:
         the scale's."""
         own, scale, read = self.settings, self.settings.scale, self.read
         entry = config.items()[self.item.name]
-        paper, about = type(own).of("paper"), self.item.about
-        full = {"seeds": paper.seeds, **paper.described(about)}
+        about, full = self.item.about, {}
+        if own.study in config.load("paper").study:
+            paper = type(own).of("paper")
+            full = {"seeds": paper.seeds, **paper.described(about)}
         used = {"seeds": own.seeds, **own.described(about)}
         networks = list(dict.fromkeys(name for name, _ in read.networks))
         phrases = reduced.phrases(scale, networks, used, full, entry.paper, models.defaults)

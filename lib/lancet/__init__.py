@@ -5,7 +5,7 @@ Submodules load on first use.
 
 from typing import TYPE_CHECKING
 
-from lib import late
+from lib import lazy
 
 if TYPE_CHECKING:
     from lib.lancet.backdoors.triggers import Trigger
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lib.lancet.repair.unlearning import fine_prune, unlearn
     from lib.lancet.reversal import reverse
 
-__getattr__, __dir__, __all__ = late.attach(
+__getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "backdoors.triggers": ("Trigger",),

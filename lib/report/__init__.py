@@ -1,13 +1,12 @@
 """The report: every figure, table and verdict of a scale on one page, its notebooks as HTML, and the README's gallery.
 
 `python -m lib.report --scale S` writes results/<scale>/index.html, claims.md and notebooks/*.html and prints the page's
-path; with `--readme README.md` it rewrites the gallery between that file's two markers.
+path; `python -m lib.report --readme README.md` rewrites the gallery between that file's two markers.
 """
 
-from lib.report.command import main
+from lib.report.entries import duration
 from lib.report.gallery import END, START, ReportError, claims_markdown, gallery_markdown, write_gallery
-from lib.report.page import build
-from lib.report.times import benchmarks, critical_path, duration
+from lib.report.page import benchmarks, build, main
 
 __all__ = [
     "END",
@@ -16,7 +15,6 @@ __all__ = [
     "benchmarks",
     "build",
     "claims_markdown",
-    "critical_path",
     "duration",
     "gallery_markdown",
     "main",

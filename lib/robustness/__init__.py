@@ -5,7 +5,7 @@ Submodules load on first use: a recipe that names one hook does not load the att
 
 from typing import TYPE_CHECKING
 
-from lib import late
+from lib import lazy
 
 if TYPE_CHECKING:
     from lib.robustness.adversarial_training import FgsmRs
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lib.robustness.spectra import effective_rank, layer_spectra, prunable_share, singular_values, stable_rank
     from lib.robustness.temperature import ScaledLogits, scale_last_layer
 
-__getattr__, __dir__, __all__ = late.attach(
+__getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "adversarial_training": ("FgsmRs",),

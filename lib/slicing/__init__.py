@@ -5,7 +5,7 @@ Submodules load on first use.
 
 from typing import TYPE_CHECKING
 
-from lib import late
+from lib import lazy
 
 if TYPE_CHECKING:
     from lib.slicing.backward import effective_path, slice, slices_by_chunk
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lib.slicing.scores import class_scores, feature_map
     from lib.slicing.slices import Slices
 
-__getattr__, __dir__, __all__ = late.attach(
+__getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "backward": ("effective_path", "slice", "slices_by_chunk"),

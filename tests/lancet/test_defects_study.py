@@ -1,4 +1,4 @@
-"""Companions, general defects and explanations of a scale: computed once, reported on the other half, summed up."""
+"""General defects of a scale: repaired once, reported on the other half, summed up."""
 
 import pandas as pd
 import pytest
@@ -10,15 +10,9 @@ from lib.lancet.companions import found_companions, least_votes
 from lib.lancet.errors import LancetError
 from lib.lancet.locating import Votes
 from lib.lancet.study import (
-    companion_records,
-    companions,
     defect_records,
     defects,
-    draw_companions,
     draw_defects,
-    draw_explanation,
-    explanation,
-    explanation_records,
     own_example,
     pretrained,
     wrong,
@@ -32,8 +26,7 @@ networks:
     learning_rate: 0.05, family: tiny}
 study:
   lancet: {data: mnist5k, seeds: [0], defect_network: tiny, defect_test_images: 300, defect_pairs: 6, defect_copies: 1,
-    defect_old: 40, defect_epochs: 1, defect_rates: [0.001, 0.01], companion_images: 6, companion_steps: 25,
-    explained_images: 6, explained_blurs: [1, 4], visualisation_steps: 5, defect_pretrained: [efficientnet-lite0]}
+    defect_old: 40, defect_epochs: 1, defect_rates: [0.001, 0.01], defect_pretrained: [efficientnet-lite0]}
 """
 OPTIONS = {"steps": 25, "pairs": 6, "share": 0.1, "copies": 1, "similar": 50, "old": 40, "epochs": 1, "batch": 64}
 
@@ -76,34 +69,6 @@ def test_halves_share_no_image_and_wrong_ones_are_wrong(scale):
     assert sorted(torch.cat([part.labels for part in parts]).tolist()) == list(range(6))
     with pytest.raises(LancetError, match="makes no error on the 6 images"):
         wrong.Half(alone, alone.labels, torch.zeros(6, dtype=torch.bool)).misclassified()
-
-
-def test_companions_are_measured_once(scale, monkeypatch):
-    frame = companions.measured(scale, 0)
-    ours, soft = (frame[frame["method"] == method] for method in ("hard", "stated"))
-    assert len(ours) == len(soft) == 6 and ours["found"].any()
-    assert (ours["found"] == ours["survives"]).all() and ours["between"].eq(0).all()
-    others = frame[frame["method"] == "random"].set_index("image")
-    shared = ours.set_index("image").loc[others.index]
-    assert others["area"].to_numpy() == pytest.approx(shared["area"].to_numpy())
-    numbers = companion_records.numbers_of({0: frame})
-    assert evaluations.frame(numbers, "found", method="hard")["value"].item() == ours["found"].mean()
-    table = companion_records.table_of(numbers)
-    for text in (
-        companion_records.reading(numbers),
-        companion_records.setting(scale, [0], {0: frame}),
-        companion_records.markdown(table),
-    ):
-        assert "nan" not in text.lower()
-    chart, axes = plots.panels(2)
-    draw_companions.shares(axes, numbers)
-    assert plots.render(chart, "png")
-    shown, classes = companions.pictures(scale, 0, 2)
-    assert plots.render(draw_companions.pictures(shown, classes), "png")
-    monkeypatch.setattr(companions, "compared", never)
-    assert companions.measured(scale, 0).equals(frame)
-    again, _ = companions.pictures(scale, 0, 2)
-    assert again.equals(shown) and again.attrs["kept"], "kept, so that the figure's source can be named"
 
 
 def test_defects_are_repaired_once_and_reported_on_the_other_half(scale, monkeypatch):
@@ -180,29 +145,6 @@ def test_companions_that_cannot_be_found_are_said():
 
     with pytest.raises(LancetError, match="no companion was found for any of 3 wrong inputs in 2 steps"):
         found_companions(Stubborn(), torch.rand(3, 1, 8, 8), torch.ones(3, dtype=torch.int64), 2)
-
-
-def test_explanations_are_measured_and_pictured(scale, monkeypatch):
-    frame = explanation.measured(scale, 0)
-    own = frame[frame["network"] == "own"].set_index(["region", "sigma"])
-    assert (own.xs(0.0, level="sigma")["still_wrong"] == 1).all()
-    assert own.loc[("blamed", 4.0), "corrected"] == 1  # that is how it was found
-    numbers = explanation_records.numbers_of({0: frame})
-    assert len(explanation_records.table_of(numbers)) == len(frame)
-    chart, axes = plots.panels(3)
-    draw_explanation.blurs(axes, numbers)
-    assert plots.render(chart, "png")
-    shown = explanation.pictured(scale, 0, 1)
-    assert len(shown) == 1 and shown[0].truth != shown[0].name
-    assert plots.render(draw_explanation.classes(shown), "png")
-    for text in (
-        explanation_records.reading(numbers),
-        explanation_records.pictures_reading(shown),
-        explanation_records.setting(scale, [0], numbers),
-    ):
-        assert "nan" not in text.lower()
-    monkeypatch.setattr(explanation, "rows_of", never)
-    assert explanation.measured(scale, 0).equals(frame)
 
 
 def test_a_stranger_s_files_are_the_study_s_network_and_its_errors(scale):

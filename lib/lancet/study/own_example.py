@@ -15,7 +15,6 @@ from torch import Tensor
 
 from lib import config, data, recipes
 from lib.lancet.study import wrong
-from lib.lancet.study.companions import first_half
 
 WRONG, CLEAN = 60, 200
 
@@ -44,7 +43,10 @@ class OnDisk:
 def on_disk(scale: str, seed: int) -> Iterator[OnDisk]:
     """The study's network, wrong inputs and clean images in a folder that goes when the block ends."""
     recipe = config.load(scale).recipe(wrong.settings(scale)["defect_network"])
-    model, half = wrong.network_of(scale, seed), first_half(scale)
+    model, half = (
+        wrong.network_of(scale, seed),
+        wrong.halves_of(wrong.data_of(scale), wrong.settings(scale)["defect_test_images"])[0],
+    )
     spec = data.SETS[recipe.data]
     given = {key: value for key, value in config.thaw(recipe.arch_args).items() if key != "normalise"}
     with tempfile.TemporaryDirectory() as place:

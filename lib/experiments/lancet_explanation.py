@@ -1,0 +1,269 @@
+"""Errors explained (notebook 36): a blamed region blurred, and classes visualised on the weights that err."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from pydantic import Field
+from torch import Tensor, nn
+
+from lib import plots, zoo
+from lib.experiments import lancet
+from lib.experiments.item import SHARE, Item, Results
+from lib.experiments.lancet import ErrorRun, Half
+from lib.experiments.settings import Count
+from lib.lancet.companions import SIDE, companions
+from lib.lancet.errors import LancetError
+from lib.lancet.explanation import ablated, blurred, isolated, visualise
+from lib.lancet.heat_map import grad_cam, hottest, random_regions
+from lib.lancet.locating import choose_layer, locate
+from lib.lancet.measures import predictions
+from lib.progress import bar
+
+REGIONS = {
+    "blamed": "blamed region (the companion's mask)",
+    "alternative": "alternative (hottest of Grad-CAM outside)",
+    "random": "random region",
+}
+"""The last two lie outside of the first, and are as large."""
+MEASURES = ("still_wrong", "corrected", "wrong_confidence", "true_confidence")
+PAIRS = 16  # wrong inputs of a class that the pictured class's votes come from
+
+
+class Settings(lancet.Errors):
+    """Settings of the experiment.
+
+    Attributes:
+        images: wrong inputs whose regions are blurred.
+        blurs: sigmas in pixels of a 32-pixel side.
+        pictures: classes that are visualised; visualisation_steps: of each.
+    """
+
+    section: ClassVar[str] = "explanation"
+
+    images: Count = Field(100, title="wrong inputs")
+    blurs: tuple[int | float, ...] = Field((1, 2, 4, 8), min_length=1, title="blurs")
+    pictures: Count = 4
+    visualisation_steps: Count = 256
+
+
+class ExplanationRun(ErrorRun[Settings]):
+    """A seed's wrong inputs with their regions blurred."""
+
+    def blurs(self) -> pd.DataFrame:
+        """What blurring a region does: rows of `rows_of`, on the network itself ("own"), and on that of another seed
+        ("other"), on the inputs that it takes for the same wrong class."""
+        chosen = self.settings
+        key = {"explained_images": chosen.images, "explained_blurs": chosen.blurs}
+        key |= {"companion_steps": chosen.companion_steps, "images": self.half_sets[0].fingerprint}
+        key |= {"reference": zoo.card(chosen.network, self.scale, self.reference)["weights"]}
+
+        def make() -> pd.DataFrame:
+            models = {"own": self.model, "other": self.network(chosen.network, self.reference)}
+            images, labels, predicted = Half.of(self.model, self.half_sets[0]).misclassified(chosen.images)
+            made = companions(self.model, images, labels, steps=chosen.companion_steps)
+            found = made.found.cpu()
+            if not bool(found.any()):
+                raise LancetError(f"no companion was found for any of {len(images)} wrong inputs: give more steps")
+            inputs = (images[found], labels[found], predicted[found])
+            regions = regions_of(self.model, inputs[0], inputs[2], made.masks.cpu()[found], self.seed)
+            return rows_of(models, *inputs, regions, chosen.blurs)
+
+        return self.table("lancet-explanation", key, make, chosen.network)
+
+
+def regions_of(model: nn.Module, images: Tensor, predicted: Tensor, masks: Tensor, seed: int) -> dict[str, Tensor]:
+    """The regions of `REGIONS`, (N, 1, H, W) of 0 and 1; the last two outside of the first."""
+    heat = grad_cam(model, images, predicted).cpu()
+    alternative = hottest(heat, masks.mean(dim=(1, 2, 3)), outside=masks)
+    return {"blamed": masks, "alternative": alternative, "random": random_regions(masks, seed, outside=masks)}
+
+
+def rows_of(
+    models: dict[str, nn.Module],
+    images: Tensor,
+    labels: Tensor,
+    predicted: Tensor,
+    regions: dict[str, Tensor],
+    sigmas: Sequence[float],
+) -> pd.DataFrame:
+    """One row a network, region and sigma (0: not blurred), over the inputs that the network takes for the class
+    `predicted`: still_wrong (share still taken for it), corrected (share given the true class), wrong_confidence and
+    true_confidence (mean probability), n inputs."""
+    rows: list[dict[str, Any]] = []
+    pixels = min(images.shape[-2:]) / SIDE
+    for network, model in models.items():
+        alike = predictions(model, images) == predicted
+        if not bool(alike.any()):
+            continue
+        chosen = (images[alike], labels[alike], predicted[alike])
+        for region, masks in regions.items():
+            found = blurred(model, *chosen, masks[alike], [sigma * pixels for sigma in [0, *sigmas]])
+            for k, sigma in enumerate([0, *sigmas]):
+                rows.append(
+                    {
+                        "network": network,
+                        "region": region,
+                        "sigma": float(sigma),
+                        "still_wrong": (found.predicted[k] == chosen[2]).float().mean().item(),
+                        "corrected": (found.predicted[k] == chosen[1]).float().mean().item(),
+                        "wrong_confidence": found.wrong_confidence[k].mean().item(),
+                        "true_confidence": found.true_confidence[k].mean().item(),
+                        "n": int(alike.sum()),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def measured(settings: Settings, seed: int) -> pd.DataFrame:
+    """What blurring a region does to wrong inputs.
+
+    Returns: tidy, at {viewer, region, sigma}: "still_wrong", "corrected", "wrong_confidence", "true_confidence", and at
+        sigma above 0 "change", of the confidence in the wrong class. viewer: "own", the network that erred and that
+        the region was found with; "other", one of another seed, on the inputs that it takes for the same wrong class.
+    """
+    run, rows = ExplanationRun(settings, seed), []
+    table = run.blurs()
+    start = table[table["sigma"] == 0].set_index(["network", "region"])["wrong_confidence"]
+    for row in table.to_dict("records"):
+        at = {"viewer": row["network"], "region": row["region"], "sigma": row["sigma"], "n": int(row["n"])}
+        rows += [{"measure": name, **at, "value": row[name]} for name in MEASURES]
+        if row["sigma"] > 0:
+            change = row["wrong_confidence"] - start[row["network"], row["region"]]
+            rows.append({"measure": "change", **at, "value": change})
+    return run.tidy(rows)
+
+
+def lay_out(results: Results) -> pd.DataFrame:
+    """One row a viewer, region and blur."""
+    rows = pd.concat([results.values(name) for name in MEASURES])
+    wide = rows.pivot_table(index=["viewer", "region", "sigma"], columns="name", values="value", sort=False)
+    shown = wide[list(MEASURES)].rename(columns=lambda name: str(name).replace("_", " ")).reset_index()
+    return shown.replace({"region": REGIONS}).rename_axis(columns=None)
+
+
+def draw(results: Results) -> Figure:
+    """The answer and the confidence in the wrong class as a region is blurred more and more."""
+    figure, axes = plots.panels(3, height=2.8)
+    panels = (
+        ("corrected", "own", "given the true class", "the network itself"),
+        ("wrong_confidence", "own", "confidence in the wrong class", "the network itself"),
+        ("corrected", "other", "given the true class", "a network of another seed"),
+    )
+    for ax, (measure, viewer, label, title) in zip(axes, panels, strict=True):
+        rows = results.values(measure, viewer=viewer).replace({"region": REGIONS})
+        if len(rows):
+            plots.curves(ax, rows, x="sigma", hue="region", order=list(REGIONS.values()))
+        ax.set(title=title, xlabel="σ of the blur, in pixels of 32", ylabel=label, ylim=(-0.02, 1.02))
+    plots.legend_below(axes, 3)
+    return figure
+
+
+@dataclass(frozen=True, eq=False)
+class Pictured:
+    """A class that inputs are wrongly taken for.
+
+    Attributes:
+        name, number: of the class.
+        image, mask, companion: one such input (C, H, W), its blamed region (1, H, W), and its companion.
+        truth: the input's own class.
+        layer: where the error-inducing weights were isolated; fraction: which part of it they are.
+        pairs: that they come from.
+        whole, isolated, ablated: the class visualised on the network, on its error-inducing weights alone in that
+            layer, and without them (C, H, W).
+        alone, without: share of the inputs still taken for the class by the isolated and by the ablated network.
+    """
+
+    name: str
+    number: int
+    image: Tensor
+    mask: Tensor
+    companion: Tensor
+    truth: str
+    layer: str
+    fraction: float
+    pairs: int
+    whole: Tensor
+    isolated: Tensor
+    ablated: Tensor
+    alone: float
+    without: float
+
+
+def pictured(settings: Settings, seed: int) -> list[Pictured]:
+    """The classes that most inputs are wrongly taken for, visualised before and after isolating; made anew."""
+    run = ExplanationRun(settings, seed)
+    model, half = run.model, Half.of(run.model, run.half_sets[0])
+    images, labels, predicted = half.misclassified()
+    common = torch.bincount(predicted).argsort(descending=True, stable=True)[: settings.pictures]
+    shown = []
+    for number in bar([number for number in common.tolist() if bool((predicted == number).any())], desc="classes"):
+        mine = torch.nonzero(predicted == number).flatten()[:PAIRS]
+        made = companions(model, images[mine], labels[mine], steps=settings.companion_steps)
+        found = made.found.cpu()
+        if not bool(found.any()):
+            continue
+        x, y, others = images[mine][found], labels[mine][found], made.images.cpu()[found]
+        votes = locate(model, x, others, y)
+        layer = choose_layer(votes, "smallest-fraction")
+        alone, without = isolated(model, votes, layer), ablated(model, votes, layer)
+        steps, kind = settings.visualisation_steps, torch.tensor([number])
+        views = [visualise(m, kind, x.shape[1:], steps=steps, seed=seed)[0].cpu() for m in (model, alone, without)]
+        masks = made.masks.cpu()[found]
+        first = int((masks.mean(dim=(1, 2, 3)) - 0.03).abs().argmin())  # large enough to see, small enough to tell
+        shown.append(
+            Pictured(
+                name=half.images.classes[number],
+                number=number,
+                image=x[first],
+                mask=masks[first],
+                companion=others[first],
+                truth=half.images.classes[int(y[first])],
+                layer=layer,
+                fraction=(votes[layer].counts > 0).float().mean().item(),
+                pairs=len(x),
+                whole=views[0],
+                isolated=views[1],
+                ablated=views[2],
+                alone=(predictions(alone, x) == number).float().mean().item(),
+                without=(predictions(without, x) == number).float().mean().item(),
+            )
+        )
+    return shown
+
+
+def pictures(shown: Sequence[Pictured]) -> Figure:
+    """A row a class: a wrong input with the blamed region, its companion, the class visualised three ways."""
+    figure, axes = plots.pictures(len(shown), 5, side=1.25)
+    titles = ("input,\nblamed region", "its companion", "class,\nwhole network", "isolated", "without them")
+    for column, title in enumerate(titles):
+        axes[0, column].set_title(title, fontsize=plots.SMALLEST)
+    for row, entry in enumerate(shown):
+        plots.picture(axes[row, 0], entry.image, entry.mask)
+        for column, image in enumerate((entry.companion, entry.whole, entry.isolated, entry.ablated), start=1):
+            plots.picture(axes[row, column], image)
+        name = f"{plots.short(entry.truth)}\nas {plots.short(entry.name)}"
+        axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=plots.SMALLEST)
+    return figure
+
+
+EXPLANATION = Item(
+    "lancet_explanation",
+    measured,
+    {
+        "still_wrong": SHARE,
+        "corrected": SHARE,
+        "wrong_confidence": "mean softmax probability",
+        "true_confidence": "mean softmax probability",
+        "change": "difference of probabilities",
+    },
+    table=lay_out,
+    draw=draw,
+    about=("images", "blurs"),
+)
+ITEMS = (EXPLANATION,)
