@@ -297,7 +297,8 @@ def test_the_second_time_does_nothing_and_touching_changes_nothing(shop):
 
 @pytest.mark.slow
 def test_what_a_change_reaches_is_made_again_and_no_more(shop):
-    shop.write("lib/robustness/evaluation.py", (shop.root / "lib/robustness/evaluation.py").read_text() + "# new\n")
+    evaluation = "lib/experiments/robustness_evaluation.py"
+    shop.write(evaluation, (shop.root / evaluation).read_text() + "# new\n")
     shop.notebook("02_two", "y = 1", RECORD.format(items=["robustness_three"], name="02_two"))
     assert shop.call("--only", "02_two").returncode == 0
     assert shop.lines("trained") == []

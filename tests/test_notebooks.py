@@ -31,6 +31,9 @@ def places(tmp_path_factory):
 
 OVERRIDES = {
     "14_nnslicer_pruning": ("theta", "0.1"),
+    "21_lcs_pruning": ("images", "90"),
+    "24_scratch_pruning": ("gate_epochs", "2"),
+    "25_scratch_diversity": ("budget", "0.6"),
     "31_lancet_companions": ("companion_steps", "30"),
     "32_lancet_localisation": ("pairs", "3"),
     "36_lancet_explanation": ("pictures", "1"),

@@ -1,5 +1,3 @@
 """Moved to lib.dynamic.cost."""
 
-from lib.dynamic.cost import networks_in_turns
-
-__all__ = ["networks_in_turns"]
+from lib.dynamic.cost import *  # noqa: F403

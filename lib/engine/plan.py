@@ -192,7 +192,7 @@ class Plan:
         family = self.scale.recipe(name).family
         after = tuple(dict.fromkeys(self._train(other, seed) for other in (name, self.scale.families[family][0])))
         arguments = {"scale": self.scale.name, "name": name, "seed": seed}
-        call, title = f"lib.{study}.evaluation:evaluate_network", f"evaluate {study} {name} seed {seed}"
+        call, title = f"lib.experiments.{study}_evaluation:evaluate_network", f"evaluate {study} {name} seed {seed}"
         return self._add(Task(title, "evaluate", call, arguments, after, family, name))
 
     def _step(self, step: graph.StepNode) -> str:

@@ -134,11 +134,7 @@ class Results:
         the scale's."""
         own, scale, read = self.settings, self.settings.scale, self.read
         entry = config.items()[self.item.name]
-        about, full = self.item.about, {}
-        if own.study in config.load("paper").study:
-            paper = type(own).of("paper")
-            full = {"seeds": paper.seeds, **paper.described(about)}
-        used = {"seeds": own.seeds, **own.described(about)}
+        used, full = own.compared(self.item.about)
         networks = list(dict.fromkeys(name for name, _ in read.networks))
         phrases = reduced.phrases(scale, networks, used, full, entry.paper, models.defaults)
         shown = {name: checksum for name, checksum in read.tables.items() if name.split("/")[1] in self.item.drawn_from}
@@ -185,8 +181,9 @@ def pivot(
 
 
 def markdown(table: pd.DataFrame, places: int = 3) -> str:
-    """A table for display, numbers to some places."""
+    """A table for display, numbers to some places; a column of large ones (10,000 and more) to whole numbers."""
     shown = table.copy()
     for column in shown.select_dtypes("float"):
-        shown[column] = shown[column].map(lambda v: "" if pd.isna(v) else f"{v:.{places}f}")
+        form = ",.0f" if shown[column].abs().max() >= 1e4 else f".{places}f"
+        shown[column] = ["" if pd.isna(value) else f"{value:{form}}" for value in shown[column]]
     return tables.markdown(shown.astype(str))

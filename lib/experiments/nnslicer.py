@@ -18,7 +18,7 @@ from lib import compute, config, data, store, tensors
 from lib.experiments.run import Run
 from lib.experiments.settings import Count, Settings, Share
 from lib.slicing import scores as scoring
-from lib.slicing.graph import SlicingError
+from lib.slicing.kinds import SlicingError
 from lib.slicing.profiling import NeuronProfile, profile
 
 VERSION = 1  # raise it when a change here or in lib.slicing changes profiles or slices

@@ -1,5 +1,3 @@
 """Moved to lib.models.resnet."""
 
-from lib.models.resnet import PaddedShortcut
-
-__all__ = ["PaddedShortcut"]
+from lib.models.resnet import *  # noqa: F403

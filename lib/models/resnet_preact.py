@@ -1,5 +1,3 @@
 """Moved to lib.models.resnet."""
 
-from lib.models.resnet import PreActResNet
-
-__all__ = ["PreActResNet"]
+from lib.models.resnet import *  # noqa: F403

@@ -1,5 +1,3 @@
 """Moved to lib.slicing.scores."""
 
-from lib.slicing.scores import feature_map
-
-__all__ = ["feature_map"]
+from lib.slicing.scores import *  # noqa: F403

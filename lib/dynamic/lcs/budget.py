@@ -1,11 +1,7 @@
-"""How much of a network an image runs through, mask entries set to zero until that fits a budget, and the controls.
-
-What a dynamic network must beat: one mask a layer for all images, at the same MACs.
-"""
+"""How much of a network an image runs through, and mask entries set to zero until that fits a budget."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,7 +14,6 @@ from lib.dynamic.errors import DynamicError
 from lib.dynamic.lcs.network import LayerwiseChannelSelection
 
 STEPS = 16  # halvings of the number of entries kept
-FACTOR_STEPS = 30  # halvings of the factor that the counts are brought to the same MACs with
 
 
 @dataclass(frozen=True)
@@ -122,70 +117,3 @@ def _largest(mask: Tensor, least: float) -> Tensor:
     count = max(1, round(least * mask.shape[1]))
     places = mask.argsort(dim=1, descending=True, stable=True)[:, :count]
     return torch.zeros_like(mask, dtype=torch.bool).scatter_(1, places, True)
-
-
-@torch.no_grad()
-def static_masks(lcs: LayerwiseChannelSelection, images: Tensor) -> dict[str, Tensor]:
-    """One mask a layer with the same MACs as the images' own choices have in the mean.
-
-    Of the rows' mean, each as often as the images choose it, the largest entries are kept: in every layer as many as
-    the images keep there in the mean, times one factor for all layers that brings the whole to the same MACs.
-
-    Args:
-        lcs: with trained, thresholded masks.
-        images: (N, C, H, W) in [0, 1]; not test images.
-    Returns: layer -> (C_out,); for `choosing("static", masks=...)` or `collapse`. Its MACs differ from the mean of the
-        images' by less than one channel a layer is worth; ties between equal entries go to the earlier channel.
-    """
-    frequencies = lcs.frequencies(images)
-    average = lcs.average_masks(frequencies)
-    prices = Prices.of(lcs.network, tuple(images.shape[1:]))
-    wanted = image_macs(lcs, images).double().mean().item() - own_macs(lcs)
-    counts = {layer: kept_counts({layer: lcs.unit(layer).masks})[layer] for layer in lcs.layers}
-    mean = {layer: (frequencies[layer].cpu() * counts[layer].cpu()).sum().item() for layer in lcs.layers}
-
-    def at(factor: float) -> dict[str, int]:
-        most = {layer: int((average[layer] != 0).sum()) for layer in lcs.layers}
-        return {layer: max(1, min(most[layer], round(factor * mean[layer]))) for layer in lcs.layers}
-
-    low, high = 0.0, 2.0
-    for _ in range(FACTOR_STEPS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if prices.total(at(middle)) <= wanted else (low, middle)
-    nearest = min((low, high), key=lambda factor: abs(prices.total(at(factor)) - wanted))
-    return {layer: _top(average[layer], count) for layer, count in at(nearest).items()}
-
-
-def untrained(lcs: LayerwiseChannelSelection, images: Tensor, seed: int = 0) -> LayerwiseChannelSelection:
-    """The same network and masks with decision units as they are before training.
-
-    Args:
-        lcs: trained; left as found.
-        images: training images that standardised units measure their mean and deviation with.
-        seed: of the units' weights.
-    """
-    fresh = copy.deepcopy(lcs)
-    generator = torch.Generator().manual_seed(seed)
-    for layer in fresh.layers:
-        unit = fresh.unit(layer)
-        with torch.no_grad():
-            unit.weight.copy_(torch.randn(unit.weight.shape, generator=generator))
-        unit.normalise()
-    fresh.measure_units(images)
-    return fresh
-
-
-def entropies(frequencies: Mapping[str, Tensor]) -> dict[str, float]:
-    """Entropy of each layer's choices in bits; 0 where all images choose the same row, log2 m at the most."""
-    made = {}
-    for layer, shares in frequencies.items():
-        used = shares[shares > 0].double()
-        made[layer] = max(0.0, -(used * used.log2()).sum().item())
-    return made
-
-
-def _top(mask: Tensor, count: int) -> Tensor:
-    kept = torch.zeros_like(mask)
-    places = mask.argsort(descending=True, stable=True)[:count]
-    kept[places] = mask[places]
-    return kept

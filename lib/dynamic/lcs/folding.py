@@ -1,5 +1,3 @@
 """Moved to lib.dynamic.lcs.skipping."""
 
-from lib.dynamic.lcs.skipping import folded, packed
-
-__all__ = ["folded", "packed"]
+from lib.dynamic.lcs.skipping import *  # noqa: F403

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lib.dynamic.errors import DynamicError
-from lib.dynamic.lcs.budget import static_masks, threshold
+from lib.dynamic.lcs.budget import threshold
+from lib.dynamic.lcs.controls import static_masks
 from lib.dynamic.lcs.network import LayerwiseChannelSelection
 from lib.training import Hook, Run
 

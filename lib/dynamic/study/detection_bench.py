@@ -39,7 +39,7 @@ from lib.dynamic.study.decision_inputs import (
     settings,
     untrained_feature,
 )
-from lib.models.resnet_cifar import PaddedShortcut
+from lib.models.resnet import PaddedShortcut
 
 CLEAN, NOISE = "clean", "noise:"  # kinds of inputs: clean, an attack, noise of the size of an attack's perturbations
 ON_CLEAN = "clean images"  # what a detector without adversarials was fitted on

@@ -1,5 +1,3 @@
 """Moved to lib.lancet.repair.unlearning."""
 
-from lib.lancet.repair.unlearning import fine_prune
-
-__all__ = ["fine_prune"]
+from lib.lancet.repair.unlearning import *  # noqa: F403

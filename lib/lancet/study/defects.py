@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from lib import compute, config, data, evaluations, store, zoo
 from lib.data import ImageSet
+from lib.lancet.companions import found_companions, least_votes
 from lib.lancet.locating import Votes, choose_layer, locate
 from lib.lancet.measures import predictions
-from lib.lancet.pairs import found_companions, least_votes
 from lib.lancet.repair.fine_tune import fine_tune, similar_errors, transforms_of
 from lib.lancet.study import pretrained, wrong
 from lib.models.layers import weight_layers

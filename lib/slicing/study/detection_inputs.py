@@ -23,7 +23,7 @@ from lib.data import splits
 from lib.detectors import MaxSoftmax, TreeRule
 from lib.progress import bar
 from lib.slicing.adaptive import watching
-from lib.slicing.features import feature_map
+from lib.slicing.scores import feature_map
 from lib.slicing.study import evaluation
 
 VERSION = 1  # raise it when a change in the detection study's code changes its numbers

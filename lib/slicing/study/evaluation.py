@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lib import cache, compute, config, data, evaluations, zoo
 from lib.slicing import scores as scoring
-from lib.slicing.graph import SlicingError
+from lib.slicing.kinds import SlicingError
 from lib.slicing.profiling import CODEC, NeuronProfile, profile
 
 VERSION = 1  # raise it when a change in this package changes profiles or slices

@@ -12,7 +12,7 @@ from lib import slicing
 from lib.data import ImageSet
 from lib.progress import bar
 from lib.slicing import detection
-from lib.slicing.graph import SlicingError
+from lib.slicing.kinds import SlicingError
 from lib.slicing.study.detection_inputs import MEMORY
 from lib.slicing.study.evaluation import first_correct
 
