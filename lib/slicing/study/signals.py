@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from lib import config, data, evaluations, slicing, store, zoo
+from lib import cache, config, data, evaluations, slicing, store, zoo
 from lib.detectors import LID, BinaryForest, KernelDensity, Mahalanobis, choose_bandwidth
 from lib.progress import bar
 from lib.slicing import detection
@@ -128,7 +128,7 @@ def described(name: str, scale: str, seed: int) -> pd.DataFrame:
         **{name: chosen[name] for name in SLICE_KEYS},
         **images_key(scale),
     }
-    found = store.cached_json(config.cache_dir(scale) / "slices", "detection", key, make)
+    found = cache.get("detection", key, make, folder=config.cache_dir(scale) / "slices")
     return pd.DataFrame(found["rows"], columns=found["columns"])
 
 
