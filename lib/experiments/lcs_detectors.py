@@ -34,7 +34,7 @@ from lib.experiments.lcs import LcsRun
 from lib.experiments.nnslicer import first_correct
 from lib.progress import bar
 from lib.slicing import detection
-from lib.slicing.graph import SlicingError
+from lib.slicing.kinds import SlicingError
 
 CLEAN, NOISE = "clean", "noise:"  # kinds of inputs: clean, an attack, noise of the size of an attack's perturbations
 ON_CLEAN = "clean images"  # what a detector without adversarials was fitted on

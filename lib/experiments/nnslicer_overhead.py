@@ -21,7 +21,7 @@ from lib.experiments import nnslicer
 from lib.experiments.item import Item, Results
 from lib.experiments.nnslicer import SlicingRun
 from lib.experiments.settings import Count
-from lib.models.resnet_preact import PreActResNet
+from lib.models.resnet import PreActResNet
 from lib.slicing.backward import slice
 from lib.slicing.kinds import Graph, SlicingError, last_convolution
 from lib.slicing.profiling import NeuronProfile, profile

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from lib import data, evaluations, plots
+from lib.lancet.companions import found_companions, least_votes
 from lib.lancet.errors import LancetError
 from lib.lancet.locating import Votes
-from lib.lancet.pairs import found_companions, least_votes
 from lib.lancet.study import (
     defect_records,
     defects,

@@ -16,11 +16,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from lib import compute, config, data, evaluations, store, zoo
+from lib import cache, compute, config, data, evaluations, zoo
 from lib.data import ImageSet
+from lib.lancet.companions import found_companions, least_votes
 from lib.lancet.locating import Votes, choose_layer, locate
 from lib.lancet.measures import predictions
-from lib.lancet.pairs import found_companions, least_votes
 from lib.lancet.repair.fine_tune import fine_tune, similar_errors, transforms_of
 from lib.lancet.study import pretrained, wrong
 from lib.models.layers import weight_layers
@@ -98,7 +98,7 @@ def pretrained_repaired(scale: str, name: str) -> pd.DataFrame | str:
         return {"columns": frame.columns.tolist(), "rows": rows}
 
     try:
-        found = store.cached_json(folder, "lancet-defects-pretrained", key, plain)
+        found = cache.get("lancet-defects-pretrained", key, plain, folder=folder)
     except pretrained.efficientnet_lite.MissingWeightsError as error:
         return str(error)
     return pd.DataFrame(found["rows"], columns=found["columns"])
