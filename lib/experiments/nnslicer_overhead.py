@@ -163,7 +163,7 @@ class OverheadRun(SlicingRun[Settings]):
         chosen, images = self.settings, self.sliced()
         known = self._profiled(self.model)
         rows = []
-        for batch in chosen.batches:
+        for batch in dict.fromkeys(min(batch, len(images)) for batch in chosen.batches):
             some = images[:batch]
             seconds = best(self.slice, self.model, some, known) / len(some)
             rows.append({"axis": "batch", "size": len(some), "value": seconds, "n": len(some)})
