@@ -35,7 +35,8 @@ class Item:
         table: results -> the table; None: every number, one a row.
         draw: results -> the figure, from `Results.values` wherever numbers say it all; None: a table alone.
         about: names of the settings that the record compares with the source's; empty: all that have a title.
-        drawn_from: kinds of kept tables that the figure shows beside the numbers, as points of a map.
+        drawn_from: kinds of kept tables that the figure shows beside the numbers, as points of a map; of the first
+            seed, as a figure has room for one map.
     """
 
     name: str
@@ -104,12 +105,13 @@ class Results:
 
     def values(self, measure: str, **where: Any) -> pd.DataFrame:
         """Numbers of one measure as rows, only those at `where`: value, low, high, n, per_seed, and what tells them
-        apart; a list in `where` lets several values pass."""
+        apart; a list in `where` lets several values pass. One seed may have no interval: low and high are NaN then."""
         rows = record.frame({"numbers": self.numbers})
         rows = rows[rows["name"] == measure]
         for key, wanted in where.items():
             rows = rows[rows[key].isin(wanted) if isinstance(wanted, (list, tuple, set)) else rows[key] == wanted]
-        return rows.dropna(axis=1, how="all").reset_index(drop=True)
+        told = rows.notna().any() | rows.columns.isin(["low", "high"]) | rows.empty
+        return rows.loc[:, told].reset_index(drop=True)
 
     def rows(self, measure: str) -> pd.DataFrame:
         """What the frames of all seeds say of one measure, of the record's or beyond, with a column seed."""
@@ -137,7 +139,8 @@ class Results:
         used, full = own.compared(self.item.about)
         networks = list(dict.fromkeys(name for name, _ in read.networks))
         phrases = reduced.phrases(scale, networks, used, full, entry.paper, models.defaults)
-        shown = {name: checksum for name, checksum in read.tables.items() if name.split("/")[1] in self.item.drawn_from}
+        first = self.frames[own.seeds[0]].attrs["read"].tables
+        shown = {name: checksum for name, checksum in first.items() if name.split("/")[1] in self.item.drawn_from}
         path = record.write(
             self.item.name, scale, self.numbers, phrases, self.figure, self.table, read.data, read.seconds,
             read.machines, shown, own.changed,

@@ -7,22 +7,25 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lib.experiments import lancet_repairs as repairs
 from lib.lancet.backdoors.triggers import Trigger
 from lib.lancet.errors import LancetError
 from lib.lancet.locating import locate
 from lib.lancet.measures import measure, predictions
-from lib.lancet.study import repairs
+from lib.lancet.pairs import stamped_pairs
 
-CHOSEN = {
-    **repairs.DEFAULTS,
-    "repair_pairs": 8,
-    "unlearn_steps": 30,
-    "unlearn_batch": 30,
-    "unlearn_rate": 0.01,
-    "tune_epochs": 2,
-    "tune_copies": 1,
-    "fine_prune_steps": 5,
-}
+CHOSEN = repairs.Repairs.model_validate(
+    {
+        "data": "mnist5k",
+        "repair_pairs": 8,
+        "unlearn_steps": 30,
+        "unlearn_batch": 30,
+        "unlearn_rate": 0.01,
+        "tune_epochs": 2,
+        "tune_copies": 1,
+        "fine_prune_steps": 5,
+    }
+)
 
 
 class Net(nn.Module):
@@ -70,7 +73,7 @@ def model(trigger):
 
 @pytest.fixture(scope="module")
 def material():
-    return repairs.Material(*images_of(90, 2), *images_of(60, 3), literal=30, target=0)
+    return repairs.Material(*images_of(90, 2), 0, *images_of(60, 3), few=30)
 
 
 @pytest.fixture(scope="module")
@@ -122,11 +125,11 @@ def test_fine_tuning_keeps_to_its_weights(made, model):
 
 
 def test_the_layer_tried_is_the_one_worth_most_on_the_repair_split(model, trigger, material):
-    inputs, companions, labels = repairs.pairs(model, trigger, material, 8)
+    inputs, companions, labels = stamped_pairs(model, trigger, material.images, material.labels, 0, 8)
     flips = repairs.Flips(model, locate(model, inputs, companions, labels), trigger, material, 0.01)
     best = flips.best("flip-tried", 0.0)
     each = {layer: flips.at(layer, "x") for layer, votes in flips.votes.items() if votes.share > 0}
-    worths = {layer: repairs.worth(one.model, trigger, material) for layer, one in each.items()}
+    worths = {layer: material.worth(one.model, trigger) for layer, one in each.items()}
     assert worths[best.layer] == max(worths.values()) and len(worths) > 1
     assert flips.at(best.layer, "other").model is best.model  # done once
     told = measure(best.model, material.images, material.labels, trigger, 0)
@@ -140,7 +143,7 @@ def test_matched_unlearning_works_on_this_network(made, trigger):
 
 
 def test_pairs_are_errors_with_companions_that_are_right(model, trigger, material):
-    inputs, companions, labels = repairs.pairs(model, trigger, material, 5)
+    inputs, companions, labels = stamped_pairs(model, trigger, material.images, material.labels, 0, 5)
     assert inputs.shape == companions.shape == (5, 1, 6, 6) and bool((labels != 0).all())
     assert predictions(model, inputs).tolist() == [0] * 5 and predictions(model, companions).tolist() == labels.tolist()
     assert torch.equal(inputs, trigger.stamp(companions))
@@ -149,7 +152,7 @@ def test_pairs_are_errors_with_companions_that_are_right(model, trigger, materia
 def test_a_trigger_without_effect_leaves_the_network_as_it_is(model, material):
     nothing = Trigger(torch.zeros(1, 6, 6), torch.ones(1, 6, 6))
     with pytest.raises(LancetError, match="of 60 repair images that are not of class 0, none is classified right and"):
-        repairs.pairs(model, nothing, material, 5)
+        stamped_pairs(model, nothing, material.images, material.labels, 0, 5)
     found = {one.method: one for one in repairs.repairs(model, nothing, material, CHOSEN, 0)}
     assert list(found) == [name for name in repairs.METHODS if name != "fine-prune"]
     located = [name for name in found if not name.startswith(("none", "unlearn"))]
@@ -162,3 +165,17 @@ def test_the_same_seed_gives_the_same_repairs(made, model, trigger, material):
     again = {one.method: one for one in repairs.repairs(model, trigger, material, CHOSEN, 0)}
     for method, one in made.items():
         assert not differing(one.model, again[method].model), method
+
+
+def test_locating_s_own_reading_enters_the_key_only_where_it_is_not_the_released_one():
+    usual = CHOSEN.repairing()
+    assert "formula" not in usual and usual["repair_pairs"] == 8 and usual["tune_rates"] == [0.001, 0.01]
+    assert CHOSEN.model_copy(update={"formula": "both"}).repairing() == {**usual, "formula": "both"}
+    assert not {"families", "triggers", "reverse_steps", "seeds", "report_images"} & set(usual)
+
+
+def test_a_repair_that_trains_asks_for_clean_images(model, trigger, material):
+    bare = repairs.Material(material.images, material.labels, 0)
+    found = {one.method: one for one in repairs.repairs(model, trigger, bare, CHOSEN, 0)}
+    assert "give clean images" in found["unlearn-matched"].note and "give clean images" in found["tune"].note
+    assert not found["flip-tried"].note

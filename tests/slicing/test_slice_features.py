@@ -1,4 +1,4 @@
-"""Slices of a network that another study brings."""
+"""Similarity and activity of the slices of any network."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,7 @@ import torch
 
 from lib import models
 from lib.data import ImageSet
-from lib.slicing import SlicingError
-from lib.slicing.study.guest import slice_features
+from lib.slicing import SlicingError, slice_features
 
 
 @pytest.fixture
