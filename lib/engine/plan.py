@@ -216,9 +216,12 @@ class Plan:
 
 
 def call(name: str, arguments: Mapping[str, Any]) -> Any:
-    """Call a function by module:function."""
+    """Call a function by module:function; an experiment's module alone measures all its items."""
     module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)(**arguments)
+    found = importlib.import_module(module)
+    if not function:
+        return importlib.import_module("lib.evaluations").measure(found, **arguments)
+    return getattr(found, function)(**arguments)
 
 
 def is_kept(name: str, arguments: Mapping[str, Any]) -> bool:
