@@ -109,7 +109,7 @@ class Results:
         rows = rows[rows["name"] == measure]
         for key, wanted in where.items():
             rows = rows[rows[key].isin(wanted) if isinstance(wanted, (list, tuple, set)) else rows[key] == wanted]
-        return rows.dropna(axis=1, how="all").reset_index(drop=True)
+        return (rows if rows.empty else rows.dropna(axis=1, how="all")).reset_index(drop=True)
 
     def rows(self, measure: str) -> pd.DataFrame:
         """What the frames of all seeds say of one measure, of the record's or beyond, with a column seed."""
