@@ -133,7 +133,7 @@ rule train:
 rule evaluate:
     input:
         networks=f"{DONE}/train/{{family}}-seed{{seed}}.txt",
-        code=lambda wildcards: engine.sources(f"lib.{wildcards.study}.evaluation"),
+        code=lambda wildcards: engine.sources(f"lib.experiments.{wildcards.study}_evaluation"),
     output:
         f"{DONE}/evaluate/{{study}}/{{family}}-seed{{seed}}.txt",
     params:
@@ -144,7 +144,8 @@ rule evaluate:
     threads: THREADS
     shell:
         JOB + "--name 'evaluate {wildcards.study} {wildcards.family} seed {wildcards.seed}' -- {PYTHON:q} -m "
-        "lib.{wildcards.study}.evaluation --scale {SCALE} --family {wildcards.family:q} --seed {wildcards.seed}"
+        "lib.experiments.{wildcards.study}_evaluation --scale {SCALE} --family {wildcards.family:q} "
+        "--seed {wildcards.seed}"
 
 
 rule attack:

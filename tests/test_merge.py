@@ -12,7 +12,8 @@ from zoo_tools import flip, rewritten
 
 from lib import checksums, config, evaluations, store, zoo
 from lib.engine import archive, merge
-from lib.robustness import evaluation
+from lib.experiments import robustness
+from lib.experiments.robustness_evaluation import evaluate_network
 
 SWEEPS = "evaluations/robustness-sweep"
 ACCOUNT = {
@@ -32,7 +33,7 @@ def packed(tmp_path_factory) -> Path:
         boxes.house(place)
         out = archive.Archive(place / "box.zip", config.load("smoke"))
         for name in ("dense", "dense-s0.5", "dense-s0.9", "tuned"):
-            evaluation.evaluate_network("smoke", name, 0)
+            evaluate_network("smoke", name, 0)
         zoo.get("low")
         return out.write({**ACCOUNT, "device": "cpu", "torch": "2", "over": True})
 
@@ -66,7 +67,7 @@ def test_what_is_new_is_taken_and_found_by_the_notebooks(packed, here, capsys):
     assert "robustness_pruned: complete at seed 0\n  seed 1: 7 tasks are left" in said
     assert "robustness_tuned: complete at no seed yet\n  seed 0: 1 tasks" in said
     with store.only_kept():  # nothing is computed anew, and no network trained
-        frame = evaluation.sweep("dense-s0.9")
+        frame = robustness.RobustnessRun(robustness.Robustness.of("smoke"), 0).sweep("dense-s0.9")
         assert zoo.card("low")["test_images"] > 0
     assert frame.n.tolist() == [40, 40]
     assert checksums.compare(here) == {}

@@ -130,7 +130,7 @@ for scale in config.SCALES:
     for recipe in config.load(scale).networks.values():
         plugs = (*recipe.hooks, *recipe.transforms, *recipe.prepare)
         paths |= {plug["use"].rpartition(".")[0] for plug in plugs}
-for path in sorted({*paths, "lib.robustness.evaluation", "lib.attacks.sets"}):
+for path in sorted({*paths, "lib.experiments.robustness_evaluation", "lib.attacks.sets"}):
     importlib.import_module(path)
 print(len(paths))
 """

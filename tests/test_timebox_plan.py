@@ -189,7 +189,7 @@ def test_what_is_there_is_not_made_again(scale, monkeypatch):
 def test_a_step_made_in_parts_waits_for_them(scale):
     plan = made(scale, "n", "s: n", "u: s", n=1, s=30, u=5)
     plan.goals.append(Goal("all", 0, ("u",)))
-    plan.divide("s", [{"name": "a", "budget": 0.5}, {"name": "b", "budget": 0.5}])
+    plan.divide("s", [{"name": "a", "budget": 0.5}, {"name": "b", "budget": 0.5}], share=0.5)
     parts = ["part a 0.5 of s", "part b 0.5 of s"]
     assert plan.tasks["s"].after == ("n", *parts) and plan.tasks[parts[0]].after == ("n",)
     assert plan.tasks[parts[1]].arguments == {"seed": 0, "name": "b", "budget": 0.5}

@@ -126,7 +126,7 @@ class Workshop:
                 shutil.copy2(ROOT / name, root / name)
         self.write("lib/robustness/__init__.py", "")
         self.write("lib/robustness/pruning.py", "class Gradual:\n    pass\n")
-        self.write("lib/robustness/evaluation.py", EVALUATION)
+        self.write("lib/experiments/robustness_evaluation.py", EVALUATION)
         self.write("lib/zoo.py", ZOO)
         self.write("lib/report.py", REPORT)
         self.configure(SMOKE)

@@ -142,7 +142,7 @@ def studies(scale: Scale, family: str) -> list[str]:
 
 def evaluated(study: str) -> bool:
     """Whether a study has a module that evaluates its networks, family by family, before its notebooks show them."""
-    return (config.ROOT / "lib" / study / "evaluation.py").exists()
+    return (config.ROOT / "lib" / "experiments" / f"{study}_evaluation.py").exists()
 
 
 def seeds(scale: Scale, family: str) -> list[int]:

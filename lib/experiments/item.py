@@ -35,7 +35,8 @@ class Item:
         table: results -> the table; None: every number, one a row.
         draw: results -> the figure, from `Results.values` wherever numbers say it all; None: a table alone.
         about: names of the settings that the record compares with the source's; empty: all that have a title.
-        drawn_from: kinds of kept tables that the figure shows beside the numbers, as points of a map.
+        drawn_from: kinds of kept tables that the figure shows beside the numbers, as points of a map; of the first
+            seed, as a figure has room for one map.
     """
 
     name: str
@@ -104,12 +105,13 @@ class Results:
 
     def values(self, measure: str, **where: Any) -> pd.DataFrame:
         """Numbers of one measure as rows, only those at `where`: value, low, high, n, per_seed, and what tells them
-        apart; a list in `where` lets several values pass."""
+        apart; a list in `where` lets several values pass. One seed may have no interval: low and high are NaN then."""
         rows = record.frame({"numbers": self.numbers})
         rows = rows[rows["name"] == measure]
         for key, wanted in where.items():
             rows = rows[rows[key].isin(wanted) if isinstance(wanted, (list, tuple, set)) else rows[key] == wanted]
-        return (rows if rows.empty else rows.dropna(axis=1, how="all")).reset_index(drop=True)
+        told = rows.notna().any() | rows.columns.isin(["low", "high"]) | rows.empty
+        return rows.loc[:, told].reset_index(drop=True)
 
     def rows(self, measure: str) -> pd.DataFrame:
         """What the frames of all seeds say of one measure, of the record's or beyond, with a column seed."""
@@ -134,14 +136,11 @@ class Results:
         the scale's."""
         own, scale, read = self.settings, self.settings.scale, self.read
         entry = config.items()[self.item.name]
-        about, full = self.item.about, {}
-        if own.study in config.load("paper").study:
-            paper = type(own).of("paper")
-            full = {"seeds": paper.seeds, **paper.described(about)}
-        used = {"seeds": own.seeds, **own.described(about)}
+        used, full = own.compared(self.item.about)
         networks = list(dict.fromkeys(name for name, _ in read.networks))
         phrases = reduced.phrases(scale, networks, used, full, entry.paper, models.defaults)
-        shown = {name: checksum for name, checksum in read.tables.items() if name.split("/")[1] in self.item.drawn_from}
+        first = self.frames[own.seeds[0]].attrs["read"].tables
+        shown = {name: checksum for name, checksum in first.items() if name.split("/")[1] in self.item.drawn_from}
         path = record.write(
             self.item.name, scale, self.numbers, phrases, self.figure, self.table, read.data, read.seconds,
             read.machines, shown, own.changed,
@@ -185,8 +184,10 @@ def pivot(
 
 
 def markdown(table: pd.DataFrame, places: int = 3) -> str:
-    """A table for display, numbers to some places."""
+    """A table for display, numbers to some places; a column of whole or large ones (10,000 and more) without."""
     shown = table.copy()
     for column in shown.select_dtypes("float"):
-        shown[column] = shown[column].map(lambda v: "" if pd.isna(v) else f"{v:.{places}f}")
+        there = shown[column].dropna()
+        form = ",.0f" if (there % 1 == 0).all() or there.abs().max() >= 1e4 else f".{places}f"
+        shown[column] = ["" if pd.isna(value) else f"{value:{form}}" for value in shown[column]]
     return tables.markdown(shown.astype(str))

@@ -9,7 +9,6 @@ from lib import lazy
 
 if TYPE_CHECKING:
     from lib.robustness.adversarial_training import FgsmRs
-    from lib.robustness.evaluation import masking_of, spectra_of, sweep
     from lib.robustness.fgsm import cross_entropy_gradient, fgsm_correct, fgsm_sweep
     from lib.robustness.low_rank import NuclearNorm, decompose, nuclear_norm
     from lib.robustness.magnitude_pruning import GradualPruning, schedule, sparsity
@@ -21,7 +20,6 @@ __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "adversarial_training": ("FgsmRs",),
-        "evaluation": ("masking_of", "spectra_of", "sweep"),
         "fgsm": ("cross_entropy_gradient", "fgsm_correct", "fgsm_sweep"),
         "low_rank": ("NuclearNorm", "decompose", "nuclear_norm"),
         "magnitude_pruning": ("GradualPruning", "schedule", "sparsity"),

@@ -9,6 +9,7 @@ from lib import lazy
 
 if TYPE_CHECKING:
     from lib.slicing.backward import effective_path, slice, slices_by_chunk
+    from lib.slicing.detection import slice_features
     from lib.slicing.features import feature_map
     from lib.slicing.kinds import SlicingError
     from lib.slicing.profiling import NeuronProfile, profile
@@ -20,6 +21,7 @@ __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "backward": ("effective_path", "slice", "slices_by_chunk"),
+        "detection": ("slice_features",),
         "features": ("feature_map",),
         "kinds": ("SlicingError",),
         "profiling": ("NeuronProfile", "profile"),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import cache, tensors
-from lib.data import as_batch, with_gradients
+from lib.data import ImageSet, as_batch, with_gradients
 from lib.progress import bar
 from lib.slicing.kinds import Graph, SlicingError
 
@@ -155,3 +155,24 @@ def profile(
         if ops[0].kind in ("convolution", "linear")
     }
     return NeuronProfile(by_class, counts.to(graph.device), calls)
+
+
+@torch.no_grad()
+def first_correct(model: nn.Module, images: ImageSet, positions: Tensor, count: int) -> Tensor:
+    """The first positions at which the network is right, up to a count.
+
+    Args:
+        model: evaluation mode.
+        images: the set that the positions are in.
+        positions: int64 (M,), where to look, in this order.
+        count: how many to find.
+    Returns: int64 (at most count,).
+    """
+    on = next(model.parameters()).device
+    found: list[Tensor] = []
+    for part in positions.split(500):
+        if sum(map(len, found)) >= count:
+            break
+        right = model(images.float(on, part)).argmax(1).cpu() == images.labels[part]
+        found.append(part[right])
+    return torch.cat(found)[:count] if found else positions[:0]
