@@ -46,6 +46,7 @@ OVERRIDES = {
     "32_lancet_localisation": ("pairs", "3"),
     "33_lancet_backdoors": ("formula", "both"),
     "34_lancet_trojannn": ("flip_threshold", "0.1"),
+    "35_lancet_defects": ("epochs", "2"),
     "36_lancet_explanation": ("pictures", "1"),
     "37_lancet_adaptive": ("important", "0.2"),
 }

@@ -98,11 +98,11 @@ def write(folder: Path) -> Path:
                 "pairs": 4,
             },
             "defects": {
-                "defect_test_images": 300,
-                "defect_pairs": 6,
-                "defect_copies": 1,
-                "defect_old": 40,
-                "defect_epochs": 1,
+                "test_images": 300,
+                "pairs": 6,
+                "copies": 1,
+                "old": 40,
+                "epochs": 1,
             },
             "companions": {
                 "images": 6,

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from lib import config, plots
 from lib.experiments.item import Item, Results
-from lib.experiments.lancet import BackdoorRun, backdoored
+from lib.experiments.lancet import BackdoorRun, Flipping, backdoored
 from lib.experiments.lancet_backdoors import CHANGED, KNOWN, UNITS, network_table, of_networks
-from lib.experiments.lancet_repairs import FLIPS, METHODS, Flipping, Material, Repaired, Repairer
+from lib.experiments.lancet_repairs import FLIPS, METHODS, Material, Repaired, Repairer
 from lib.experiments.settings import Count, Seed, Share
 from lib.lancet.backdoors import adaptive
 from lib.lancet.backdoors.excite import importance, reading
@@ -284,8 +284,8 @@ def draw(results: Results) -> Figure:
                 height = np.array(places) + 0.3 * (index - 0.5) + 0.12 * (flag - 0.5)
                 look: dict[str, Any] = {"color": plots.PALETTE[index], "marker": plots.MARKERS[index]}
                 look["markerfacecolor"] = plots.PALETTE[index] if flag else "none"
-                if "low" in found:  # none with one seed
-                    ax.hlines(height, found["low"], found["high"], color=plots.PALETTE[index], linewidth=0.8)
+                ends = found[["low", "high"]].astype(float)  # none with one seed
+                ax.hlines(height, ends["low"], ends["high"], color=plots.PALETTE[index], linewidth=0.8)
                 label = f"{ROLES[role]}, {known} trigger known"
                 ax.plot(found["value"], height, linestyle="none", label=label, **look)
         ax.set(title=words, xlabel="share of images", xlim=(-0.04, 1.04))

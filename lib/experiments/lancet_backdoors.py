@@ -8,7 +8,6 @@ network's table is kept by itself, so that a run that was stopped goes on with t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,10 +15,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lib import compute, data, plots, units
+from lib import compute, plots, units
 from lib.experiments.item import Item, Results
 from lib.experiments.lancet import Backdoored, BackdoorRun, in_turns, networks
-from lib.experiments.lancet_repairs import FLIPS, METHODS, Material, Repairs, repairs
+from lib.experiments.lancet_repairs import FLIPS, METHODS, Material, Repairs, clean_images, repairs
 from lib.intervals import of_mean
 from lib.lancet.backdoors.triggers import Trigger
 from lib.lancet.measures import NAMES, measure, predictions
@@ -105,14 +104,6 @@ class RepairRun(BackdoorRun[Settings]):
             return pd.DataFrame(list(rows()), columns=COLUMNS)
 
         return self.table("lancet-repairs", key, make, network.name, VERSION)
-
-
-@lru_cache(maxsize=2)
-def clean_images(name: str, per_class: int, share: float) -> data.ImageSet:
-    """Clean training images that a repairer is given, the classes taking turns: a share, at least so many a class."""
-    train = data.load(name, "train")
-    count = max(per_class * len(train.classes), round(share * len(train)))
-    return train.stratified(min(count, len(train)), seed=0)
 
 
 def tables(run: RepairRun, kinds: Sequence[str] | None = None) -> pd.DataFrame:

@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import Any, Literal
+from functools import cached_property, lru_cache, partial
+from typing import Any
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lib.experiments.lancet import Backdoors
+from lib import data
+from lib.experiments.lancet import Flipping
 from lib.experiments.settings import Count, Share
 from lib.lancet.backdoors.triggers import Trigger
 from lib.lancet.errors import LancetError
@@ -47,26 +48,6 @@ METHODS = {
 """Every method, by the name that tables carry, in words."""
 FLIPS = ("flip-stated", "flip-smallest", "flip-tried", "flip-signed")
 """Neuron-flip by each rule for the layer."""
-
-
-class Flipping(Backdoors):
-    """Settings of neuron-flip.
-
-    Attributes:
-        repair_pairs: pairs that vote, at most.
-        formula: of a weight's importance: "constant" (the companion's features fixed, as released) or "both".
-        until: what removing weights must reach: the true "label", or "not-target".
-        flip_threshold: success of the attack, in [0, 1], at which flipping stops.
-        flip_images: stamped repair images, at most, on which that is measured.
-        near_best: share of the best layer's repaired pairs that a layer needs to be tried; 0: at least one pair.
-    """
-
-    repair_pairs: Count = Field(40, title="pairs that vote")
-    formula: Literal["constant", "both"] = "constant"
-    until: Literal["label", "not-target"] = "label"
-    flip_threshold: Share = 0.01
-    flip_images: Count = 200
-    near_best: Share = 0.0
 
 
 class Repairs(Flipping):
@@ -147,6 +128,14 @@ class Material:
         found = measure(model, self.images, self.labels, known, self.target)
         kept = [found[name] for name in ("accuracy", "stamped_accuracy", "target_recall")]
         return float(np.nanmean([*kept, 1 - found["attack_success"]]))
+
+
+@lru_cache(maxsize=2)
+def clean_images(name: str, per_class: int, share: float) -> data.ImageSet:
+    """Clean training images that a repairer is given, the classes taking turns: a share, at least so many a class."""
+    train = data.load(name, "train")
+    count = max(per_class * len(train.classes), round(share * len(train)))
+    return train.stratified(min(count, len(train)), seed=0)
 
 
 @dataclass(frozen=True, eq=False)

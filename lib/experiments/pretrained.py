@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from lib import data
-from lib.data import ImageSet
 from lib.lancet.errors import LancetError
 from lib.models import Normalise, efficientnet_lite
 
@@ -57,18 +55,3 @@ def known(name: str) -> Pretrained:
     if name not in NETWORKS:
         raise LancetError(f"no pretrained network {name!r}: one of {', '.join(NETWORKS)}")
     return NETWORKS[name]
-
-
-def test_images(name: str) -> ImageSet:
-    """The labelled images that a pretrained network is tried on. Raises: lib.data.DataError where they are missing."""
-    return data.load(known(name).data, "test")
-
-
-def missing(name: str) -> str:
-    """Why a pretrained network cannot be tried here; "" where it can be."""
-    try:
-        test_images(name)
-        known(name).load()
-    except (efficientnet_lite.MissingWeightsError, data.DataError, OSError) as error:
-        return str(error)
-    return ""
