@@ -30,7 +30,7 @@ from lib.detectors import (
 )
 from lib.dynamic.errors import DynamicError
 from lib.dynamic.lcs.features import Seen, see, untrained_feature
-from lib.experiments.lcs import LcsRun
+from lib.experiments.lcs import LcsRun, Row
 from lib.experiments.nnslicer import first_correct
 from lib.progress import bar
 from lib.slicing import detection
@@ -43,7 +43,6 @@ NOISE_SHOWN = "decision feature, noise shown"  # fitted on clean images and nois
 PAIRS = ("adversarial against clean", "noise against clean", "adversarial against noise")
 MEMORY = 2**28  # bytes that a chunk of slices may take before a few numbers are left of it
 Scorer = Callable[[Seen], np.ndarray]
-Row = dict[str, Any]
 
 
 class Bench:
