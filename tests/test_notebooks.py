@@ -33,6 +33,8 @@ OVERRIDES = {
     "14_nnslicer_pruning": ("theta", "0.1"),
     "31_lancet_companions": ("companion_steps", "30"),
     "32_lancet_localisation": ("pairs", "3"),
+    "22_lcs_decisions": ("umap_neighbours", "8"),
+    "23_lcs_detection": ("trees", "7"),
     "36_lancet_explanation": ("pictures", "1"),
 }
 """One parameter of each notebook that is not the scale's, as papermill takes it; of the others, the seeds are."""

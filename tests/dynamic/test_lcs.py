@@ -5,14 +5,12 @@ import copy
 import pytest
 import torch
 from torch.nn import functional as F
-from training_tools import images as tiny_images
 
 from dynamic import nets
 from lib import models
 from lib.dynamic.errors import DynamicError
 from lib.dynamic.lcs import budget
 from lib.dynamic.lcs.controls import entropies, static_masks, untrained
-from lib.dynamic.lcs.features import collect
 from lib.dynamic.lcs.network import LayerwiseChannelSelection, insert
 from lib.dynamic.lcs.units import DecisionUnit
 
@@ -199,8 +197,6 @@ def test_controls_choose_otherwise_and_only_inside(one_thread):
         (lambda lcs: lcs.choosing("static").__enter__(), "'static' needs masks"),
         (lambda lcs: budget.threshold(lcs, 0.01, pictures(4)), "a budget of 0.01 of the MACs cannot be met: with 0.1"),
         (lambda lcs: budget.threshold(lcs, 1.5, pictures(4)), "budget is 1.5: a share"),
-        (lambda lcs: collect(lcs, []), "the source holds no images"),
-        (lambda lcs: collect(lcs, ["a"]), "a loader gives images or"),
         (lambda _: DecisionUnit(2, 2, form="other"), "form is 'other': one of stated, standardised"),
         (lambda _: DecisionUnit(2, 2, masks=1), "masks is 1: a decision needs 2"),
         (lambda _: DecisionUnit(2, 2, logit_scale=0), "logit_scale is 0: a number above 0"),
@@ -297,18 +293,6 @@ def test_untrained_units_are_others_and_the_rest_is_the_same(one_thread):
 def test_entropy_in_bits():
     shares = {"a": torch.tensor([1.0, 0, 0, 0]), "b": torch.full((4,), 0.25), "c": torch.tensor([0.5, 0.25, 0.25])}
     assert entropies(shares) == pytest.approx({"a": 0, "b": 2, "c": 1.5})
-
-
-def test_features_of_a_set_of_a_tensor_and_of_a_loader_agree(one_thread):
-    lcs, held = selection(), tiny_images(10, shape=(3, 32, 32))
-    whole = collect(lcs, held, batch=4)
-    loader = [(held.float()[:6], held.labels[:6]), (held.float()[6:], held.labels[6:])]
-    for other in (collect(lcs, held.float(), batch=3), collect(lcs, loader), collect(lcs, [held.float()])):
-        assert torch.allclose(whole.feature, other.feature, atol=1e-6) and torch.equal(whole.rows, other.rows)
-    assert torch.equal(whole.labels, held.labels) and collect(lcs, held.float()).labels is None
-    assert torch.equal(whole.of(lcs.layers[2]).argmax(1), whole.rows[:, 2])
-    with pytest.raises(DynamicError, match="no decisions of 'x'"):
-        whole.of("x")
 
 
 def test_the_state_can_be_stored_copied_and_taken_back(one_thread):
