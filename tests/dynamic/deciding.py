@@ -1,5 +1,7 @@
 """A small network with decision units that calls random images by all four of its names."""
 
+from typing import Any
+
 import torch
 
 from lib import models
@@ -28,8 +30,9 @@ def network() -> LayerwiseChannelSelection:
         for layer, values in see(made, pictures).pooled.items():
             made.unit(layer).mean.copy_(values.mean(0))
             made.unit(layer).variance.copy_(values.var(0))
-        made.network.linear.weight.mul_(30)
-        made.network.linear.bias.copy_(-made(pictures).mean(0) + made.network.linear.bias)
+        last: Any = made.network.linear
+        last.weight.mul_(30)
+        last.bias.copy_(-made(pictures).mean(0) + last.bias)
     return made
 
 
