@@ -129,4 +129,4 @@ def test_a_run_notes_what_it_read():
     ((machine, seeds),) = run.read.machines.items()
     assert "torch" in machine and seeds == {0}
     images = run.images("test", 20)
-    assert run.read.data == {"mnist5k/test": images.fingerprint}
+    assert len(images) == 20 and run.read.data == {"mnist5k/test": run.images("test").fingerprint}
