@@ -30,7 +30,7 @@ def places(tmp_path_factory):
 
 
 OVERRIDES = {
-    "13_nnslicer_detection": ("adaptive_epsilon", "16"),
+    "13_nnslicer_detection": ("adaptive_epsilon", "48"),
     "14_nnslicer_pruning": ("theta", "0.1"),
     "15_nnslicer_protection": ("share", "0.3"),
     "21_lcs_pruning": ("images", "90"),
