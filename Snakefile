@@ -144,7 +144,8 @@ rule evaluate:
     threads: THREADS
     shell:
         JOB + "--name 'evaluate {wildcards.study} {wildcards.family} seed {wildcards.seed}' -- {PYTHON:q} -m "
-        "lib.experiments.{wildcards.study}_evaluation --scale {SCALE} --family {wildcards.family:q} --seed {wildcards.seed}"
+        "lib.experiments.{wildcards.study}_evaluation --scale {SCALE} --family {wildcards.family:q} "
+        "--seed {wildcards.seed}"
 
 
 rule attack:

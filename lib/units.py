@@ -77,6 +77,12 @@ def sample(number: Mapping[str, Any], words: str = "") -> str:
     return f"{number['n']:,} {words}"
 
 
+def samples(numbers: Sequence[Mapping[str, Any]], words: str = "") -> str:
+    """The n of several numbers in words, from fewest to most: "73 to 2,000 test images"."""
+    least, most = (pick(numbers, key=lambda number: number["n"]) for pick in (min, max))
+    return (f"{least['n']:,} to " if least["n"] != most["n"] else "") + sample(most, words)
+
+
 def interval(values: Sequence[float], unit: str, n: int) -> list[float] | None:
     """The 95 % interval of the mean over seeds of a quantity, inside the values that its unit allows.
 

@@ -14,7 +14,7 @@ from samples import accuracies, falling, write
 
 from lib import cite, claims, config, record, report
 from lib.report import entries
-from lib.report.gallery import best, complete, judged_at_largest, scales_of
+from lib.report.gallery import BEST, best, complete, judged_at_largest, scales_of
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +80,7 @@ def test_page_shows_every_item_and_claim(results):
     assert facts["config"] in page.text and "@misc{" in page.text
     assert cite.identifier("robustness_fig7", "smoke") in page.text
     assert page.text.count("The paper states no value for these.") == 1
-    assert (results / "claims.json").is_file() and "## Maestrati 2020" in (results / "claims.md").read_text()
+    assert (results / "claims.json").is_file() and (results / "tables" / "claims.md").is_file()
 
 
 def test_what_the_paper_states_stands_beside_ours(results):
@@ -123,7 +123,7 @@ def test_where_no_claim_can_be_tested_the_page_shows_the_verdicts_of_another_sca
     for name in tested:
         shown = re.search(rf'id="claim-{name}" data-verdict="([^"]*)"', text)
         assert shown is not None and shown[1] == entries.slug(verdicts[name])
-    assert "not testable at this scale" in (results / "claims.md").read_text()  # of its own records
+    assert "not testable at this scale" in (results / "claims.json").read_text()  # of its own records
 
 
 def test_page_fetches_nothing_and_its_links_resolve(results):
@@ -200,10 +200,9 @@ def test_hostile_text_is_escaped(tmp_path, results, monkeypatch):
     page = Page(text)
     assert page.tags.count("script") == 1 and page.tags.count("img") == 1 and not page.open
     assert page.text.count(HOSTILE) >= 10 and HOSTILE in page.alts[0]  # shown as it stands, everywhere
-    listed = (results / "claims.md").read_text()
-    for markdown, columns in ((report.gallery_markdown(), 10), (listed, 6)):
-        assert "<" not in markdown and "{{" in markdown
-        assert {line.count("|") - line.count("\\|") for line in markdown.splitlines() if line[:1] == "|"} == {columns}
+    markdown = report.gallery_markdown()
+    assert "<" not in markdown and "{{" in markdown
+    assert {line.count("|") - line.count("\\|") for line in markdown.splitlines() if line[:1] == "|"} == {10}
 
 
 def test_claims_that_wait_for_a_record_are_counted_apart(results):
@@ -216,8 +215,6 @@ def test_claims_that_wait_for_a_record_are_counted_apart(results):
     assert 0 < len(waiting) < len(judged) and counts["Maestrati 2020"][-1] == apart and all(apart)
     sums = [sum(cell[k] for cell in counts["Maestrati 2020"] if len(cell) > k) for k in (0, 1)]
     assert sums == [sum(v.ours is ours for v in judged) for ours in (False, True)]
-    listed = report.claims_markdown("smoke", judged)
-    assert all(f"{count} without a record yet" in listed for count in apart)
 
 
 def test_gallery_is_rewritten_between_its_markers(tmp_path, results, capsys):
@@ -251,11 +248,14 @@ def test_a_long_list_of_what_is_reduced_is_cut_in_the_readme_only(results):
     assert all(words in (results / "index.html").read_text() for words in reduced)
 
 
-def test_the_gallery_shows_a_figure_a_paper_first(results):
+def test_the_gallery_shows_the_best_that_has_been_drawn(results):
     settings = [{"temperature": t} for t in (1, 20)]
-    for item in ("robustness_fig1", "robustness_fig7", "robustness_fig3", "nnslicer_anatomy", "lancet_defects"):
+    for item in ("robustness_fig1", "robustness_fig7", "robustness_fig3", "nnslicer_pruning"):
         write(item, accuracies(settings, lambda s, e: falling(0.7, 0.5, e)), figure=figure())
-    assert best() == ["robustness_fig7", "nnslicer_anatomy", "lancet_defects", "robustness_fig3"]
+    write("lancet_backdoors", accuracies(settings, lambda s, e: falling(0.7, 0.5, e)))  # a table only
+    assert best(scales_of()) == ["robustness_fig7", "nnslicer_pruning", "robustness_fig3"]
+    papers = {config.items()[name].paper for name in BEST[:5]}
+    assert papers == {item.paper for item in config.items().values()}
 
 
 def test_the_gallery_shows_each_item_at_the_largest_scale_it_has_run_at(results):

@@ -3,12 +3,14 @@
 import fnmatch
 import itertools
 import random
+import sys
 import time
 from dataclasses import replace
 from types import SimpleNamespace
 
 import boxes
 import pytest
+import torch
 import yaml
 
 from lib import config
@@ -22,6 +24,18 @@ from lib.engine.plan import Goal, Plan, Task
 def scale(tmp_path, monkeypatch):
     monkeypatch.setenv("NEURONS_CONFIG", str(boxes.house(tmp_path) / "config"))
     return config.load("smoke")
+
+
+def test_a_step_that_names_a_module_alone_measures_all_its_items(monkeypatch):
+    measured = []
+    settings = SimpleNamespace(seeds=(0,), study="robustness")
+    items = [SimpleNamespace(measure=lambda chosen, seed, k=k: measured.append((k, chosen, seed))) for k in "ab"]
+    experiment = SimpleNamespace(Settings=SimpleNamespace(of=lambda scale: settings), ITEMS=items)
+    monkeypatch.setitem(sys.modules, "an_experiment", experiment)
+    strict = torch.are_deterministic_algorithms_enabled()
+    planning.call("an_experiment", {"scale": "smoke", "seed": 0})
+    torch.use_deterministic_algorithms(strict)
+    assert measured == [("a", settings, 0), ("b", settings, 0)]
 
 
 def made(scale, *edges: str, **seconds: float) -> Plan:
@@ -189,7 +203,7 @@ def test_what_is_there_is_not_made_again(scale, monkeypatch):
 def test_a_step_made_in_parts_waits_for_them(scale):
     plan = made(scale, "n", "s: n", "u: s", n=1, s=30, u=5)
     plan.goals.append(Goal("all", 0, ("u",)))
-    plan.divide("s", [{"name": "a", "budget": 0.5}, {"name": "b", "budget": 0.5}])
+    plan.divide("s", [{"name": "a", "budget": 0.5}, {"name": "b", "budget": 0.5}], share=0.5)
     parts = ["part a 0.5 of s", "part b 0.5 of s"]
     assert plan.tasks["s"].after == ("n", *parts) and plan.tasks[parts[0]].after == ("n",)
     assert plan.tasks[parts[1]].arguments == {"seed": 0, "name": "b", "budget": 0.5}

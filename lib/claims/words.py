@@ -209,8 +209,7 @@ def _samples(rule: Rule, pairs: Sequence[Pair]) -> str:
     """What was counted over, in words: "2,000 test images", "100 to 500 test images", "1 network"."""
     numbers = [{"name": rule.measure, "unit": pair.unit, "n": pair.n} for pair in pairs]
     counted = listed(list(dict.fromkeys(map(units.counted, numbers))))
-    least, most = (pick(pair.n for pair in pairs) for pick in (min, max))
-    return units.sample(numbers[0], counted) if least == most else f"{least:,} to {most:,} {counted}"
+    return units.samples(numbers, counted)
 
 
 def _control_sentence(control: Mapping[str, Any], parts: Parts) -> str:

@@ -6,11 +6,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from lib import checksums, config, store
+from lib import cache, checksums, config, store
 from lib.config import Scale
 from lib.engine import jobs
 from lib.engine.archive import CARD, TABLE, WEIGHTS, ArchiveError, code_hash, plain, read, rests_on, ships
-from lib.engine.plan import Plan, survey, what_is_left
+from lib.engine.plan import Plan, call, survey, what_is_left
 
 
 class Merge:
@@ -70,10 +70,9 @@ class Merge:
             return f"it is the card of {network}, seed {seed}", Path()
         if network not in self.scale.networks or card.get("scale") != self.scale.name:
             return f"scale {self.scale.name!r} has no network {network!r}", Path()
-        from lib import zoo  # only here, as it loads torch
-
+        about = {"name": network, "scale": self.scale.name, "seed": seed}
         try:
-            address, folder = zoo.key(network, self.scale.name, seed), zoo.folder(network, self.scale.name, seed)
+            address, folder = call("lib.zoo:key", about), call("lib.zoo:folder", about)
         except Exception as error:  # as where its data are missing
             raise config.ConfigError(f"{name}: {error}") from error
         if card["key"] != address:
@@ -115,7 +114,7 @@ class Merge:
         key, value = body.get("key"), body.get("value")
         if not isinstance(key, dict) or not isinstance(value, dict) or set(value) != {"columns", "rows"}:
             why = "it is no kept table"
-        elif f"evaluations/{store.cached_name(name.split('/')[1], key)}" != name:
+        elif f"evaluations/{cache.name_of(name.split('/')[1], key)}" != name:
             why = "its name does not follow from its key"
         elif body.get("checksum") != store.fingerprint(value):
             why = "its checksum does not match"

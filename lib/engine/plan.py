@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lib import config, store
+from lib import cache, config, store
 from lib.config import ConfigError, Scale, in_words
 from lib.config.estimates import epochs, network_seconds
 from lib.engine import graph
@@ -26,6 +26,7 @@ class Task:
         network: the network that it trains or evaluates; of others nothing.
         epochs: that it trains for; 0 for what trains no named network.
         parts: module:function that names the parts of a step, see config/steps.yaml; else nothing.
+        share: of the estimated time of a step that is made in parts.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Task:
     network: str = ""
     epochs: int = 0
     parts: str = ""
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -102,19 +104,15 @@ class Plan:
             found = known.get("evaluation_seconds", {}).get(task.label)
             return None if found is None else found / len(self.scale.families[task.label])
         found = known.get(f"{task.kind.replace('part', 'step')}_seconds", {}).get(task.label)
-        parts = [one for one in self.tasks.values() if one.kind == "part" and one.call == task.call]
-        same = [one for one in parts if one.arguments["seed"] == task.arguments["seed"]]
-        return None if found is None else found / max(len(same), 1)
+        return None if found is None else found * task.share
 
-    def divide(self, name: str, parts: Sequence[Mapping[str, Any]]) -> None:
-        """Put a step's parts before it: tasks that wait for what it waits for, and that it waits for."""
-        whole, made = self.tasks.pop(name), []
+    def divide(self, name: str, parts: Sequence[Mapping[str, Any]], share: float) -> None:
+        """Put those parts of a step before it that are left, each a share of it; they wait for what it waits for."""
+        whole, made = replace(self.tasks.pop(name), parts="", share=share), []
         for part in parts:
             title = f"part {' '.join(map(str, part.values()))} of {name}"
-            made.append(
-                self._add(replace(whole, name=title, kind="part", arguments={**whole.arguments, **part}, parts=""))
-            )
-        self._add(replace(whole, after=(*whole.after, *made), parts=""))
+            made.append(self._add(replace(whole, name=title, kind="part", arguments={**whole.arguments, **part})))
+        self._add(replace(whole, after=(*whole.after, *made)))
 
     # ---- how the tasks come about
 
@@ -218,17 +216,20 @@ class Plan:
 
 
 def call(name: str, arguments: Mapping[str, Any]) -> Any:
-    """Call a function by module:function."""
+    """Call a function by module:function; an experiment's module alone measures all its items."""
     module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)(**arguments)
+    found = importlib.import_module(module)
+    if not function:
+        return importlib.import_module("lib.evaluations").measure(found, **arguments)
+    return getattr(found, function)(**arguments)
 
 
 def is_kept(name: str, arguments: Mapping[str, Any]) -> bool:
     """Whether a call finds all that it makes, and makes nothing."""
     try:
-        with store.only_kept():
+        with cache.only_kept():
             call(name, arguments)
-    except store.NotKept:
+    except cache.NotKept:
         return False
     return True
 
@@ -259,7 +260,8 @@ def survey(plan: Plan) -> set[str]:
     for name, task in list(plan.tasks.items()):
         if task.parts and name not in done:
             parts = call(task.parts, task.arguments)
-            plan.divide(name, [part for part in parts if not is_kept(task.call, {**task.arguments, **part})])
+            left = [part for part in parts if not is_kept(task.call, {**task.arguments, **part})]
+            plan.divide(name, left, 1 / max(len(parts), 1))
     return done
 
 

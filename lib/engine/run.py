@@ -60,8 +60,8 @@ def run(
         say(f"again   notebook {name}: {why}")
     if dry_run:
         print(outlook(scale, chosen), flush=True)
-        status, ear = _snakemake(["--dry-run", "--quiet", "rules", "progress", *arguments], _Ear(scale))
-        due = ", ".join(f"{count} {rule}" for rule, count in ear.due.items())
+        status, ear = _snakemake(["--dry-run", "--quiet", "host", *arguments], _Ear(scale))
+        due = ", ".join(ear.names if len(ear.names) <= 12 else [f"{count} {rule}" for rule, count in ear.due.items()])
         print("\n".join(ear.errors) or f"\nOut of date now: {due or 'nothing'}", flush=True)
         return status
     began = time.time()
@@ -147,6 +147,7 @@ class _Ear(logging.Filter):
         super().__init__()
         self.scale, self.known = scale, known
         self.due: dict[str, int] = {}
+        self.names: list[str] = []
         self.errors: list[str] = []
         self.stopping = False
 
@@ -156,6 +157,8 @@ class _Ear(logging.Filter):
             self.due = {rule: count for rule, count in stats.items() if rule not in ("all", "total")}
             if self.known:
                 jobs.note(self.scale, event="due", jobs=self.due, **self.known)
+        if getattr(record, "rule_name", "all") != "all" and hasattr(record, "wildcards"):
+            self.names.append(" ".join([record.rule_name, *record.wildcards.values()]))  # type: ignore[attr-defined]
         if record.levelno >= logging.ERROR:
             self.errors.append(record.getMessage())
         if "Will exit after finishing" in record.getMessage() and not self.stopping:

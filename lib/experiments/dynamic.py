@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import nn
 
 from lib import compute, config, data, recipes, training
@@ -31,7 +31,18 @@ from lib.dynamic.scratch.search import Structure, search_threshold
 from lib.experiments.run import Run
 from lib.experiments.settings import Count, Settings
 
+
+def once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values. Raises: ValueError where one is there twice."""
+    if len(set(values)) < len(values):
+        raise ValueError("each only once")
+    return values
+
+
+Names = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(once)]
 Budget = Annotated[float, Field(gt=0, lt=1)]
+Budgets = Annotated[tuple[Budget, ...], Field(min_length=1), AfterValidator(once)]
+Batches = Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(once)]
 Positive = Annotated[float, Field(gt=0)]
 
 STARTS = {
@@ -65,7 +76,7 @@ class Dynamic(Settings):
     gate_rate: Positive = 0.01
     gate_weight: float = Field(0.5, ge=0)
     gate_ratio: float = Field(0.2, gt=0, le=1)
-    latency_batches: tuple[Count, ...] = Field((1, 64), min_length=1)
+    latency_batches: Batches = (1, 64)
     latency_repeats: Count = 20
 
 

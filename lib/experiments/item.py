@@ -35,7 +35,8 @@ class Item:
         table: results -> the table; None: every number, one a row.
         draw: results -> the figure, from `Results.values` wherever numbers say it all; None: a table alone.
         about: names of the settings that the record compares with the source's; empty: all that have a title.
-        drawn_from: kinds of kept tables that the figure shows beside the numbers, as points of a map.
+        drawn_from: kinds of kept tables that the figure shows beside the numbers, as points of a map; of the first
+            seed, as a figure has room for one map.
     """
 
     name: str
@@ -110,7 +111,7 @@ class Results:
         for key, wanted in where.items():
             here = rows[key] if key in rows else pd.Series(None, rows.index, dtype=object)
             rows = rows[here.isin(wanted) if isinstance(wanted, (list, tuple, set)) else here == wanted]
-        told = rows.notna().any() | rows.columns.isin(["low", "high"])
+        told = rows.notna().any() | rows.columns.isin(["low", "high"]) | rows.empty
         return rows.loc[:, told].reset_index(drop=True)
 
     def rows(self, measure: str) -> pd.DataFrame:
@@ -139,7 +140,8 @@ class Results:
         used, full = own.compared(self.item.about)
         networks = list(dict.fromkeys(name for name, _ in read.networks))
         phrases = reduced.phrases(scale, networks, used, full, entry.paper, models.defaults)
-        shown = {name: checksum for name, checksum in read.tables.items() if name.split("/")[1] in self.item.drawn_from}
+        first = self.frames[own.seeds[0]].attrs["read"].tables
+        shown = {name: checksum for name, checksum in first.items() if name.split("/")[1] in self.item.drawn_from}
         path = record.write(
             self.item.name, scale, self.numbers, phrases, self.figure, self.table, read.data, read.seconds,
             read.machines, shown, own.changed,
@@ -183,9 +185,10 @@ def pivot(
 
 
 def markdown(table: pd.DataFrame, places: int = 3) -> str:
-    """A table for display, numbers to some places; a column of large ones (10,000 and more) to whole numbers."""
+    """A table for display, numbers to some places; a column of whole or large ones (10,000 and more) without."""
     shown = table.copy()
     for column in shown.select_dtypes("float"):
-        form = ",.0f" if shown[column].abs().max() >= 1e4 else f".{places}f"
+        there = shown[column].dropna()
+        form = ",.0f" if (there % 1 == 0).all() or there.abs().max() >= 1e4 else f".{places}f"
         shown[column] = ["" if pd.isna(value) else f"{value:{form}}" for value in shown[column]]
     return tables.markdown(shown.astype(str))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lib import config, data
 from lib.data import ImageSet, splits
 from lib.experiments.run import Run
-from lib.experiments.settings import Count, Seed, Settings
+from lib.experiments.settings import Count, Seed, Settings, Share
 from lib.lancet.backdoors.attack import FOLDER, Attack, address, of_network, plug_of
 from lib.lancet.backdoors.triggers import Trigger
 from lib.lancet.errors import LancetError
@@ -65,6 +65,26 @@ class Backdoors(Lancet):
         return len(networks(self)) if name == "families" else super().told(name)
 
 
+class Flipping(Backdoors):
+    """Settings of neuron-flip.
+
+    Attributes:
+        repair_pairs: pairs that vote, at most.
+        formula: of a weight's importance: "constant" (the companion's features fixed, as released) or "both".
+        until: what removing weights must reach: the true "label", or "not-target".
+        flip_threshold: success of the attack, in [0, 1], at which flipping stops.
+        flip_images: stamped repair images, at most, on which that is measured.
+        near_best: share of the best layer's repaired pairs that a layer needs to be tried; 0: at least one pair.
+    """
+
+    repair_pairs: Count = Field(40, title="pairs that vote")
+    formula: Literal["constant", "both"] = "constant"
+    until: Literal["label", "not-target"] = "label"
+    flip_threshold: Share = 0.01
+    flip_images: Count = 200
+    near_best: Share = 0.0
+
+
 @dataclass(frozen=True)
 class Backdoored:
     """A backdoored network of a scale.
@@ -94,22 +114,25 @@ def backdoored(scale: str, name: str) -> Backdoored:
     )
 
 
-def networks(settings: Backdoors) -> list[Backdoored]:
+def networks(settings: Backdoors, kinds: Sequence[str] | None = None) -> list[Backdoored]:
     """The backdoored networks of the settings' families, in the order of the scale's file.
 
+    Args:
+        kinds: of attack; None: those of the experiment.
     Raises: LancetError where these families hold none, or none with such a trigger.
     """
+    kinds = settings.kinds if kinds is None else kinds
     known = config.load(settings.scale).networks
     names = [
         name
         for name, recipe in known.items()
         if recipe.family in settings.families and any(plug["use"].startswith(FOLDER) for plug in recipe.prepare)
     ]
-    found = [one for name in names if (one := backdoored(settings.scale, name)).kind in settings.kinds]
+    found = [one for name in names if (one := backdoored(settings.scale, name)).kind in kinds]
     if not found:
         raise LancetError(
             f"scale {settings.scale}: none of the families {', '.join(settings.families)} holds a backdoored network "
-            f"({' or '.join(settings.kinds)}): name families whose recipes prepare poisoned images"
+            f"({' or '.join(kinds)}): name families whose recipes prepare poisoned images"
         )
     if settings.triggers is None:
         return found

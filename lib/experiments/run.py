@@ -73,16 +73,16 @@ class Run(Generic[S]):
         return zoo.get(name, self.scale, self.seed if seed is None else seed)
 
     def images(self, split: str = "test", count: int | None = None, name: str | None = None) -> data.ImageSet:
-        """Images of a set, equally from each class, the same for every network and seed; noted.
+        """Images of a set, equally from each class, the same for every network and seed; the whole set is noted.
 
         Args:
             split: test or train.
             count: how many; None, or more than there are: all.
             name: of the set; None: the settings' `data`.
         """
-        found = _images(name or self.settings.data, split, count)
-        self.read.data[f"{name or self.settings.data}/{split}"] = found.fingerprint
-        return found
+        name = name or self.settings.data
+        self.read.data[f"{name}/{split}"] = _images(name, split, None).fingerprint
+        return _images(name, split, count)
 
     def table(
         self,
@@ -127,5 +127,7 @@ class Run(Generic[S]):
 
 @lru_cache(maxsize=8)
 def _images(name: str, split: str, count: int | None) -> data.ImageSet:
-    whole = data.load(name, split)
-    return whole if count is None else whole.stratified(min(count, len(whole)), seed=0)
+    if count is None:
+        return data.load(name, split)
+    whole = _images(name, split, None)
+    return whole.stratified(min(count, len(whole)), seed=0)

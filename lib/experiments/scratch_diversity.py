@@ -11,17 +11,27 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from torch import nn
 
 from lib import compute, config, plots, store, training
 from lib.dynamic.scratch.search import search_threshold
-from lib.experiments.dynamic import Budget, Dynamic, DynamicRun, channels_of, check_networks, rows_of, titled
+from lib.experiments.dynamic import (
+    Budget,
+    Dynamic,
+    DynamicRun,
+    Names,
+    channels_of,
+    check_networks,
+    once,
+    rows_of,
+    titled,
+)
 from lib.experiments.item import SHARE, Item, Results
 from lib.experiments.settings import Count
 from lib.progress import bar
@@ -52,12 +62,10 @@ class Settings(Dynamic):
 
     section: ClassVar[str] = "diversity"
 
-    networks: tuple[str, ...] = Field(
-        ("scratch-resnet20", "scratch-vgg16"), min_length=1, title="networks", validate_default=True
-    )
+    networks: Names = Field(("scratch-resnet20", "scratch-vgg16"), title="networks", validate_default=True)
     budget: Budget = 0.5
     starts: Count = Field(5, title="initialisations")
-    epochs: tuple[Count, ...] = Field((1, 2), title="trained checkpoints")
+    epochs: Annotated[tuple[Count, ...], AfterValidator(once)] = Field((1, 2), title="trained checkpoints")
 
     @field_validator("networks")
     @classmethod

@@ -19,9 +19,10 @@ from lib import config
 from lib.dynamic import static
 from lib.dynamic.scratch.build import shrink
 from lib.experiments.dynamic import (
-    Budget,
+    Budgets,
     Dynamic,
     DynamicRun,
+    Names,
     Positive,
     channels_of,
     check_networks,
@@ -67,11 +68,9 @@ class Settings(Dynamic):
 
     section: ClassVar[str] = "scratch"
 
-    networks: tuple[str, ...] = Field(
-        ("scratch-resnet20", "scratch-vgg16"), min_length=1, title="networks", validate_default=True
-    )
+    networks: Names = Field(("scratch-resnet20", "scratch-vgg16"), title="networks", validate_default=True)
     once: tuple[str, ...] = ()
-    budgets: tuple[Budget, ...] = Field((0.5,), min_length=1, title="budgets")
+    budgets: Budgets = Field((0.5,), title="budgets")
     expansion: float = Field(1.25, ge=1)
     finetune_rate: Positive = 0.25
 

@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from lib import attacks, cache, compute, config, data, zoo
 from lib.attacks.goal import device_of
-from lib.dynamic.study import decision_inputs
+from lib.experiments import lcs_decisions
 from lib.slicing.profiling import CODEC, NeuronProfile, profile
 
 IMAGES = 60
@@ -91,7 +91,7 @@ def networks(scale: str, seed: int = 0) -> list[str]:
 
 def dynamic_networks(scale: str, seed: int = 0) -> list[str]:
     """Trained networks with layerwise channel selection, the standardised form first; none where none is trained."""
-    found = [name for name in decision_inputs.networks(scale) if zoo.kept(name, scale, seed)]
+    found = [name for name in lcs_decisions.Settings.of(scale).networks if zoo.kept(name, scale, seed)]
     return sorted(found, key=lambda name: ("resnet" not in name, "standardised" not in name))
 
 

@@ -200,6 +200,23 @@ def read_folder(folder: str | os.PathLike, classes: Sequence[str] | int, shape: 
     return Labelled(torch.stack(pixels), torch.tensor(labels), tuple(paths))
 
 
+def write_folder(folder: str | os.PathLike, images: Tensor, labels: Tensor) -> None:
+    """Images as PNG files, as `read_folder` reads them.
+
+    Args:
+        folder: where; each class's number becomes a sub-folder.
+        images: float (N, C, H, W) in [0, 1], of one channel or three.
+        labels: int64 (N,).
+    """
+    from PIL import Image
+
+    pixels = (images.cpu() * 255).round().byte().permute(0, 2, 3, 1).squeeze(-1).numpy()
+    for k, (picture, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):
+        place = Path(folder) / str(label)
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(place / f"{k:04d}.png")
+
+
 def _pixels(image: Any, shape: Sequence[int]) -> Tensor:
     """An opened image of eight bits a value as float32 (C, H, W) in [0, 1]."""
     from PIL import Image

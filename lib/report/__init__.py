@@ -1,11 +1,11 @@
 """The report: every figure, table and verdict of a scale on one page, its notebooks as HTML, and the README's gallery.
 
-`python -m lib.report --scale S` writes results/<scale>/index.html, claims.md and notebooks/*.html and prints the page's
-path; `python -m lib.report --readme README.md` rewrites the gallery between that file's two markers.
+`python -m lib.report --scale S` writes results/<scale>/index.html and notebooks/*.html and prints the page's path;
+ `python -m lib.report --readme README.md` rewrites the gallery between that file's two markers.
 """
 
 from lib.report.entries import duration
-from lib.report.gallery import END, START, ReportError, claims_markdown, gallery_markdown, write_gallery
+from lib.report.gallery import END, START, ReportError, gallery_markdown, write_gallery
 from lib.report.page import benchmarks, build, main
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "ReportError",
     "benchmarks",
     "build",
-    "claims_markdown",
     "duration",
     "gallery_markdown",
     "main",

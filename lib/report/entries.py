@@ -78,11 +78,7 @@ def samples(numbers: Sequence[Mapping[str, Any]]) -> str:
     for number in numbers:
         kind = units.counted(number)
         by_kind.setdefault("images" if several and kind.endswith("images") else kind, []).append(number)
-    spans = []
-    for kind, group in by_kind.items():
-        least, most = (pick(group, key=lambda number: number["n"]) for pick in (min, max))
-        spans.append((f"{least['n']:,} to " if least["n"] != most["n"] else "") + units.sample(most, kind))
-    return "; ".join(spans)
+    return "; ".join(units.samples(group, kind) for kind, group in by_kind.items())
 
 
 def beside(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The gallery of the README, and the full list of claims, as Markdown."""
+"""The gallery of the README, as Markdown."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from lib import claims, config, record, reduced, store, tables
 from lib.report import entries
 
 START, END = "<!-- gallery:start -->", "<!-- gallery:end -->"
-# The figures that tell most of each study, the best first; a paper without a record of these shows its first figure.
+# The figures that tell most of each study, one a paper first; the first MOST of those that have been drawn are shown.
 BEST = (
     "robustness_fig7",
     "nnslicer_pruning",
@@ -63,11 +63,12 @@ def gallery_markdown(base: str | os.PathLike | None = None) -> str:
         f"that has all of its items: {where}.",
         "",
     ]
-    for name in best():
+    for name in best(at):
         lines += _figure(name, at[name], judged, link)
     for scale in dict.fromkeys(at.values()):
         folder = config.results_dir(scale)
-        page, every = link("index.html", folder / "index.html"), link("claims.md", folder / "claims.md")
+        page = link("index.html", folder / "index.html")
+        every = link("claims.md", folder / "tables" / "claims.md")
         lines.append(
             f"All tables and figures of scale `{scale}`: {page}, to be opened in a browser. All verdicts with their "
             f"reasons: {every}."
@@ -103,18 +104,14 @@ def complete(verdict: claims.Verdict, scale: str) -> bool:
     return all(record.exists(item, scale) for item in verdict.items)
 
 
-def best() -> list[str]:
-    """The items whose figures the gallery shows: at most one a paper until each has one, at most MOST in all."""
-    at = scales_of()
-    items = {
-        name: item
-        for name, item in config.items().items()
-        if name in at and (config.results_dir(at[name]) / "figures" / f"{name}.png").is_file()
-    }
-    ranked = [name for name in BEST if name in items] + [name for name in items if name not in BEST]
-    firsts = list({items[name].paper: name for name in reversed(ranked)}.values())
-    chosen = [name for name in ranked if name in firsts]
-    return [*chosen, *(name for name in BEST if name in items and name not in chosen)][:MOST]
+def best(at: Mapping[str, str]) -> list[str]:
+    """The items whose figures the gallery shows.
+
+    Args:
+        at: as `scales_of` gives it.
+    """
+    drawn = [name for name in at if (config.results_dir(at[name]) / "figures" / f"{name}.png").is_file()]
+    return [name for name in BEST if name in drawn][:MOST]
 
 
 def _figure(name: str, scale: str, judged: Mapping[str, Judged], link: Any) -> list[str]:
@@ -145,40 +142,6 @@ def _counted(scales: Sequence[str]) -> str:
     """How many at which scale, as "7 at `cpu`, 2 at `smoke`"; only its name where all are at one."""
     known = [each for each in reversed(config.SCALES) if each in scales]
     return f"`{known[0]}`" if len(known) == 1 else ", ".join(f"{scales.count(each)} at `{each}`" for each in known)
-
-
-def claims_markdown(scale: str, judged: Sequence[claims.Verdict]) -> str:
-    """Every claim with its verdict and the reason as Markdown, by paper."""
-    lines = [
-        f"# The claims and their verdicts at scale {scale}",
-        "",
-        "Computed from the records by the rules of `config/claims.yaml`; the evidence is on `index.html`. *The same*",
-        "counts the combinations of three margins and three confidences that give the same verdict.",
-        "",
-        claims.frozen_in_words(scale),
-        "",
-    ]
-    for paper in dict.fromkeys(verdict.paper for verdict in judged):
-        own = [verdict for verdict in judged if verdict.paper == paper]
-        ready = [verdict for verdict in own if complete(verdict, scale)]
-        lines += [f"## {tables.md_text(paper)}", ""]
-        for whose, key in (("The source's claims", "count"), ("Our own", "ours")):
-            counts = [f"{kind[key]} {kind['name']}" for kind in entries.tally(ready) if kind[key]]
-            waiting = sum(verdict.ours == (key == "ours") for verdict in own if verdict not in ready)
-            counts += [f"{waiting} without a record yet"] if waiting else []
-            lines += [f"{whose}: {', '.join(counts)}.", ""] if counts else []
-        lines += ["| verdict | claim | source | why | the same |", "| --- | --- | --- | --- | --- |"]
-        for verdict in own:
-            cells = (
-                f"{entries.MARKS[verdict.verdict]} {verdict.headline}",
-                verdict.statement,
-                "our own" if verdict.ours else verdict.source,
-                verdict.why,
-                f"{verdict.stable['same']} of {verdict.stable['of']}" if verdict.stable else "",
-            )
-            lines.append("| " + " | ".join(tables.md_text(text) for text in cells) + " |")
-        lines.append("")
-    return "\n".join(lines)
 
 
 def write_gallery(readme: str | os.PathLike) -> Path:

@@ -1,4 +1,4 @@
-"""The page of a scale: results/<scale>/index.html, with claims.md and the notebooks as HTML beside it."""
+"""The page of a scale: results/<scale>/index.html, with the notebooks as HTML beside it."""
 
 import argparse
 import base64
@@ -14,13 +14,13 @@ from markupsafe import Markup
 
 from lib import checksums, claims, config, record, store
 from lib.report import entries
-from lib.report.gallery import ReportError, claims_markdown, write_gallery
+from lib.report.gallery import ReportError, write_gallery
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 
 
 def build(scale: str = "smoke") -> Path:
-    """Judge the claims and write results/<scale>/index.html, claims.md and notebooks/*.html, from the results alone.
+    """Judge the claims and write results/<scale>/index.html and notebooks/*.html, from the results alone.
 
     Args:
         scale: smoke, cpu, gpu or paper.
@@ -32,7 +32,6 @@ def build(scale: str = "smoke") -> Path:
 
     folder, items = config.results_dir(scale), config.items()
     judged = claims.judge_all(scale)
-    store.write_atomic(folder / "claims.md", claims_markdown(scale, judged))
     judged_at = _scale_of_verdicts(scale, judged)
     if judged_at != scale:
         judged = claims.verdicts(judged_at)

@@ -64,8 +64,8 @@ def _item(name: str, scale: str, folder: Path) -> Iterator[Finding]:
         return
     other = config.foreign(known, config.items()[name], config.load(scale))
     yield _finding(name, "record", f"{other}. {again}: ./run_all.sh {scale} --only {name}" if other else "")
-    made = {f"tables/{name}.{kind}": text for kind, text in tables.render(known).items()}
-    changed = _changed(folder, made)
+    expected = {f"tables/{name}.{kind}": text for kind, text in tables.render(known).items()}
+    changed = _changed(folder, expected)
     yield _finding(name, "tables", f"{changed}: not what the record gives. {again}" if changed else "")
     for kind in ("png", "svg"):
         path = folder / f"figures/{name}.{kind}"
@@ -87,10 +87,10 @@ def _item(name: str, scale: str, folder: Path) -> Iterator[Finding]:
             yield Finding(name, "figure", DIFFERS, why)
 
 
-def _changed(folder: Path, made: dict[str, str]) -> str:
+def _changed(folder: Path, expected: dict[str, str]) -> str:
     """The files of a folder that are not what they should be, in words; empty where all are."""
-    paths = {name: folder / name for name in made}
-    wrong = [n for n, path in paths.items() if not (path.is_file() and path.read_bytes() == made[n].encode())]
+    paths = {name: folder / name for name in expected}
+    wrong = [n for n, path in paths.items() if not (path.is_file() and path.read_bytes() == expected[n].encode())]
     return ", ".join(wrong)
 
 
@@ -108,8 +108,8 @@ def _claims(scale: str, folder: Path) -> Finding:
     if not (folder / "claims.json").is_file():
         return Finding(CLAIMS, "verdicts", UNTRACED, f"there is no claims.json. {repair}")
     try:
-        made = claims.files(claims.verdicts(scale), scale)
-        now = _without_commit(json.loads(made.pop("claims.json")))
+        expected = claims.files(claims.verdicts(scale), scale)
+        now = _without_commit(json.loads(expected.pop("claims.json")))
         before = _without_commit(json.loads((folder / "claims.json").read_bytes()))
         unlike = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # ClaimError is a ValueError
@@ -117,7 +117,7 @@ def _claims(scale: str, folder: Path) -> Finding:
     if unlike:
         why = f"{len(unlike)} do not follow from rules and records, first {unlike[0]}. {repair}"
         return Finding(CLAIMS, "verdicts", DIFFERS, why)
-    changed = _changed(folder, made)
+    changed = _changed(folder, expected)
     return _finding(CLAIMS, "verdicts", f"{changed}: not what the verdicts give. {repair}" if changed else "")
 
 

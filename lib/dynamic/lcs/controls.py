@@ -13,6 +13,7 @@ from lib.dynamic.errors import DynamicError
 from lib.dynamic.lcs.budget import image_macs, kept_counts, own_macs
 from lib.dynamic.lcs.network import LayerwiseChannelSelection
 from lib.dynamic.scratch.build import shrink
+from lib.models.resnet import PaddedShortcut
 
 STEPS = 30  # halvings of the factor that the counts are brought to the same MACs with
 CHOICES = ("decided", "static", "random", "uniform", "top", "untrained")
@@ -96,6 +97,34 @@ def static_masks(lcs: LayerwiseChannelSelection, images: Tensor) -> dict[str, Te
         low, high = (middle, high) if prices.total(at(middle)) <= wanted else (low, middle)
     nearest = min((low, high), key=lambda factor: abs(prices.total(at(factor)) - wanted))
     return {layer: _top(average[layer], count) for layer, count in at(nearest).items()}
+
+
+@torch.no_grad()
+def static_network(lcs: LayerwiseChannelSelection, masks: Mapping[str, Tensor]) -> nn.Module:
+    """An ordinary network that computes what the one with units does under fixed masks.
+
+    Args:
+        lcs: in evaluation mode; left as found.
+        masks: layer -> (C_out,).
+    Returns: a copy of the wrapped network; a mask multiplies weight and bias of the normalisation that it follows, and
+        a shortcut padded with zeros is a 1x1 convolution with ones for its weights, which graph readers know.
+    """
+    plain = lcs.plain()
+    for name, shortcut in list(plain.named_modules()):
+        if isinstance(shortcut, PaddedShortcut):
+            width = plain.get_submodule(name.rpartition(".")[0]).get_submodule("conv1").in_channels
+            plain.set_submodule(name, _as_convolution(shortcut, int(width)).to(lcs.device))  # type: ignore[arg-type]
+    for layer in lcs.layers:
+        for parameter in plain.get_submodule(lcs.wires[layer].norm).parameters():  # weight and bias
+            parameter.mul_(masks[layer].to(parameter))
+    return plain.eval()
+
+
+def _as_convolution(shortcut: PaddedShortcut, inputs: int) -> nn.Conv2d:
+    made = nn.Conv2d(inputs, shortcut.before + inputs + shortcut.after, 1, shortcut.stride, bias=False)
+    made.weight.zero_()
+    made.weight[shortcut.before : shortcut.before + inputs, :, 0, 0] = torch.eye(inputs)
+    return made
 
 
 def untrained(lcs: LayerwiseChannelSelection, images: Tensor, seed: int = 0) -> LayerwiseChannelSelection:

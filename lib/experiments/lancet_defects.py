@@ -1,0 +1,399 @@
+"""General defects (notebook 35): what a clean network gets wrong, repaired on half of the test set.
+
+On test1: pairs of wrong inputs and companions give votes; the layer is chosen by the stated rule and by ours; the
+weights with the most votes are tuned on N_e and N_o, beside as many random weights, all of the layer and the whole
+network; the last fifth of test1 chooses each one's learning rate. On test2 everything is reported, whatever was chosen.
+
+Source: AI-Lancet, sections on general defects; rates and epochs are not stated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from lib import config, data, plots
+from lib.data import ImageSet
+from lib.experiments import pretrained
+from lib.experiments.item import SHARE, Item, Results
+from lib.experiments.lancet import ErrorRun, Errors, Half, halved
+from lib.experiments.settings import Count, Share
+from lib.lancet.companions import found_companions, least_votes
+from lib.lancet.locating import Votes, choose_layer, locate
+from lib.lancet.measures import predictions
+from lib.lancet.repair.fine_tune import fine_tune, similar_errors, transforms_of
+from lib.models.layers import weight_layers
+from lib.progress import bar
+
+VERSION = 1  # raise it when a change in this experiment's code changes its numbers
+RULES = {"most-pairs": "most pairs (stated)", "smallest-fraction": "smallest fraction (ours)"}
+"""Rules for the layer, in words."""
+METHODS = {
+    "none": "before",
+    "error-inducing": "neuron-fine-tune",
+    "random": "random neurons",
+    "all": "all of the layer",
+    "whole network": "whole network",
+    "another seed": "another seed, no repair",
+}
+"""What is tuned, in words."""
+NEURONS = ("error-inducing", "random", "all")
+CHOICE_SHARE = 0.2  # of test1: chooses learning rates
+TOLERANCE = 0.005  # loss of accuracy there that a learning rate may cost
+OPTIONS = ("pairs", "share", "copies", "similar", "old", "epochs", "batch", "rates")
+COLUMNS = [
+    *("part", "rule", "method", "learning_rate", "chosen", "layer", "weights", "fraction", "pairs_repaired"),
+    *("accuracy", "errors_right", "still_right", "n", "n_errors", "choice_accuracy", "choice_errors_right"),
+    *("tuned_right", "tuned_on", "similar", "pairs", "wrong"),
+]
+
+
+class Settings(Errors):
+    """Settings of the experiment; rates, epochs, images and shares are not stated in the source.
+
+    Attributes:
+        pretrained: networks of `pretrained.NETWORKS` that are repaired too, where they can be had.
+        pretrained_options: settings that are others for these, by name.
+        pretrained_layers: how many of their last layers are looked at; None: all.
+        pairs: wrong inputs that votes come from, at most.
+        share: of a layer's weights, in [0, 1], at most: those with the most votes, which are tuned.
+        copies, similar: transforms of each pair's input in N_e, and the most samples there with similar
+            error-inducing neurons.
+        old: samples in N_o.
+        epochs, batch: of fine-tuning, and images a step.
+        rates: learning rates, of which each method's is chosen on a part of test1.
+    """
+
+    section: ClassVar[str] = "defects"
+
+    data: str = Field(title="data set")
+    pretrained: tuple[str, ...] = Field((), title="pretrained networks")
+    pretrained_options: dict[str, Any] = Field(default_factory=dict)
+    pretrained_layers: Count | None = None
+    test_images: Count | None = Field(None, title="test images")
+    pairs: Count = Field(200, title="pairs")
+    share: Share = 0.1
+    copies: int = Field(4, ge=0)
+    similar: int = Field(5000, ge=0)
+    epochs: Count = Field(10, title="epochs of fine-tuning")
+    batch: Count = 64
+    old: Count = Field(1000, title="old samples")
+    rates: tuple[float, ...] = Field((1e-4, 1e-3, 1e-2), min_length=1, title="learning rates")
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if unknown := sorted({*self.pretrained_options} - {*OPTIONS, "companion_steps"}):
+            raise ValueError(
+                f"pretrained_options: no {', '.join(unknown)}: one of companion_steps, {', '.join(OPTIONS)}"
+            )
+        for name in self.pretrained:
+            pretrained.known(name)
+        self.for_pretrained()
+        return self
+
+    def for_pretrained(self) -> Settings:
+        """The settings for a pretrained network."""
+        if not self.pretrained_options:
+            return self
+        return type(self).model_validate({**self.model_dump(), "pretrained_options": {}, **self.pretrained_options})
+
+    def repairing(self) -> dict[str, Any]:
+        """What a repair depends on: for keys."""
+        return {"steps": self.companion_steps, **self.model_dump(mode="json", include={*OPTIONS})}
+
+    def told(self, name: str) -> Any:
+        if name == "data":
+            return config.load(self.scale).recipe(self.network).data
+        return "all" if name == "test_images" and self.test_images is None else super().told(name)
+
+
+class DefectRun(ErrorRun[Settings]):
+    """A seed's network and its repairs."""
+
+    def repaired(self) -> pd.DataFrame:
+        """The network before and after each repair, and a network of another seed; as `repairs` returns it."""
+        (test1, test2), chosen = self.half_sets, self.settings
+        key = {**chosen.repairing(), "test1": test1.fingerprint, "test2": test2.fingerprint}
+        key["reference"] = self.card(chosen.network, self.reference)["weights"]
+
+        def make() -> pd.DataFrame:
+            frame = repairs(self.model, test1, test2, chosen, self.seed)
+            row = {"part": "repair", "method": "another seed", "chosen": True}
+            row |= _report(self.network(chosen.network, self.reference), Half.of(self.model, test2))
+            return pd.concat([frame, pd.DataFrame([row], columns=COLUMNS).astype(object)], ignore_index=True)
+
+        return self.table("lancet-defects", key, make, chosen.network, VERSION)
+
+    def pretrained(self, name: str) -> pd.DataFrame | str:
+        """A pretrained network before and after each repair, as `repairs` gives it; or why it cannot be tried here."""
+        about, own, layers = pretrained.known(name), self.settings.for_pretrained(), self.settings.pretrained_layers
+        try:
+            images = data.load(about.data, "test")
+            key = {**own.repairing(), "network": name, "weights": about.weights, "layers": layers}
+            key["images"] = images.fingerprint
+
+            def make() -> pd.DataFrame:
+                model = about.load()
+                names = list(weight_layers(model))[-layers:] if layers else None
+                return repairs(model, *halved(images), own, 0, names)
+
+            found = self.table("lancet-defects-pretrained", key, make, version=VERSION)
+        except (data.DataError, pretrained.efficientnet_lite.MissingWeightsError) as error:
+            return str(error)
+        self.read.data[f"{about.data}/test"] = images.fingerprint
+        return found
+
+
+def repairs(
+    model: nn.Module,
+    test1: ImageSet,
+    test2: ImageSet,
+    settings: Settings,
+    seed: int = 0,
+    layers: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """A network repaired in every way, at every learning rate.
+
+    Args:
+        model: left as it is.
+        test1, test2: repairs come from the first, reports from the second.
+        settings: of the repairs.
+        seed: of transforms, random weights and the order of samples.
+        layers: those that are looked at; None: all.
+    Returns: rows of part "layer" (layer, pairs_repaired: share of pairs, fraction: median part of its weights) and of
+        part "repair": rule (of the layer), method, learning_rate, chosen (whether the choice part of test1 took that
+        rate), layer, weights (how many numbers could change), accuracy on test2, errors_right on M_test2, still_right
+        on the rest of test2, n, n_errors; the same on the choice part; tuned_right of tuned_on samples of N_e.
+    Raises: LancetError where the network makes no error, or no companion is found.
+    """
+    fit, choice = (Half.of(model, part) for part in halved(test1, CHOICE_SHARE, ("fit", "choice")))
+    second = Half.of(model, test2)
+    images, labels, _ = fit.misclassified(settings.pairs)
+    found = found_companions(model, images, labels, settings.companion_steps)
+    votes, count = locate(model, *found, layers=layers), {"pairs": len(found[0]), "wrong": len(labels)}
+    rows: list[dict[str, Any]] = []
+    for name, entry in votes.items():
+        fraction = None if entry.share == 0 else entry.fraction
+        about = {"part": "layer", "layer": name, "weights": entry.counts.numel(), **count}
+        rows.append({**about, "pairs_repaired": entry.share, "fraction": fraction})
+    before = {"part": "repair", "method": "none", "chosen": True}
+    rows.append({**before, **_report(model, second), **_on_choice(model, choice)})
+    old = fit.right(settings.old)
+    prepared: dict[str, Any] = {}  # by layer, as the rules may choose the same one
+    tasks = [(rule, neurons) for rule in RULES for neurons in NEURONS] + [(list(RULES)[-1], "whole network")]
+    for rule, neurons in bar(tasks, desc="repairs"):
+        layer = choose_layer(votes, rule)
+        least = least_votes(votes[layer], settings.share)
+        if layer not in prepared:
+            prepared[layer] = samples(model, votes, layer, least, fit, images, labels, settings, seed)
+        errors, similar = prepared[layer]
+        own: dict[str, Any] = {"epochs": settings.epochs, "batch": settings.batch, "least_votes": least, "seed": seed}
+        own |= {"whole": True} if neurons == "whole network" else {"neurons": neurons}
+        tried = []
+        for rate in settings.rates:
+            tuned, report = fine_tune(model, votes, errors, old, layer=layer, learning_rate=rate, **own)
+            where = {"part": "repair", "rule": rule, "method": neurons, "learning_rate": rate, "layer": layer}
+            done = {"weights": report.weights, "fraction": report.fraction, "tuned_right": report.right_after}
+            done |= {"tuned_on": report.errors, "similar": similar, **count}
+            tried.append({**where, **done, **_report(tuned, second), **_on_choice(tuned, choice)})
+        best = chosen_rate(tried, 1 - choice.wrong.float().mean().item())
+        rows += [{**row, "chosen": k == best} for k, row in enumerate(tried)]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def samples(
+    model: nn.Module,
+    votes: Mapping[str, Votes],
+    layer: str,
+    least: int,
+    half: Half,
+    images: Tensor,
+    labels: Tensor,
+    settings: Settings,
+    seed: int,
+) -> tuple[tuple[Tensor, Tensor], int]:
+    """N_e: the pairs' inputs, their transforms, and samples that are wrong under M but right without the EI weights.
+
+    Returns: images and labels, and how many of them are of the third sort.
+    """
+    parts, truth = [images], [labels]
+    if copies := settings.copies:
+        parts.append(transforms_of(images, copies=copies, seed=seed))
+        truth.append(labels.repeat(copies))
+    beside = half.wrong.clone()
+    beside[half.places(settings.pairs)] = False
+    others = half.images.part(torch.nonzero(beside).flatten().numpy(), "wrong")
+    alike = similar_errors(model, votes, layer, others, others.labels, least_votes=least)
+    chosen = torch.nonzero(alike).flatten()[: settings.similar]
+    if len(chosen):
+        parts.append(others.float(index=chosen))
+        truth.append(others.labels[chosen])
+    return (torch.cat(parts), torch.cat(truth)), len(chosen)
+
+
+def chosen_rate(tried: Sequence[Mapping[str, Any]], accuracy: float) -> int:
+    """Which of a method's learning rates the choice part takes: of those that cost it at most `TOLERANCE` of accuracy
+    the one with the most errors mended; where all cost more, the one that costs least.
+
+    Args:
+        tried: with choice_accuracy and choice_errors_right.
+        accuracy: of the network before, on the choice part.
+    """
+    harmless = [k for k, row in enumerate(tried) if row["choice_accuracy"] >= accuracy - TOLERANCE - 1e-9]
+    if harmless:
+        return max(harmless, key=lambda k: (tried[k]["choice_errors_right"], tried[k]["choice_accuracy"]))
+    return max(range(len(tried)), key=lambda k: tried[k]["choice_accuracy"])
+
+
+def _report(model: nn.Module, half: Half) -> dict[str, Any]:
+    right = predictions(model, half.images) == half.images.labels
+    return {
+        "accuracy": right.float().mean().item(),
+        "errors_right": right[half.wrong].float().mean().item() if bool(half.wrong.any()) else None,
+        "still_right": right[~half.wrong].float().mean().item() if bool((~half.wrong).any()) else None,
+        "n": len(right),
+        "n_errors": int(half.wrong.sum()),
+    }
+
+
+def _on_choice(model: nn.Module, half: Half) -> dict[str, Any]:
+    found = _report(model, half)
+    return {"choice_accuracy": found["accuracy"], "choice_errors_right": found["errors_right"] or 0.0}
+
+
+def repaired(settings: Settings, seed: int) -> pd.DataFrame:
+    """The network, and with the first seed the pretrained ones, before and after each repair.
+
+    Returns: tidy: at {network, rule, method}: "accuracy" on test2, "errors_right" (accuracy on M_test2, which is 0
+        before by its definition), "still_right" (on the rest of test2), each with the learning rate that the choice
+        part took; "gain", the change of accuracy on test2; "weights", how many numbers could change;
+        "lead_over_random", what neuron-fine-tune has on M_test2 above random neurons, at {network, rule}. The same
+        measures with the ending "_at_rate" at every learning rate. Of the layers, at {network, layer}:
+        "pairs_repaired" and "fraction". Beside the record "skipped" at {network}: why one could not be tried, as note.
+    """
+    run = DefectRun(settings, seed)
+    tables: dict[str, pd.DataFrame | str] = {settings.network: run.repaired()}
+    if seed == settings.seeds[0]:
+        tables |= {name: run.pretrained(name) for name in settings.pretrained}
+    rows: list[dict[str, Any]] = []
+    for network, table in tables.items():
+        if isinstance(table, str):
+            rows.append({"measure": "skipped", "network": network, "value": 0.0, "n": 1, "note": table})
+            continue
+        rows += _of_repairs(network, table[table["part"] == "repair"])
+        for row in table[table["part"] == "layer"].to_dict("records"):
+            where = {"network": network, "layer": row["layer"], "n": int(row["pairs"])}
+            rows += [
+                {"measure": name, **where, "value": float(row[name])}
+                for name in ("pairs_repaired", "fraction")
+                if not pd.isna(row[name])
+            ]
+    return run.tidy(rows)
+
+
+def _of_repairs(network: str, table: pd.DataFrame) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    before = float(table[table["method"] == "none"]["accuracy"].iloc[0])
+    for row in table.to_dict("records"):
+        where = {"network": network, "rule": "" if pd.isna(row["rule"]) else row["rule"], "method": row["method"]}
+        right = int(row["n"]) - int(row["n_errors"])
+        for name, n in {"accuracy": int(row["n"]), "errors_right": int(row["n_errors"]), "still_right": right}.items():
+            if pd.isna(row[name]) or n < 1:
+                continue
+            found = {"value": float(row[name]), "n": n}
+            if bool(row["chosen"]):
+                rows.append({"measure": name, **where, **found, "note": _note(name, where)})
+            if not pd.isna(row["learning_rate"]):
+                rows.append({"measure": f"{name}_at_rate", **where, "learning_rate": row["learning_rate"], **found})
+        if bool(row["chosen"]):
+            rows.append({"measure": "gain", **where, "value": float(row["accuracy"]) - before, "n": int(row["n"])})
+            if not pd.isna(row["weights"]):
+                rows.append({"measure": "weights", **where, "value": float(row["weights"]), "n": int(row["n"])})
+    chosen = table[table["chosen"].astype(bool)]
+    for rule, group in chosen.groupby("rule"):
+        on_errors = group.set_index("method")["errors_right"].astype(float)
+        where = {"network": network, "rule": rule}
+        lead = {"value": on_errors["error-inducing"] - on_errors["random"], "n": int(group["n_errors"].iloc[0])}
+        rows.append({"measure": "lead_over_random", **where, **lead, "note": _note("lead_over_random", where)})
+    return rows
+
+
+def _note(measure: str, where: Mapping[str, str]) -> str:
+    """Beside the source's value: what it is of."""
+    stated = any(measure == name and at.items() <= where.items() for name, at, _ in STATED)
+    return "stated as an average over the source's networks on ImageNet" if stated else ""
+
+
+def layout(results: Results) -> pd.DataFrame:
+    """One row a network, rule and method: test2, M_test2, the rest of test2, weights."""
+    keys, names = ["network", "rule", "method"], ("accuracy", "errors_right", "still_right", "gain", "weights")
+    parts = [results.values(name)[[*keys, "name", "value"]] for name in names]
+    wide = pd.concat(parts).pivot(index=keys, columns="name", values="value").reset_index()
+    wide["rank"] = wide["method"].map(list(METHODS).index)
+    wide["at"] = wide["rule"].map(["", *RULES].index)
+    wide = wide.sort_values(["network", "at", "rank"], kind="stable")
+    shown = {
+        "network": wide["network"],
+        "layer by": wide["rule"].map({"": "", **RULES}),
+        "tuned": wide["method"].map(METHODS),
+        "weights": wide["weights"].map(lambda count: "" if pd.isna(count) else f"{int(count):,}"),
+        "test2": wide["accuracy"],
+        "change": wide["gain"],
+        "M_test2": wide["errors_right"],
+        "still right": wide["still_right"],
+    }
+    return pd.DataFrame(shown).reset_index(drop=True)
+
+
+def draw(results: Results, network: str = "") -> Figure:
+    """What is gained on M_test2 against what it costs on the rest of test2: a line a method, a point a learning rate,
+    a panel a rule of the layer.
+
+    Args:
+        network: which; empty: the scale's.
+    """
+    network = network or results.settings.network
+    figure, axes = plots.panels(2, height=3.1, sharey=True)
+    for ax, (rule, words) in zip(axes, RULES.items(), strict=True):
+        for index, method in enumerate((*NEURONS, "whole network")):
+            where = {"network": network, "method": method}
+            where["rule"] = list(RULES)[-1] if method == "whole network" else rule
+            right, kept = (results.values(f"{name}_at_rate", **where) for name in ("errors_right", "still_right"))
+            both = right.merge(kept, on="learning_rate").sort_values("learning_rate")
+            look: Any = {"color": plots.PALETTE[index], "marker": plots.MARKERS[index]}
+            look |= {"linestyle": plots.LINESTYLES[index], "label": METHODS[method]}
+            ax.plot(1 - both["value_y"], both["value_x"], **look)
+        other = [
+            results.values(name, network=network, method="another seed")["value"]
+            for name in ("errors_right", "still_right")
+        ]
+        if len(other[0]):
+            look = {"color": plots.PALETTE[6], "marker": "X", "linestyle": "none"}
+            ax.plot(1 - other[1], other[0], label=METHODS["another seed"], **look)
+        ax.set_title(f"layer by {words}")
+        ax.set_xlabel("right before, wrong now (share)")
+        ax.set_xscale("symlog", linthresh=0.02)  # a learning rate that wrecks a network must not hide the others
+        ax.set_xticks([0, 0.01, 0.02, 0.05, 0.2, 1], ["0", ".01", ".02", ".05", ".2", "1"])
+        ax.set_xlim(-0.001, 1)
+        ax.set_ylim(bottom=-0.01)
+    axes[0].set_ylabel("accuracy on M_test2")
+    plots.legend_below(axes, 3)
+    return figure
+
+
+_SHARES = ("accuracy", "errors_right", "still_right")
+UNITS = {**dict.fromkeys(_SHARES, SHARE), **{f"{name}_at_rate": SHARE for name in _SHARES}}
+UNITS |= dict.fromkeys(("gain", "lead_over_random"), "difference of accuracies")
+UNITS |= {"weights": "weights", "pairs_repaired": "fraction of pairs", "fraction": "fraction of the layer's weights"}
+STATED = (
+    ("errors_right", {"rule": "most-pairs", "method": "error-inducing"}, 0.42),
+    ("lead_over_random", {"rule": "most-pairs"}, 0.30),
+)
+DEFECTS = Item("lancet_defects", repaired, UNITS, STATED, layout, draw)
+ITEMS = (DEFECTS,)

@@ -1,0 +1,176 @@
+"""The decision feature in two dimensions (notebook 22): do images cluster by class, do adversarials lie apart?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from lib import plots
+from lib.attacks import SUITE
+from lib.detectors import auroc
+from lib.dynamic.lcs.features import Seen, see, untrained_feature
+from lib.experiments.item import Item, Results
+from lib.experiments.lcs import AREA, LcsRun, Row, titled
+from lib.experiments.lcs_decisions import Settings
+from lib.progress import bar
+
+SPACES = ("UMAP, two dimensions", "decision feature", "decision feature, untrained units", "penultimate features")
+
+
+class UmapRun(LcsRun[Settings]):
+    """A seed's networks, and their decision features in two dimensions, each kept by network."""
+
+    def embedding(self, name: str) -> pd.DataFrame:
+        """The decision feature in two dimensions, and what it and other features hold of classes and of attacks.
+
+        UMAP is fitted on training images, clean test images and adversarials together, as a figure shows them.
+
+        Returns: rows of two kinds. kind "point": inputs ("train", "test", or an attack), label (true class), x, y. kind
+            "measure": space (of `SPACES`), name, inputs, value, n, as `measures` has them.
+        """
+        chosen = self.settings
+        count, k = chosen.umap_adversarials, chosen.umap_neighbours
+        train = self.images("train", chosen.umap_images)
+
+        def rows() -> Iterator[Row]:
+            network = self.lcs(name)
+            index, sets = self.attacked(name, chosen.umap_attacks)
+            test = self.images("test")
+            seen = {"train": see(network, train), "test": see(network, test.float(index=index[:count]))}
+            labels = {"train": train.labels, "test": test.labels[index[:count]]}
+            for attack, made in sets.items():
+                seen[attack], labels[attack] = see(network, made.images[:count]), made.labels[:count]
+            flat = plane(np.concatenate([part.feature.numpy() for part in seen.values()]), k, self.seed)
+            ends = np.cumsum([len(part) for part in seen.values()])[:-1]
+            views: list[Callable[[Seen], Any]] = [
+                lambda part: part.feature,
+                lambda part: untrained_feature(network, part.pooled, self.seed),
+                lambda part: part.penultimate,
+            ]
+            spaces = [dict(zip(seen, np.split(flat, ends), strict=True))]
+            spaces += [{kind: view(part).numpy() for kind, part in seen.items()} for view in views]
+            for kind, part in spaces[0].items():
+                for label, (x, y) in zip(labels[kind], part, strict=True):
+                    place = {"x": round(float(x), 3), "y": round(float(y), 3)}
+                    yield {"kind": "point", "inputs": kind, "label": int(label), **place}
+            for space, values in zip(SPACES, spaces, strict=True):
+                for word, kind, value, n in measures(values, labels["train"].numpy(), k):
+                    yield {"kind": "measure", "space": space, "name": word, "inputs": kind, "value": value, "n": n}
+
+        key: dict[str, Any] = {"train": train.fingerprint, "attacks": chosen.attack_key(chosen.umap_attacks)}
+        key |= {"umap_adversarials": count, "umap_neighbours": k}
+        return self.kept("lcs-umap", name, key, rows)
+
+
+def plane(features: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """UMAP in two dimensions (N, 2).
+
+    Args:
+        features: (N, F).
+        k: neighbours; all else as umap-learn has it.
+        seed: of the random start.
+    Source: McInnes, Healy and Melville 2018, https://arxiv.org/abs/1802.03426.
+    """
+    from umap import UMAP
+
+    threads = torch.get_num_threads()
+    try:
+        return UMAP(n_neighbors=k, random_state=seed, n_jobs=1).fit_transform(features)
+    finally:
+        torch.set_num_threads(threads)  # numba sets OpenMP's threads, which are torch's too, to those of its own
+
+
+def measures(values: Mapping[str, np.ndarray], labels: np.ndarray, k: int) -> Iterator[tuple[str, str, float, int]]:
+    """How far neighbours share their class, and how far adversarials lie apart.
+
+    Args:
+        values: "train", "test" and attacks -> features (N, F).
+        labels: of the training images.
+        k: neighbours, from 1.
+    Yields: measure, inputs, value, n. "neighbour accuracy" of training images: the share whose class is that of most
+        of their k nearest other training images. "apart" of an attack: how well the mean distance to the k nearest
+        training images tells its adversarials from the clean test images, as an area under the ROC curve.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    train = values["train"]
+    search = NearestNeighbors(n_neighbors=min(k, len(train) - 1)).fit(train)
+    votes = labels[search.kneighbors(return_distance=False)]  # asked without points, none is its own neighbour
+    counts = (votes[:, :, None] == np.arange(labels.max() + 1)).sum(1)
+    yield "neighbour accuracy", "train", float((counts.argmax(1) == labels).mean()), len(labels)
+    near = {kind: search.kneighbors(part)[0].mean(1) for kind, part in values.items() if kind != "train"}
+    for kind, distances in near.items():
+        if kind != "test":
+            both = np.concatenate([near["test"], distances])
+            adversarial = np.repeat([False, True], [len(near["test"]), len(distances)])
+            yield "apart", kind, auroc(both, adversarial), len(distances)
+
+
+def embedded(settings: Settings, seed: int) -> pd.DataFrame:
+    """The decision features drawn in two dimensions, and what is counted beside.
+
+    Returns: tidy: "neighbour_accuracy" at {network, form, space}, "apart" at {network, form, space, attack}. Beyond the
+        record: "point" at {network, form, inputs, label, class}, with x and y.
+    """
+    run = UmapRun(settings, seed)
+    classes = run.images("test").classes
+    rows: list[Row] = []
+    for name in bar(settings.umap_networks, desc="UMAP"):
+        for row in run.embedding(name).to_dict("records"):
+            at = {"network": row["network"], "form": row["form"]}
+            if row["kind"] == "point":
+                label = int(row["label"])
+                place = {key: row[key] for key in ("inputs", "x", "y")}
+                rows.append({"measure": "point", **at, **place, "label": label, "class": classes[label]})
+            else:
+                at |= {"space": row["space"], "value": row["value"], "n": int(row["n"])}
+                attack = row["inputs"] if row["name"] == "apart" else None
+                rows.append({"measure": row["name"].replace(" ", "_"), **at, "attack": attack})
+    return run.tidy(rows)
+
+
+def umap_table(results: Results) -> pd.DataFrame:
+    """A row a network and space: neighbour accuracy, and how far each attack lies apart."""
+    at = ["network", "form", "space"]
+    accuracy = results.values("neighbour_accuracy").set_index(at)["value"].rename("neighbour accuracy")
+    apart = results.values("apart").pivot_table(index=at, columns="attack", values="value", sort=False)
+    apart = apart[list(dict.fromkeys(results.values("apart")["attack"]))]
+    apart.columns = [f"{SUITE[attack].label} apart, AUROC" for attack in apart.columns]
+    return pd.concat([accuracy, apart], axis=1).reset_index()
+
+
+# Ten hues, none of them grey, for ten classes; further classes begin anew.
+HUES = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf", "#000000")
+
+
+def draw_plane(results: Results) -> Figure:
+    """The decision feature in two dimensions at the first seed: training images by class, adversarials in grey."""
+    points = results.rows("point")
+    points = points[points["seed"] == results.settings.seeds[0]]
+    figure, axes = plots.panels(points["network"].nunique(), height=3.9)
+    for ax, (name, part) in zip(axes, points.groupby("network", sort=False), strict=True):
+        train, adversarial = part[part["inputs"] == "train"], part[part["inputs"].isin(SUITE)]
+        size = max(0.6, 2500 / len(train)) / 2
+        for label, group in train.groupby("label"):
+            look = {"color": HUES[int(label) % len(HUES)], "label": group["class"].iloc[0], "alpha": 0.6}
+            ax.scatter(group["x"], group["y"], s=size, linewidths=0, **look)
+        look = {"color": "#8c8c8c", "label": "adversarial", "alpha": 0.8, "zorder": 3}
+        ax.scatter(adversarial["x"], adversarial["y"], s=1.6 * size, linewidths=0, **look)
+        ax.set(title=titled(str(name)), xticks=[], yticks=[], xlabel="first dimension of UMAP")
+        ax.grid(visible=False)
+    axes[0].set_ylabel("second dimension of UMAP")
+    for handle in plots.legend_below(axes, 6, markerscale=4).legend_handles:
+        handle.set_alpha(1)  # type: ignore[union-attr]
+    return figure
+
+
+UMAP = Item(
+    "lcs_umap", embedded, {"neighbour_accuracy": "fraction of training images", "apart": AREA}, table=umap_table,
+    draw=draw_plane, about=("umap_networks", "umap_images", "umap_adversarials"), drawn_from=("lcs-umap",),
+)  # fmt: skip
+ITEMS = (UMAP,)

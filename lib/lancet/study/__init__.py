@@ -1,1 +1,0 @@
-"""The study of AI-Lancet: what each notebook computes, records and draws."""
