@@ -13,29 +13,18 @@ PRESET = settings.load(SCALE)
 THREADS = PRESET.compute.threads
 # A network whose card is kept is trained by what reads its weights: most that read it have their tables kept, too.
 TRAIN = "--retrain" if int(config.get("retrain", 0)) else "--cards"
-GPU = int(config.get("gpu", 1))  # that a job asks for; a profile without any says 0
 NODES = engine.nodes(PRESET)
-STEPS = engine.steps(PRESET)
+STEPS = {(step.study, step.name, step.seed): step for step in engine.steps(PRESET)}
 NOTEBOOKS = engine.notebooks()
 ITEMS = settings.items()
-os.environ.update(jobs.environment(SCALE, THREADS))
-
-
-def short(path):
-    """Relative to the repository where it lies in it."""
-    path = Path(path).absolute()
-    return str(path.relative_to(settings.ROOT) if path.is_relative_to(settings.ROOT) else path)
-
-
-CACHE, RESULTS = short(settings.cache_dir(SCALE)), short(settings.results_dir(SCALE))
+CACHE, RESULTS = (jobs.short(place(SCALE)) for place in (settings.cache_dir, settings.results_dir))
+CONFIG = jobs.short(settings.config_dir())
+DONE = f"{CACHE}/engine/done"
 PYTHON = sys.executable
 # A job ends with the run that started it, and says how it went: lib/engine/jobs.py.
-JOB = "exec {PYTHON:q} -m lib.engine job --scale {SCALE} --name {params.name:q} --threads {threads} "
-JOB += '--gpus "${{CUDA_VISIBLE_DEVICES-all}}" '
-
-
-def done(kind, node):
-    return f"{CACHE}/engine/done/{kind}/{node.family}-seed{node.seed}.txt"
+JOB = "exec {PYTHON:q} -m lib.engine job --scale {SCALE} --threads {threads} "
+JOB += '--gpus "${{CUDA_VISIBLE_DEVICES-all}}" --output {output:q} '
+os.environ.update(jobs.environment(SCALE, THREADS))
 
 
 def several(attacks):
@@ -44,225 +33,197 @@ def several(attacks):
     return f"{first}-and-{len(more)}-more" if more else first
 
 
-def attacked(network, seed, attacks):
-    return f"{CACHE}/engine/done/attack/{network}-seed{seed}-{several(attacks)}.txt"
+ATTACKS = {several(attacks): attacks for network, seed, attacks in engine.attacks(STEPS.values())}
 
 
-def readers(network, seed, attacks):
+def hash_of(settings_of):
+    return store.fingerprint(settings.thaw(settings_of))
+
+
+def trained(families, seed):
+    """What says that families are trained at a seed, or at the first one where they are not trained at it."""
+    seeds = {family: [node.seed for node in NODES if node.family == family] for family in families}
+    return [
+        f"{DONE}/train/{family}-seed{int(seed) if int(seed) in known else known[0]}.txt"
+        for family, known in seeds.items()
+    ]
+
+
+def stepped(steps):
+    return [f"{DONE}/step/{step.study}-{step.name}-seed{step.seed}.txt" for step in steps]
+
+
+def step_of(wildcards):
+    return STEPS[wildcards.study, wildcards.step, int(wildcards.seed)]
+
+
+def before(step):
+    """The steps and the adversarial sets that a step waits for."""
+    sets = [f"{DONE}/attack/{network}-seed{step.seed}-{several(attacks)}.txt" for network, attacks in step.attacks]
+    return stepped(STEPS[step.study, name, step.seed] for name in step.after) + sets
+
+
+def readers(wildcards):
     """What reads adversarial sets: where all of it is kept, nobody needs them."""
-    return [step.run for step in STEPS if (network, attacks) in step.attacks and step.seed == seed]
+    made = wildcards.network, ATTACKS[wildcards.attacks]
+    return [step.run for step in STEPS.values() if made in step.attacks and step.seed == int(wildcards.seed)]
 
 
 def followers(step):
     """The steps that read what a step makes for them alone: none for one that a notebook reads."""
     shown = {name for item in ITEMS.values() if item.study == step.study for name in item.steps}
-    after = [other.run for other in STEPS if step.name in other.after and (step.study, step.seed) == (other.study, other.seed)]
-    return [] if step.name in shown else after
+    same = [other for other in STEPS.values() if (other.study, other.seed) == (step.study, step.seed)]
+    return [] if step.name in shown else [other.run for other in same if step.name in other.after]
 
 
-def stepped(study, name, seed):
-    return f"{CACHE}/engine/done/step/{study}-{name}-seed{seed}.txt"
-
-
-def trained(families, seed):
-    """What says that families are trained at a seed, or at the first one where they are not trained at it."""
-    found = [[node for node in NODES if node.family == family] for family in families]
-    return [done("train", next((node for node in nodes if node.seed == seed), nodes[0])) for nodes in found]
-
-
-def record_of(item):
-    return f"{RESULTS}/numbers/{item}.json"
-
-
-def ended(notebook):
-    return f"{CACHE}/engine/done/notebook/{notebook}"
-
-
-def plugs(node):
+def plugs(family):
     """Modules that a family's recipes name as hooks and transforms."""
-    families = engine.ancestry(PRESET, [node.family])
-    recipes = [PRESET.networks[name] for family in families for name in PRESET.families[family]]
+    recipes = [PRESET.networks[name] for line in engine.ancestry(PRESET, [family]) for name in PRESET.families[line]]
     return [plug["use"] for recipe in recipes for plug in (*recipe.hooks, *recipe.transforms, *recipe.prepare)]
 
 
-def inputs_of(notebook):
-    """The evaluated networks of the families that a notebook shows. One that makes no item needs them trained, or,
-    where it shows none, every record."""
-    families = engine.families(PRESET, notebook)
-    if not NOTEBOOKS[notebook]:
-        every = [record_of(item) for items in NOTEBOOKS.values() for item in items]
-        return trained(families, 0) if families else every
-    used = {ITEMS[item].study for item in NOTEBOOKS[notebook]}
-    shown = [node for node in NODES if node.family in families]
-    ahead = {name for item in NOTEBOOKS[notebook] for name in ITEMS[item].steps}
-    return [done(study if engine.evaluated(study) else "train", node) for node in shown for study in used] + [
-        stepped(step.study, step.name, step.seed) for step in STEPS if step.study in used and step.name in ahead
-    ]
+def shown(wildcards):
+    """The evaluated networks of the families that a notebook shows, and its steps. One that makes no item needs them
+    trained, or, where it shows none, every record."""
+    families, made = engine.families(PRESET, wildcards.notebook), NOTEBOOKS[wildcards.notebook]
+    if not made:
+        others = [f"{DONE}/notebook/{name}" for name, items in NOTEBOOKS.items() if items]
+        return trained(families, 0) if families else others
+    found = []
+    for study in {ITEMS[item].study for item in made}:
+        kind = f"evaluate/{study}" if engine.evaluated(study) else "train"
+        found += [f"{DONE}/{kind}/{node.family}-seed{node.seed}.txt" for node in NODES if node.family in families]
+        ahead = {name for item in made for name in ITEMS[item].steps}
+        found += stepped(step for step in STEPS.values() if step.study == study and step.name in ahead)
+    return found
+
+
+wildcard_constraints:
+    seed=r"\d+",
+    study="[^/-]+",
+    family="[^/]+",
+    network="[^/]+",
 
 
 rule all:
     default_target: True
     input:
         f"{RESULTS}/index.html",
-        [ended(name) for name in NOTEBOOKS],
+        [f"{DONE}/notebook/{name}" for name in NOTEBOOKS],
 
 
-for node in NODES:
-
-    rule:
-        name:
-            f"train_{node.family}_seed{node.seed}"
-        input:
-            after=[done("train", other) for other in NODES if other.family in node.after and other.seed == node.seed],
-            code=engine.sources("lib.zoo", *plugs(node)),
-        output:
-            done("train", node),
-        params:
-            name=f"train {node.family} seed {node.seed}",
-            family=node.family,
-            seed=node.seed,
-            recipes=engine.recipes_hash(PRESET, node.family),
-        benchmark:
-            f"{RESULTS}/benchmarks/train-{node.family}-seed{node.seed}.tsv"
-        # The longest chains of families first.
-        priority: int(engine.chain(PRESET, NODES, node))
-        threads: THREADS
-        resources:
-            gpu=GPU,
-        shell:
-            JOB + "--output={output:q} -- {PYTHON:q} -m lib.zoo train --scale {SCALE} "
-            "--family {params.family:q} --seed {params.seed} {TRAIN}"
+rule train:
+    input:
+        after=lambda wildcards: [
+            path for node in NODES if node.family == wildcards.family for path in trained(node.after, wildcards.seed)
+        ],
+        code=lambda wildcards: engine.sources("lib.zoo", *plugs(wildcards.family)),
+    output:
+        f"{DONE}/train/{{family}}-seed{{seed}}.txt",
+    params:
+        recipes=lambda wildcards: engine.recipes_hash(PRESET, wildcards.family),
+    benchmark:
+        f"{RESULTS}/benchmarks/train-{{family}}-seed{{seed}}.tsv"
+    threads: THREADS
+    shell:
+        JOB + "--name 'train {wildcards.family} seed {wildcards.seed}' -- "
+        "{PYTHON:q} -m lib.zoo train --scale {SCALE} --family {wildcards.family:q} --seed {wildcards.seed} {TRAIN}"
 
 
-for node, study in [(node, study) for node in NODES for study in engine.studies(PRESET, node.family)]:
-    if not engine.evaluated(study):
-        continue
-
-    rule:
-        name:
-            f"evaluate_{study}_{node.family}_seed{node.seed}"
-        input:
-            networks=done("train", node),
-            code=engine.sources(f"lib.{study}.evaluation"),
-        output:
-            done(study, node),
-        params:
-            name=f"evaluate {study} {node.family} seed {node.seed}",
-            module=f"lib.{study}.evaluation",
-            family=node.family,
-            seed=node.seed,
-            settings=store.fingerprint(settings.thaw(PRESET.study[study])),
-        benchmark:
-            f"{RESULTS}/benchmarks/evaluate-{study}-{node.family}-seed{node.seed}.tsv"
-        priority: 10**8
-        threads: THREADS
-        resources:
-            gpu=GPU,
-        shell:
-            JOB + "--output={output:q} -- {PYTHON:q} -m {params.module} --scale {SCALE} "
-            "--family {params.family:q} --seed {params.seed}"
+rule evaluate:
+    input:
+        networks=f"{DONE}/train/{{family}}-seed{{seed}}.txt",
+        code=lambda wildcards: engine.sources(f"lib.experiments.{wildcards.study}_evaluation"),
+    output:
+        f"{DONE}/evaluate/{{study}}/{{family}}-seed{{seed}}.txt",
+    params:
+        settings=lambda wildcards: hash_of(PRESET.study[wildcards.study]),
+    benchmark:
+        f"{RESULTS}/benchmarks/evaluate-{{study}}-{{family}}-seed{{seed}}.tsv"
+    priority: 1
+    threads: THREADS
+    shell:
+        JOB + "--name 'evaluate {wildcards.study} {wildcards.family} seed {wildcards.seed}' -- {PYTHON:q} -m "
+        "lib.experiments.{wildcards.study}_evaluation --scale {SCALE} --family {wildcards.family:q} "
+        "--seed {wildcards.seed}"
 
 
-for network, seed, attacks in engine.attacks(STEPS):
-
-    rule:
-        name:
-            f"attack_{network}_seed{seed}_{several(attacks)}"
-        input:
-            networks=trained([PRESET.networks[network].family], seed),
-            code=engine.sources("lib.attacks.__main__"),
-        output:
-            attacked(network, seed, attacks),
-        params:
-            name=f"attack {network} seed {seed} {several(attacks)}",
-            network=network,
-            seed=seed,
-            attacks=attacks.split(),
-            readers=readers(network, seed, attacks),
-            settings=store.fingerprint([settings.thaw(PRESET.attacks.get(key)) for key in ("images", "chunk", *attacks.split())]),
-        benchmark:
-            f"{RESULTS}/benchmarks/attack-{network}-seed{seed}-{several(attacks)}.tsv"
-        priority: 10**8
-        threads: THREADS
-        resources:
-            gpu=GPU,
-        shell:
-            JOB + "--output={output:q} --seed={params.seed} --unless-kept {params.readers:q} -- {PYTHON:q} -m lib.attacks --scale {SCALE} "
-            "--network {params.network:q} --seed {params.seed} --attack {params.attacks:q}"
+rule attack:
+    input:
+        networks=lambda wildcards: trained([PRESET.networks[wildcards.network].family], wildcards.seed),
+        code=engine.sources("lib.attacks.__main__"),
+    output:
+        f"{DONE}/attack/{{network}}-seed{{seed}}-{{attacks}}.txt",
+    params:
+        attacks=lambda wildcards: ATTACKS[wildcards.attacks].split(),
+        readers=readers,
+        settings=lambda wildcards: hash_of(
+            [PRESET.attacks.get(key) for key in ("images", "chunk", *ATTACKS[wildcards.attacks].split())]
+        ),
+    benchmark:
+        f"{RESULTS}/benchmarks/attack-{{network}}-seed{{seed}}-{{attacks}}.tsv"
+    priority: 1
+    threads: THREADS
+    shell:
+        JOB + "--name 'attack {wildcards.network} seed {wildcards.seed} {wildcards.attacks}' --seed {wildcards.seed} "
+        "--unless-kept {params.readers:q} -- {PYTHON:q} -m lib.attacks --scale {SCALE} --network {wildcards.network:q} "
+        "--seed {wildcards.seed} --attack {params.attacks:q}"
 
 
-for step in STEPS:
-
-    rule:
-        name:
-            f"step_{step.study}_{step.name}_seed{step.seed}"
-        input:
-            networks=trained(step.families, step.seed),
-            before=[stepped(step.study, name, step.seed) for name in step.after],
-            adversarials=[attacked(network, step.seed, attacks) for network, attacks in step.attacks],
-            code=engine.sources("lib.evaluations", step.run.partition(":")[0]),
-        output:
-            stepped(step.study, step.name, step.seed),
-        params:
-            name=f"step {step.study} {step.name} seed {step.seed}",
-            run=step.run,
-            seed=step.seed,
-            unless="--unless-kept" if followers(step) else "",
-            readers=followers(step),
-            settings=store.fingerprint(settings.thaw(PRESET.study[step.study])),
-        benchmark:
-            f"{RESULTS}/benchmarks/step-{step.study}-{step.name}-seed{step.seed}.tsv"
-        priority: 10**8
-        threads: THREADS
-        resources:
-            gpu=GPU,
-        shell:
-            JOB + "--output={output:q} --seed={params.seed} {params.unless} {params.readers:q} -- {PYTHON:q} -m lib.evaluations --scale {SCALE} "
-            "--seed {params.seed} --run {params.run:q}"
+rule step:
+    input:
+        networks=lambda wildcards: trained(step_of(wildcards).families, wildcards.seed),
+        before=lambda wildcards: before(step_of(wildcards)),
+        code=lambda wildcards: engine.sources("lib.evaluations", step_of(wildcards).run.partition(":")[0]),
+    output:
+        f"{DONE}/step/{{study}}-{{step}}-seed{{seed}}.txt",
+    params:
+        run=lambda wildcards: step_of(wildcards).run,
+        unless=lambda wildcards: ["--unless-kept", *kept] if (kept := followers(step_of(wildcards))) else [],
+        settings=lambda wildcards: hash_of(PRESET.study[wildcards.study]),
+    benchmark:
+        f"{RESULTS}/benchmarks/step-{{study}}-{{step}}-seed{{seed}}.tsv"
+    priority: 1
+    threads: THREADS
+    shell:
+        JOB + "--name 'step {wildcards.study} {wildcards.step} seed {wildcards.seed}' --seed {wildcards.seed} "
+        "{params.unless:q} -- {PYTHON:q} -m lib.evaluations --scale {SCALE} --seed {wildcards.seed} --run {params.run:q}"
 
 
-for notebook, made in NOTEBOOKS.items():
-
-    rule:
-        name:
-            f"notebook_{notebook}"
-        input:
-            notebook=f"notebooks/{notebook}.ipynb",
-            data=inputs_of(notebook),
-            config=short(settings.config_dir() / f"{SCALE}.yaml"),
-            code=engine.sources(notebook=settings.ROOT / "notebooks" / f"{notebook}.ipynb"),
-        output:
-            [record_of(item) for item in made],
-            touch(ended(notebook)),
-        params:
-            name=f"notebook {notebook}",
-            about=store.fingerprint([settings.thaw(vars(ITEMS[item])) for item in made]),
-        # The executed notebook: as a log it outlives a failure, with the cell that raised in it.
-        log:
-            f"{RESULTS}/notebooks/{notebook}.ipynb",
-        benchmark:
-            f"{RESULTS}/benchmarks/notebook-{notebook}.tsv"
-        # A finished figure before the next training.
-        priority: 10**9
-        threads: THREADS
-        resources:
-            gpu=GPU,
-        shell:
-            JOB + "--notebook={log:q} -- {PYTHON:q} -m papermill -p scale {SCALE} --cwd notebooks -k python3 "
-            "--no-progress-bar --start-timeout 120 -- {input.notebook:q} {log:q}"
+rule notebook:
+    input:
+        notebook="notebooks/{notebook}.ipynb",
+        data=shown,
+        config=f"{CONFIG}/{SCALE}.yaml",
+        code=lambda wildcards: engine.sources(notebook=settings.ROOT / f"notebooks/{wildcards.notebook}.ipynb"),
+    output:
+        f"{DONE}/notebook/{{notebook}}",
+    params:
+        records=lambda wildcards: [f"{RESULTS}/numbers/{item}.json" for item in NOTEBOOKS[wildcards.notebook]],
+        about=lambda wildcards: hash_of([vars(ITEMS[item]) for item in NOTEBOOKS[wildcards.notebook]]),
+    # The executed notebook: as a log it outlives a failure, with the cell that raised in it.
+    log:
+        f"{RESULTS}/notebooks/{{notebook}}.ipynb",
+    benchmark:
+        f"{RESULTS}/benchmarks/notebook-{{notebook}}.tsv"
+    # A finished figure before the next training.
+    priority: 2
+    threads: THREADS
+    shell:
+        JOB + "--name 'notebook {wildcards.notebook}' --makes {log:q} {params.records:q} -- {PYTHON:q} -m papermill "
+        "-p scale {SCALE} --cwd notebooks -k python3 --no-progress-bar --start-timeout 120 -- {input.notebook:q} {log:q}"
 
 
 rule report:
     input:
-        [record_of(item) for items in NOTEBOOKS.values() for item in items],
-        [ended(name) for name in NOTEBOOKS],
-        short(settings.config_dir() / "claims.yaml"),
-        [short(path) for path in [settings.config_dir() / "verdicts.yaml"] if path.exists()],
+        [f"{DONE}/notebook/{name}" for name in NOTEBOOKS],
+        f"{CONFIG}/claims.yaml",
+        [path for path in [f"{CONFIG}/verdicts.yaml"] if Path(path).exists()],
         engine.sources("lib.report"),
-        [short(path) for path in sorted((settings.ROOT / "lib/templates").rglob("*.*"))],
+        sorted(map(str, Path("lib/templates").rglob("*.*"))),
     output:
         f"{RESULTS}/index.html",
-    params:
-        name="report",
+    resources:
+        gpu=0,
     shell:
-        JOB + "-- {PYTHON:q} -m lib.report --scale {SCALE}"
+        "exec {PYTHON:q} -m lib.engine job --scale {SCALE} --name report -- {PYTHON:q} -m lib.report --scale {SCALE}"

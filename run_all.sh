@@ -12,6 +12,7 @@ Usage: ./run_all.sh [smoke|cpu|gpu|paper] [options]    regenerate the figures an
        ./run_all.sh crate [smoke|cpu|gpu|paper] [...]  describe a scale's results as an RO-Crate, to hand them on
        ./run_all.sh box [smoke|cpu|gpu|paper] [...]    train and evaluate what can be finished in some minutes
        ./run_all.sh merge ARCHIVE [...]                take what a box has made into results/<scale>
+       ./run_all.sh status [smoke|cpu|gpu|paper]       how far the run is, or what the last one did
        ./run_all.sh setup                              only make the environment
 
 Scales:  smoke   every notebook on 5,000 real digits that a pip package ships: minutes, no network
@@ -23,23 +24,21 @@ Options: --cores N      cores used at a time (default: all, or what the profile 
          --only ITEM    one item (robustness_fig3) or one notebook (01_robustness_magnitude_pruning), and what it needs;
                         may be given more than once
          --data DIR     folder of the image sets, in torchvision's layout (default: $DATA_ROOT, else data/)
-         --dry-run      print the graph, an estimate of time and disk, and what is out of date; run nothing
+         --dry-run      say which data are missing, what is left to compute and about how long it takes; run nothing
          --profile NAME a Snakemake profile, a folder of profiles/ (default: local)
          --retrain      train every network anew, also those that ship with the package
          --help         this text
 
 verify:  --write        enter every file of the results in results/<scale>/checksums.sha256 as it now is
-         --strict       fail also where nothing contradicts a result but its origin cannot be told
          --rerun ITEM   execute the notebook of an item (or all) again, elsewhere, and compare the numbers
-         --twice        run the scale twice from nothing, elsewhere, and compare the numbers; with --profile NAME the
-                        second time there, so as to see whether a cluster makes the same records
+         --against DIR  compare the numbers with those of another run's results folder, as of a cluster
 crate:   --check        only read the crate back and check it
 box:     --only ITEM... items, notebooks or families, the most urgent first; --seeds K... (default: all of the scale's)
          --minutes M    nothing is begun that cannot be finished in them; the archive is whole at any moment
          --entry NAME   of config/queue.yaml, in place of scale, --only, --seeds and --minutes
          --processes P  side by side on this machine's devices (default: 4)
          --out FILE     the archive of cards, kept tables and small weights (default: box.zip)
-         --dry-run      print the tasks, their estimated time, and what fits
+         --dry-run      say what is there, what fits, and its estimated time
 merge:   --dry-run      say what would be new, what is there, what is refused; write nothing
          --replace NAME a network whose card may be replaced by that of other weights
 
@@ -66,12 +65,6 @@ home_of() {
     case $path in /*) ;; *) path=$folder/$path ;; esac
   done
   cd -P "$(dirname "$path")" && pwd
-}
-
-# An absolute path for a folder given relative to where the user is.
-folder_of() {
-  [ -d "$1" ] || die "--data: no folder $1"
-  (CDPATH='' cd -P -- "$1" && pwd)
 }
 
 hash_of() {
@@ -144,107 +137,29 @@ install_into() {
   say "set-up: done"
 }
 
-known_scale() {
-  case $1 in smoke | cpu | gpu | paper) ;; *) die "no scale '$1': smoke, cpu, gpu or paper" ;; esac
-}
-
-run_scale() {
-  local scale="" value
-  local -a options=()
-  while [ $# -gt 0 ]; do
-    case $1 in
-      --cores | --only | --data | --profile)
-        [ $# -ge 2 ] && [ -n "$2" ] || die "$1 wants a value"
-        value=$2
-        case $1 in
-          --cores)
-            case $value in *[!0-9]* | 0*) die "--cores $value: a whole number from 1" ;; esac
-            options+=(--cores "$value")
-            ;;
-          --data)
-            DATA_ROOT=$(folder_of "$value")
-            export DATA_ROOT
-            ;;
-          *) options+=("$1" "$value") ;;
-        esac
-        shift 2
-        ;;
-      --cores=* | --only=* | --data=* | --profile=*)
-        value=$1
-        shift
-        set -- "${value%%=*}" "${value#*=}" "$@"
-        ;;
-      --dry-run | -n)
-        options+=(--dry-run)
-        shift
-        ;;
-      --retrain)
-        options+=(--retrain)
-        shift
-        ;;
-      -*) die "no option '$1': see ./run_all.sh --help" ;;
-      *)
-        [ -z "$scale" ] || die "one scale at a time: '$scale' and '$1'"
-        known_scale "$1"
-        scale=$1
-        shift
-        ;;
-    esac
-  done
-  scale=${scale:-smoke}
+# A command of lib/engine, which reads the options itself; relative paths are those of where the user is.
+engine() {
+  local from=$PWD
   set_up
   cd "$root"
-  exec "$python" -m lib.engine run --scale "$scale" ${options[@]+"${options[@]}"}
+  exec "$python" -m lib.engine --called-from "$from" "$@"
 }
 
-# verify and crate: a scale where the first word is one, then the module's own options.
-run_on_results() {
+# report, verify and crate: a scale where the first word is one, then the module's own options.
+on_results() {
   local module=$1 scale=smoke
   shift
   case ${1:-} in
     '' | -*) ;;
-    *)
-      known_scale "$1"
+    smoke | cpu | gpu | paper)
       scale=$1
       shift
       ;;
+    *) die "no scale '$1': smoke, cpu, gpu or paper" ;;
   esac
   set_up
   cd "$root"
   exec "$python" -m "lib.$module" --scale "$scale" "$@"
-}
-
-# An absolute path for a file given relative to where the user is.
-file_of() {
-  case $1 in /*) printf '%s' "$1" ;; *) printf '%s' "$PWD/$1" ;; esac
-}
-
-# box: a scale where the first word is one, then the command's own options.
-run_box() {
-  local -a words=()
-  case ${1:-} in
-    '' | -*) ;;
-    *)
-      known_scale "$1"
-      words=(--scale "$1")
-      shift
-      ;;
-  esac
-  while [ $# -gt 0 ]; do
-    case $1 in
-      --out)
-        [ $# -ge 2 ] || die "--out wants a file"
-        words+=(--out "$(file_of "$2")")
-        shift
-        ;;
-      --out=*) words+=(--out "$(file_of "${1#*=}")") ;;
-      *) words+=("$1") ;;
-    esac
-    shift
-  done
-  set_up
-  cd "$root"
-  exec "$python" -m lib.engine box ${words[@]+"${words[@]}"}
 }
 
 run_tests() {
@@ -261,7 +176,7 @@ run_tests() {
 root=$(home_of "${BASH_SOURCE[0]}")
 export PYTHONPATH=$root PYTHONNOUSERSITE=1
 if [ -n "${DATA_ROOT:-}" ] && [ -d "$DATA_ROOT" ]; then
-  DATA_ROOT=$(folder_of "$DATA_ROOT")
+  DATA_ROOT=$(CDPATH='' cd -P -- "$DATA_ROOT" && pwd)
   export DATA_ROOT
 fi
 
@@ -284,31 +199,13 @@ case ${1:-} in
     cd "$root"
     exec "$python" -m jupyterlab --notebook-dir="$root" "$@"
     ;;
-  report)
-    shift
-    [ $# -le 1 ] || die "report takes one scale"
-    known_scale "${1:-smoke}"
-    set_up
-    cd "$root"
-    exec "$python" -m lib.report --scale "${1:-smoke}"
-    ;;
-  verify | crate) run_on_results "$@" ;;
-  box)
-    shift
-    run_box "$@"
-    ;;
-  merge)
-    case ${2:-} in '' | -*) die "merge wants an archive, then its options" ;; esac
-    archive=$(file_of "$2")
-    shift 2
-    set_up
-    cd "$root"
-    exec "$python" -m lib.engine merge "$archive" "$@"
-    ;;
+  report | verify | crate) on_results "$@" ;;
+  box | merge | status) engine "$@" ;;
   setup)
     [ $# -eq 1 ] || die "setup takes nothing more"
     set_up
     say "environment: $python"
     ;;
-  *) run_scale "$@" ;;
+  '' | -* | smoke | cpu | gpu | paper) engine run "$@" ;;
+  *) die "no scale '$1': smoke, cpu, gpu or paper" ;;
 esac

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from lib import compute, config, data, models, slicing, zoo
-from lib.slicing.graph import Graph, last_convolution
-from lib.slicing.study.overhead import plain_rule
+from lib.experiments.nnslicer_overhead import plain_rule
+from lib.slicing.kinds import Graph, last_convolution
 
 ARCHITECTURES = {"resnet10": "resnet10-preact", "resnet18": "resnet18-preact"}
 

@@ -44,7 +44,7 @@ def first_figure(item: str, cores: int, limit: float = 1800.0) -> float:
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         places = {"NEURONS_CACHE": f"{folder}/cache", "NEURONS_RESULTS": f"{folder}/results"}
-        words = [sys.executable, "-m", "lib.engine", "run", "--scale", "smoke", "--cores", str(cores), "--only", item]
+        words = [sys.executable, "-m", "lib.engine", "run", "smoke", "--cores", str(cores), "--only", item]
         with open(Path(folder) / "said", "w+") as said:
             began = time.perf_counter()
             run = subprocess.Popen(words, cwd=config.ROOT, env={**os.environ, **places}, stdout=said, stderr=said)

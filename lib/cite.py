@@ -3,7 +3,6 @@
 import hashlib
 import re
 from collections.abc import Mapping
-from datetime import date
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 from lib import config, tables
 
 PACKAGE = "neurons"
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 
 
 def citation() -> Mapping[str, Any]:
@@ -47,72 +45,69 @@ def bibtex(record: Mapping[str, Any]) -> str:
     Returns: one entry, or two where CITATION.cff has the paper; UTF-8, one field a line, closed by a newline.
     Raises: ConfigError as `citation`; OSError as `identifier`.
     """
-    facts = record["provenance"]
-    made, commit = date.fromisoformat(facts["date"][:10]), facts["git"][:12]
+    facts, commit = record["provenance"], record["provenance"]["git"][:12]
     changed = " with uncommitted changes" if facts["dirty"] else ""
-    own = record["source"].lower().startswith("not in the source")
-    about = (
-        f"Beside the reproduction of {record['paper']}"
-        if own
-        else f"Reproduces {record['source']} of {record['paper']}"
-    )
-    note = f"{about}; scale {record['scale']}, made {made} at commit {commit}{changed}; "
+    if record["source"].lower().startswith("not in the source"):
+        about = f"Beside the reproduction of {record['paper']}"
+    else:
+        about = f"Reproduces {record['source']} of {record['paper']}"
+    about += f"; scale {record['scale']}, made {facts['date'][:10]} at commit {commit}{changed}; "
     result = _entry(
         "misc",
         f"{PACKAGE}-{record['scale']}-{record['item']}-{commit}",
         citation(),
         title=record["title"],
         howpublished=f"{citation()['title']}, version {citation()['version']}",
-        year=made.year,
-        month=_MONTHS[made.month - 1],
-        note=note + identifier(record["item"], record["scale"]),
+        year=facts["date"][:4],
+        note=about + identifier(record["item"], record["scale"]),
     )
-    papers = [paper for paper in citation().get("references", ()) if paper.get("abbreviation") == record["paper"]]
-    return "\n".join([result, *map(_paper, papers)])
+    return "\n".join([result, *(_paper(work) for work in _papers() if work["abbreviation"] == record["paper"])])
 
 
 def package_bibtex() -> str:
     """BibTeX for this package and the papers that it reproduces, in one block. Raises: ConfigError as `citation`."""
-    told = citation()
-    year = str(told.get("date-released", ""))[:4]
-    package = _entry("software", PACKAGE, told, title=told["title"], version=told["version"], year=year)
-    papers = [paper for paper in told.get("references", ()) if "abbreviation" in paper]
-    return "\n".join([package, *map(_paper, papers)])
+    package = citation()
+    year = str(package.get("date-released", ""))[:4]
+    first = _entry("software", PACKAGE, package, title=package["title"], version=package["version"], year=year)
+    return "\n".join([first, *map(_paper, _papers())])
 
 
-def _paper(told: Mapping[str, Any]) -> str:
-    """An entry of a paper in the references of CITATION.cff."""
+def _papers() -> list[Mapping[str, Any]]:
+    """The papers that this package reproduces."""
+    return [work for work in citation().get("references", ()) if "abbreviation" in work]
+
+
+def _paper(work: Mapping[str, Any]) -> str:
     return _entry(
-        "inproceedings" if "conference" in told else "misc",
-        told["abbreviation"].lower().replace(" ", "-"),
-        told,
-        title=told["title"],
-        booktitle=told.get("conference", {}).get("name"),
-        year=told.get("year"),
-        month=_MONTHS[told["month"] - 1] if "month" in told else None,
-        pages=f"{told['start']}--{told['end']}" if "start" in told and "end" in told else None,
-        note=None if "conference" in told else told.get("notes"),
+        "inproceedings" if "conference" in work else "misc",
+        work["abbreviation"].lower().replace(" ", "-"),
+        work,
+        title=work["title"],
+        booktitle=work.get("conference", {}).get("name"),
+        year=work.get("year"),
+        pages=f"{work['start']}--{work['end']}" if "start" in work and "end" in work else None,
+        note=None if "conference" in work else work.get("notes"),
     )
 
 
-def _entry(kind: str, key: str, told: Mapping[str, Any], **fields: Any) -> str:
-    """A BibTeX entry with the authors and addresses that CITATION.cff tells of a work; empty fields are left out."""
-    texts = {name: _tex(str(value)) for name, value in fields.items() if value}
+def _entry(kind: str, key: str, work: Mapping[str, Any], **fields: Any) -> str:
+    """A BibTeX entry with the authors and addresses that CITATION.cff has of a work; empty fields are left out."""
+    texts = {"author": " and ".join(map(_author, work["authors"]))}
+    texts |= {name: _tex(str(value)) for name, value in fields.items() if value}
     texts["title"] = f"{{{texts['title']}}}"
-    addresses = {"doi": told.get("doi"), "url": told.get("url") or told.get("repository-code")}
-    texts = {"author": " and ".join(map(_author, told["authors"]))} | texts
+    addresses = {"doi": work.get("doi"), "url": work.get("url") or work.get("repository-code")}
     texts |= {name: str(address) for name, address in addresses.items() if address}
-    lines = [f"  {name:<12} = {text if name == 'month' else '{' + text + '}'}" for name, text in texts.items()]
-    return f"@{kind}{{{re.sub(r'[^a-zA-Z0-9_-]', '', key)},\n" + ",\n".join(lines) + "\n}\n"
+    lines = ",\n".join(f"  {name:<12} = {{{text}}}" for name, text in texts.items())
+    return f"@{kind}{{{re.sub(r'[^a-zA-Z0-9_-]', '', key)},\n{lines}\n}}\n"
 
 
 @lru_cache(maxsize=4)
 def _read(path: Path) -> Mapping[str, Any]:
-    told = config.read_yaml(path)
+    found = config.read_yaml(path)
     for key in ("title", "version", "authors"):
-        if not told.get(key):
+        if not found.get(key):
             raise config.ConfigError(f"{path}: key {key!r} is missing")
-    return told
+    return found
 
 
 def _author(person: Mapping[str, Any]) -> str:

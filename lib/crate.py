@@ -13,7 +13,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote
 
-from rocrate.metadata import read_metadata
 from rocrate.model import ContextEntity, Entity
 from rocrate.rocrate import ROCrate
 
@@ -61,21 +60,15 @@ def check(folder: Path) -> int:
     Returns: how many files it describes: all that are there, each with the size and SHA-256 that the crate says.
     Raises: CrateError naming the first thing that does not hold.
     """
-    path, again = folder / NAME, f"write it with ./run_all.sh crate {folder.name}"
-    if not path.is_file():
-        raise CrateError(f"{path}: no such file: {again}")
+    again = f"write it with ./run_all.sh crate {folder.name}"
+    if not (folder / NAME).is_file():
+        raise CrateError(f"{folder / NAME}: no such file: {again}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # a file that is no part of the crate is only warned of
-            crate, (_, entities) = ROCrate(folder), read_metadata(path)
+            crate = ROCrate(folder)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, UserWarning) as error:
-        raise CrateError(f"{path}: not an RO-Crate: {error}") from error
-    for name, entity in entities.items():
-        for key, value in entity.items():
-            parts = value if isinstance(value, list) else [value]
-            lost = {str(part.get("@id")) for part in parts if isinstance(part, dict)} - entities.keys()
-            if lost and key != "conformsTo":
-                raise CrateError(f"{path}: {name!r}: {key} names {min(lost)!r}, which the crate does not describe")
+        raise CrateError(f"{folder / NAME}: not an RO-Crate: {error}") from error
     described, there = {unquote(entity.id): entity for entity in crate.data_entities}, set(files(folder))
     for name in sorted(described.keys() ^ there):
         state = "there and not described" if name in there else "described and not there"
@@ -94,10 +87,9 @@ def files(folder: Path) -> list[str]:
     Raises: CrateError for a link that leads out of the folder.
     """
     found = []
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"):
         inside = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in inside.parts)
-        if hidden or inside.as_posix() == NAME or path.suffix == ".lock" or not path.is_file():
+        if inside.as_posix() == NAME or any(part.startswith(".") for part in inside.parts):
             continue
         if not path.resolve().is_relative_to(folder.resolve()):
             raise CrateError(f"{path} is a link out of the folder: put the file itself there")
@@ -115,24 +107,29 @@ def describe(folder: Path, records: Mapping[str, Mapping[str, Any]]) -> ROCrate:
     package, crate = cite.citation(), ROCrate(version="1.1")
     crate.metadata.extra_terms["sha256"] = "http://schema.org/sha256"  # younger than the context of RO-Crate 1.1
     for name in files(folder):
-        form = FORMATS.get(Path(name).suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
-        facts = {"name": name, "encodingFormat": form, **_measured(folder / name)}
-        crate.add_file(folder / name, name, properties=facts)
-    papers = {told.get("abbreviation", told["title"]): _paper(crate, told) for told in package.get("references", ())}
-    items = [_item(crate, known, papers) for known in records.values()]
-    runs = [_run(crate, path, records) for path in sorted((folder / "notebooks").glob("*.ipynb"))]
-    root = crate.root_dataset
-    root["name"] = f"{package['title']}: results at scale {folder.name}"
-    root["description"] = (
-        f"{len(records)} tables and figures of published studies, regenerated at scale {folder.name}. Open index.html "
-        "to read them; `sha256sum -c checksums.sha256` checks them."
-    )
-    root["datePublished"] = max(known["provenance"]["date"] for known in records.values())
+        kind = FORMATS.get(Path(name).suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
+        crate.add_file(
+            folder / name, name, properties={"name": name, "encodingFormat": kind, **_measured(folder / name)}
+        )
+    papers = {work.get("abbreviation", work["title"]): _paper(crate, work) for work in package.get("references", ())}
     licence = f"https://spdx.org/licenses/{package['license']}"
-    root["license"] = _add(crate, licence, "CreativeWork", name=package["license"])
-    root["version"], root["keywords"] = package["version"], list(package.get("keywords", ()))
-    root["author"] = [_agent(crate, person) for person in package["authors"]]
-    root["citation"], root["mentions"] = list(papers.values()), items + runs
+    root = {
+        "name": f"{package['title']}: results at scale {folder.name}",
+        "description": f"{len(records)} tables and figures of published studies, regenerated at scale {folder.name}. "
+        "Open index.html to read them; `sha256sum -c checksums.sha256` checks them.",
+        "datePublished": max(known["provenance"]["date"] for known in records.values()),
+        "license": _add(crate, licence, "CreativeWork", name=package["license"]),
+        "version": package["version"],
+        "keywords": list(package.get("keywords", ())),
+        "author": [_agent(crate, person) for person in package["authors"]],
+        "citation": list(papers.values()),
+        "mentions": [
+            *(_item(crate, known, papers) for known in records.values()),
+            *(_run(crate, path, records) for path in sorted((folder / "notebooks").glob("*.ipynb"))),
+        ],
+    }
+    for key, value in root.items():
+        crate.root_dataset[key] = value
     return crate
 
 
@@ -142,8 +139,8 @@ def _measured(path: Path) -> dict[str, str]:
 
 def _add(crate: ROCrate, place: str, kind: str, **facts: Any) -> ContextEntity:
     """The entity of this @id, added where it is not there yet; facts that say nothing are left out."""
-    told = {key: value for key, value in facts.items() if value}
-    return crate.get(place) or crate.add(ContextEntity(crate, place, {"@type": kind, **told}))
+    known = {key: value for key, value in facts.items() if value}
+    return crate.get(place) or crate.add(ContextEntity(crate, place, {"@type": kind, **known}))
 
 
 def _agent(crate: ROCrate, person: Mapping[str, Any]) -> ContextEntity:
@@ -151,33 +148,21 @@ def _agent(crate: ROCrate, person: Mapping[str, Any]) -> ContextEntity:
     return _add(crate, f"#{quote(name)}", "Organization" if "name" in person else "Person", name=name)
 
 
-def _paper(crate: ROCrate, told: Mapping[str, Any]) -> ContextEntity:
-    place = f"https://doi.org/{told['doi']}" if "doi" in told else told.get("url") or f"#{quote(told['title'])}"
-    kind = "CreativeWork" if told["type"] == "generic" else "ScholarlyArticle"
-    about = {
-        "alternateName": told.get("abbreviation"),
-        "url": told.get("url"),
-        "datePublished": str(told.get("year", "")),
-    }
-    authors = [_agent(crate, person) for person in told["authors"]]
-    return _add(crate, place, kind, name=told["title"], author=authors, **about)
+def _paper(crate: ROCrate, work: Mapping[str, Any]) -> ContextEntity:
+    place = f"https://doi.org/{work['doi']}" if "doi" in work else work.get("url") or f"#{quote(work['title'])}"
+    kind = "CreativeWork" if work["type"] == "generic" else "ScholarlyArticle"
+    about = {"alternateName": work.get("abbreviation"), "url": work.get("url")}
+    about |= {"datePublished": str(work.get("year", "")), "author": [_agent(crate, one) for one in work["authors"]]}
+    return _add(crate, place, kind, name=work["title"], **about)
 
 
 def _item(crate: ROCrate, known: Mapping[str, Any], papers: Mapping[str, ContextEntity]) -> ContextEntity:
     """A table or figure: its files, the paper, the data it rests on."""
-    item, facts = known["item"], known["provenance"]
-    return _add(
-        crate,
-        f"#item-{item}",
-        "Collection",
-        name=known["title"],
-        description=f"{known['paper']}: {known['source']}",
-        identifier=cite.identifier(item, known["scale"]),
-        dateCreated=facts["date"],
-        hasPart=_files_of(crate, item),
-        citation=papers.get(known["paper"], known["paper"]),
-        isBasedOn=[_data(crate, *told) for told in facts["data"].items()],
-    )
+    about = {"name": known["title"], "description": f"{known['paper']}: {known['source']}"}
+    about |= {"identifier": cite.identifier(known["item"], known["scale"]), "dateCreated": known["provenance"]["date"]}
+    about |= {"hasPart": _files_of(crate, known["item"]), "citation": papers.get(known["paper"], known["paper"])}
+    data = [_data(crate, *pair) for pair in known["provenance"]["data"].items()]
+    return _add(crate, f"#item-{known['item']}", "Collection", isBasedOn=data, **about)
 
 
 def _files_of(crate: ROCrate, stem: str) -> list[Entity]:
@@ -194,32 +179,35 @@ def _data(crate: ROCrate, name: str, fingerprint: str) -> ContextEntity:
 
 def _run(crate: ROCrate, path: Path, records: Mapping[str, Mapping[str, Any]]) -> ContextEntity:
     """An execution of a notebook: with which software and parameters, on which data, when, and what came out."""
-    notebook = path.stem
-    items = [item for item in records if config.items()[item].notebook == notebook]
+    name, package = path.stem, cite.citation()
+    items = [item for item in records if config.items()[item].notebook == name]
     facts = [records[item]["provenance"] for item in items]
     try:
         if not facts:  # it made no record, but the verdicts
             facts = [{"data": {}, **json.loads((path.parents[1] / "claims.json").read_bytes())["provenance"]}]
         run = json.loads(path.read_bytes())["metadata"]["papermill"]
         given, start, end, failed = (run[key] for key in ("parameters", "start_time", "end_time", "exception"))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise CrateError(f"{path}: papermill, or claims.json, does not say how it was made: {error!r}") from error
-    software = [_software(crate, commit) for commit in sorted({each["git"] for each in facts})]
-    parameters = [
-        _add(crate, f"#{notebook}-{quote(key)}", "PropertyValue", name=key, value=json.dumps(value))
+    software = [
+        _add(
+            crate,
+            f"#{cite.PACKAGE}-{quote(commit)}",
+            "SoftwareApplication",
+            name=package["title"],
+            softwareVersion=f"{package['version']}, commit {commit}",
+        )
+        for commit in sorted({each["git"] for each in facts})
+    ]
+    used = [
+        _add(crate, f"#{name}-{quote(key)}", "PropertyValue", name=key, value=json.dumps(value))
         for key, value in given.items()
     ]
-    data = [_data(crate, *told) for told in sorted({told for each in facts for told in each["data"].items()})]
-    made = [file for name in [*items, notebook] for file in _files_of(crate, name)]
-    status = f"http://schema.org/{'Failed' if failed else 'Completed'}ActionStatus"
-    about = {"name": f"Execution of notebook {notebook}", "startTime": start, "endTime": end, "actionStatus": status}
-    return crate.add_action(software, f"#run-{quote(notebook)}", parameters + data, made, about)
-
-
-def _software(crate: ROCrate, commit: str) -> ContextEntity:
-    package, name = cite.citation(), f"#{cite.PACKAGE}-{quote(commit)}"
-    version = f"{package['version']}, commit {commit}"
-    return _add(crate, name, "SoftwareApplication", name=package["title"], softwareVersion=version)
+    used += [_data(crate, *pair) for pair in sorted({pair for each in facts for pair in each["data"].items()})]
+    made = [file for stem in [*items, name] for file in _files_of(crate, stem)]
+    about = {"name": f"Execution of notebook {name}", "startTime": start, "endTime": end}
+    about["actionStatus"] = f"http://schema.org/{'Failed' if failed else 'Completed'}ActionStatus"
+    return crate.add_action(software, f"#run-{quote(name)}", used, made, about)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,13 +9,18 @@ from scipy.special import expit, logit, ndtri, stdtrit
 SLACK = 1e-9  # a value may leave its range by this much, as sums of floats do
 
 
+def t_quantile(count: int, confidence: float = 0.95) -> float:
+    """How many standard errors half the interval of a mean of `count` values is, by Student's t."""
+    return float(stdtrit(count - 1, (1 + confidence) / 2))
+
+
 def student(values: Sequence[float], confidence: float = 0.95) -> list[float] | None:
     """Interval of the mean by Student's t, as [low, high]; None for fewer than two values."""
     count = len(values)
     if count < 2:
         return None
     mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(count)
-    half = float(stdtrit(count - 1, (1 + confidence) / 2)) * error
+    half = t_quantile(count, confidence) * error
     return [mean - half, mean + half]
 
 
@@ -65,6 +70,8 @@ def of_mean(
 
 def wilson(share: float, n: int) -> list[float]:
     """95 % Wilson interval of a share seen on n samples, as [low, high].
+
+    Computed here as scipy's `binomtest` takes whole counts only, and a mean over seeds of shares of n is none.
 
     Args:
         share: in [0, 1].

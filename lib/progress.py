@@ -1,7 +1,8 @@
-"""One progress bar for everything: shown in a terminal or a live notebook, silent wherever output is kept."""
+"""One progress bar for everything: shown in a terminal or a live notebook, lines in a job's log, silent elsewhere."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sized
+import time
+from collections.abc import Iterable, Iterator, Sized
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from lib import config
 
 _EXECUTORS = {"papermill", "nbconvert", "jupyter-nbconvert", "jupyter-execute", "snakemake", "pytest"}
-_listeners: list[Callable[[str, int, int | None], None]] = []
+EVERY = 5.0  # seconds between two lines of one bar in a log
 
 
 def bar(iterable: Iterable | None = None, desc: str = "", total: int | None = None) -> Any:
@@ -23,26 +24,22 @@ def bar(iterable: Iterable | None = None, desc: str = "", total: int | None = No
     """
     from tqdm import tqdm
 
-    if _listeners and iterable is not None:
+    if iterable is not None and config.progress_written():
         total = len(iterable) if total is None and isinstance(iterable, Sized) else total
-        iterable = _heard(iterable, desc, total)
+        iterable = _written(iterable, desc, total)
     return tqdm(iterable, desc=desc or None, total=total, disable=not watched(), leave=False, dynamic_ncols=True)
 
 
-def listen(hear: Callable[[str, int, int | None], None]) -> None:
-    """From now on, tell every step of every bar of this process: its words, the steps done, and of how many."""
-    _listeners.append(hear)
-
-
-def _heard(iterable: Iterable, desc: str, total: int | None) -> Iterator:
-    done = 0
-    for entry in iterable:
-        for hear in _listeners:
-            hear(desc, done, total)
+def _written(iterable: Iterable, desc: str, total: int | None) -> Iterator:
+    """The same steps; how far they are goes to standard error: "epochs 3 of 20, about 2 min left"."""
+    began = last = time.monotonic()
+    for done, entry in enumerate(iterable):
+        now = time.monotonic()
+        if done and now - last > EVERY:
+            last = now
+            rest = f" of {total}, about {config.in_words((now - began) / done * (total - done))} left" if total else ""
+            print(f"{desc} {done}{rest}", file=sys.stderr, flush=True)
         yield entry
-        done += 1
-    for hear in _listeners:
-        hear(desc, done, total)
 
 
 def watched() -> bool:

@@ -45,8 +45,6 @@ _SIZES = ("epochs", "training images", "width", "hidden units")  # of a recipe: 
 _BEHIND = ("width", "hidden units")  # the number stands behind the word, as behind every setting that is no size
 _ALONE = ("data set", "architecture")  # the value says it all
 
-Told = tuple[tuple[str, ...], tuple[str, ...]]  # what is smaller, what is different
-
 
 def phrases(
     scale: str,
@@ -71,54 +69,50 @@ def phrases(
         comes last and begins with OTHER.
     """
     here, there, sources = config.load(scale), config.load("paper"), config.sources()
-    each = {
-        name: _of_network(name, here.recipe(name), there.recipe(name), sources, defaults)
+    by_network = {
+        name: split(_of_network(name, here.recipe(name), there.recipe(name), sources, defaults))
         for name in _with_parents(here, networks)
         if name in there.networks
     }
-    told = [
-        _compare(key, value, full[key], key in sources.of_paper(paper)) for key, value in study.items() if key in full
-    ]
+    stated = sources.of_paper(paper)
+    of_study = split([_difference(key, value, full[key], key in stated) for key, value in study.items() if key in full])
     found = []
-    for part, start in enumerate(("", OTHER)):
-        mine = {name: both[part] for name, both in each.items()}
-        said = [*_together(mine, here), *(phrase for both in told for phrase in both[part])]
-        found += [start + phrase for phrase in dict.fromkeys(said)]
+    for part, mark in enumerate(("", OTHER)):
+        shared = _together({name: tuple(both[part]) for name, both in by_network.items()}, here)
+        found += [mark + phrase for phrase in dict.fromkeys([*shared, *of_study[part]])]
     return found
 
 
 def split(found: Sequence[str]) -> tuple[list[str], list[str]]:
-    """A record's phrases as those of what is smaller and those of what is different, these without their mark."""
-    smaller = [phrase for phrase in found if not phrase.startswith(OTHER)]
+    """Phrases as those of what is smaller and those of what is different, these without their mark; empty ones go."""
+    smaller = [phrase for phrase in found if phrase and not phrase.startswith(OTHER)]
     return smaller, [phrase.removeprefix(OTHER) for phrase in found if phrase.startswith(OTHER)]
 
 
 def _of_network(
     name: str,
-    own: config.Recipe,
+    recipe: config.Recipe,
     paper: config.Recipe,
     sources: config.Sources,
     defaults: Callable[[str], Mapping[str, Any]] | None,
-) -> Told:
-    """How one network's recipe differs."""
+) -> list[str]:
+    """How one network's recipe differs; a phrase a setting, empty where it does not."""
     states = sources.of_network(name)
-    mine, theirs = (_settings(recipe, defaults) for recipe in (own, paper))
+    mine, theirs = _settings(recipe, defaults), _settings(paper, defaults)
     if sources.on_all_images(name):
         theirs["training images"] = None
     if theirs["training images"] is None and "data set" in states:  # who names a set trains on all of it
         states = states | {"training images"}
-    if own.data != paper.data:  # counts of other images do not compare
-        del mine["training images"], theirs["training images"]
-    if own.arch != paper.arch:  # so do arguments that only one of two architectures takes
-        alone = _arguments(own, defaults).keys() ^ _arguments(paper, defaults).keys()
-        mine, theirs = ({key: side[key] for key in side if key not in alone} for side in (mine, theirs))
-    smaller: list[str] = []
-    other: list[str] = []
-    for what in {**theirs, **mine}:
-        less, else_ = _compare(what, mine.get(what), theirs.get(what), what in states, what in _SIZES)
-        smaller += less
-        other += else_
-    return tuple(smaller), tuple(other)
+    skipped: set[str] = set()
+    if recipe.data != paper.data:  # counts of other images do not compare
+        skipped.add("training images")
+    if recipe.arch != paper.arch:  # so do arguments that only one of two architectures takes
+        skipped |= _arguments(recipe, defaults).keys() ^ _arguments(paper, defaults).keys()
+    return [
+        _difference(what, mine.get(what), theirs.get(what), what in states, what in _SIZES)
+        for what in {**theirs, **mine}
+        if what not in skipped
+    ]
 
 
 def _settings(recipe: config.Recipe, defaults: Callable[[str], Mapping[str, Any]] | None) -> dict[str, Any]:
@@ -140,24 +134,22 @@ def _arguments(recipe: config.Recipe, defaults: Callable[[str], Mapping[str, Any
     return {_ARGUMENTS.get(key, key.replace("_", " ")): value for key, value in given.items()}
 
 
-def _together(each: Mapping[str, tuple[str, ...]], scale: config.Scale) -> list[str]:
+def _together(by_network: Mapping[str, tuple[str, ...]], scale: config.Scale) -> list[str]:
     """What all networks share, then what each kind has: by architecture and data, by name where these agree."""
     groups: dict[tuple[str, ...], list[str]] = {}
-    for name, said in each.items():
-        groups.setdefault(said, []).append(name)
-    shared = [phrase for phrase in next(iter(groups), ()) if all(phrase in said for said in groups)]
+    for name, phrases in by_network.items():
+        groups.setdefault(phrases, []).append(name)
+    shared = [phrase for phrase in next(iter(groups), ()) if all(phrase in phrases for phrases in groups)]
+    kinds = {key: list(dict.fromkeys(_kind(scale.recipe(name)) for name in names)) for key, names in groups.items()}
     found = list(shared)
-    kinds = {said: dict.fromkeys(_kind(scale.recipe(name)) for name in names) for said, names in groups.items()}
-    for said, names in groups.items():
-        rest = [phrase for phrase in said if phrase not in shared]
-        own = all(kind not in other for kind in kinds[said] for key, other in kinds.items() if key != said)
+    for phrases, names in groups.items():
+        rest = [phrase for phrase in phrases if phrase not in shared]
+        others = [kind for key, some in kinds.items() if key != phrases for kind in some]
+        named = names if set(kinds[phrases]) & set(others) else kinds[phrases]
         if rest:
-            found.append(f"{_listed(list(kinds[said]) if own else names)}: {', '.join(rest)}")
+            listed = ", ".join(named) if len(named) <= 3 else f"{named[0]} and {len(named) - 1} more"
+            found.append(f"{listed}: {', '.join(rest)}")
     return found
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _kind(recipe: config.Recipe) -> str:
@@ -175,8 +167,8 @@ def _with_parents(scale: config.Scale, networks: Iterable[str]) -> list[str]:
     return list(found)
 
 
-def _compare(what: str, own: Any, paper: Any, stated: bool, size: bool | None = None) -> Told:
-    """One setting, as a phrase of what is smaller or of what is different.
+def _difference(what: str, own: Any, paper: Any, stated: bool, size: bool | None = None) -> str:
+    """One setting as a phrase, marked by OTHER where it is not smaller; empty where it is the same.
 
     Args:
         what: its word.
@@ -187,20 +179,18 @@ def _compare(what: str, own: Any, paper: Any, stated: bool, size: bool | None = 
     if isinstance(own, (list, tuple)) and isinstance(paper, (list, tuple)) and size is None:
         own, paper = len(own), len(paper)
     if own == paper:
-        return (), ()
+        return ""
     counts = all(isinstance(value, int) and not isinstance(value, bool) for value in (own, paper))
     below = (counts and own < paper) or ("images" in what and paper is None and own is not None)
     if isinstance(own, list) and isinstance(paper, list) and size:
         below = sum(own) < sum(paper)
-    smaller = (below and size is not False) or what in _ALONE
     rather = f"instead of {_text(paper, what)}" if stated else f"(not stated; our reading: {_text(paper, what)})"
     if what in _ALONE:
-        phrase = f"{_text(own, what)} {rather}"
-    elif size is False or what in _BEHIND or not (counts or "images" in what or what in _SIZES):
-        phrase = f"{what} {_text(own, what)} {rather}"
-    else:
-        phrase = f"{_text(own, what)} {_one(what) if own == 1 else what} {rather}"
-    return ((phrase,), ()) if smaller else ((), (phrase,))
+        return f"{_text(own, what)} {rather}"
+    mark = "" if below and size is not False else OTHER
+    if size is False or what in _BEHIND or not (counts or "images" in what or what in _SIZES):
+        return f"{mark}{what} {_text(own, what)} {rather}"
+    return f"{mark}{_text(own, what)} {_one(what) if own == 1 else what} {rather}"
 
 
 def _one(what: str) -> str:

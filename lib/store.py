@@ -1,17 +1,14 @@
-"""Files that are whole or absent: atomic writes, fingerprints, and a content-addressed cache of plain values."""
+"""Files that are whole or absent: atomic writes, fingerprints, and the sweeping up of what killed writers left."""
 
 import hashlib
 import json
 import os
 import re
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock
 
 try:
     import fcntl
@@ -19,28 +16,6 @@ except ImportError:  # not a Unix system: what a killed writer leaves is not swe
     fcntl = None  # type: ignore[assignment]
 
 _TEMPORARY = re.compile(r"\..*\.[a-z0-9_]{8}\.tmp(\..*)?", re.DOTALL)
-_only_kept = False
-
-
-class NotKept(RuntimeError):
-    """Something would have to be made inside `only_kept`; the message says what."""
-
-
-@contextmanager
-def only_kept() -> Iterator[None]:
-    """Within this block, nothing is computed that could be kept and is not: NotKept is raised in its place."""
-    global _only_kept
-    before, _only_kept = _only_kept, True
-    try:
-        yield
-    finally:
-        _only_kept = before
-
-
-def about_to_make(what: str) -> None:
-    """Called by whatever keeps what it makes, before it makes it. Raises: NotKept inside `only_kept`."""
-    if _only_kept:
-        raise NotKept(f"{what} is not there")
 
 
 def canonical_json(value: Any) -> str:
@@ -159,61 +134,24 @@ def _abandoned(path: Path) -> bool:
     return True
 
 
-def cached_json(folder: str | os.PathLike, kind: str, key: Mapping[str, Any], make: Callable[[], Any]) -> Any:
-    """The plain value that `key` stands for, as `cached` has it, without what is kept beside it."""
-    return cached(folder, kind, key, lambda: (make(), {}))[0]
+# Names that moved to lib.cache.
+def __getattr__(name: str) -> Any:
+    from lib import cache
 
+    def cached(folder: Any, kind: str, key: Any, make: Any) -> Any:
+        return cache.get(kind, key, make, cache.MADE, folder=folder)
 
-def cached_name(kind: str, key: Mapping[str, Any]) -> str:
-    """Where `cached` keeps the value of a key, from its folder on: "kind/<hash of key>.json"."""
-    return f"{kind}/{fingerprint(key).removeprefix('sha256:')[:24]}.json"
+    def cached_json(folder: Any, kind: str, key: Any, make: Any) -> Any:
+        return cache.get(kind, key, make, folder=folder)
 
-
-def cached(
-    folder: str | os.PathLike, kind: str, key: Mapping[str, Any], make: Callable[[], tuple[Any, Mapping[str, Any]]]
-) -> tuple[Any, dict[str, Any]]:
-    """The plain value that `key` stands for: read from folder/kind/<hash of key>.json, else made once and kept.
-
-    Args:
-        folder: the cache's folder, as `config.cache_dir(scale)`.
-        kind: what the values are; a sub-folder.
-        key: everything that the value depends on, plain.
-        make: computes the value, plain JSON, and what is kept beside it, as where and when it was made; called under a
-            lock, so that two runs do not both compute it.
-    Returns: the value as JSON gives it back (tuples are lists, keys strings), and what is kept beside it.
-    """
-    path = Path(folder) / cached_name(kind, key)
-    body = _read(path, key)
-    if body is None:
-        about_to_make(f"{kind}/{path.name}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            body = _read(path, key)
-            if body is None:
-                about_to_make(f"{kind} {path.name}")
-                value, about = json.loads(
-                    canonical_json(make())
-                )  # as it is read back, so that the checksum is the same
-                body = {"key": key, "value": value, "checksum": fingerprint(value)}
-                body |= {"made": about, "about": fingerprint(about)}
-                write_atomic(path, canonical_json(body))
-    return body["value"], body.get("made", {})
-
-
-def _read(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
-    try:
-        body = json.loads(path.read_text())
-        if body["checksum"] != fingerprint(body["value"]):
-            reason = "its checksum does not match"
-        elif fingerprint(body["key"]) != fingerprint(key):
-            reason = "it is that of another key"
-        elif body.get("about", fingerprint(body.get("made", {}))) != fingerprint(body.get("made", {})):
-            reason = "the checksum of where it was made does not match"
-        else:
-            return body
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"it cannot be read ({error})"
-    warnings.warn(f"cache entry {path} is damaged: {reason}; it is computed anew", stacklevel=3)
-    return None
+    moved = {
+        "NotKept": cache.NotKept,
+        "about_to_make": cache.about_to_make,
+        "cached": cached,
+        "cached_json": cached_json,
+        "cached_name": cache.name_of,
+        "only_kept": cache.only_kept,
+    }
+    if name in moved:
+        return moved[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

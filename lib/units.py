@@ -3,7 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from lib import intervals
 
@@ -12,6 +15,7 @@ SHARE: Support = (0.0, 1.0)
 SIGNED: Support = (-1.0, 1.0)
 POSITIVE: Support = (0.0, math.inf)
 ANY: Support = (-math.inf, math.inf)
+_SUPPORTS = {"share": SHARE, "signed": SIGNED, "positive": POSITIVE, "any": ANY}
 
 
 @dataclass(frozen=True)
@@ -30,76 +34,16 @@ class Unit:
     of_n: bool = False
 
 
-UNITS: Mapping[str, Unit] = {
-    "area under the ROC curve": Unit(SHARE, "images", of_n=True),
-    "bits": Unit(POSITIVE, "images"),
-    "bits, mean over layers": Unit(POSITIVE, "test images"),
-    "connected pieces": Unit(POSITIVE, "images"),
-    "difference of accuracies": Unit(SIGNED, "images"),
-    "difference of accuracies, over networks": Unit(SIGNED, "networks"),
-    "difference of probabilities": Unit(SIGNED, "images"),
-    "different paths": Unit(POSITIVE, "images"),
-    "epochs": Unit(POSITIVE, "networks"),
-    "FLOPs an image (2 x MAC)": Unit(POSITIVE, "networks"),
-    "fraction of classes": Unit(SHARE, "classes"),
-    "fraction of decisions": Unit(SHARE, "images", of_n=True),
-    "fraction of dropped weights": Unit(SHARE, "subsets of classes"),
-    "fraction of flagged images": Unit(SHARE, "images"),
-    "fraction of flipped weights": Unit(SHARE, "weights"),
-    "fraction of gates": Unit(SHARE, "networks"),
-    "fraction of hidden weights": Unit(SHARE, "subsets of classes"),
-    "fraction of images": Unit(SHARE, "images", of_n=True),
-    "fraction of images attacked": Unit(SHARE, "images", of_n=True),
-    "fraction of layers": Unit(SHARE, "test images"),
-    "fraction of mask entries": Unit(SHARE, "test images"),
-    "fraction of pairs": Unit(SHARE, "pairs", of_n=True),
-    "fraction of pixels": Unit(SHARE, "images"),
-    "fraction of report images": Unit(SHARE, "test images", of_n=True),
-    "fraction of report images, over networks": Unit(SHARE, "networks"),
-    "fraction of searches": Unit(SHARE, "searches"),
-    "fraction of subsets": Unit(SHARE, "subsets of classes", of_n=True),
-    "fraction of test images": Unit(SHARE, "test images", of_n=True),
-    "fraction of the clean accuracy": Unit(POSITIVE, "test images"),
-    "fraction of the image": Unit(SHARE, "images"),
-    "fraction of the layer's weights": Unit(SHARE, "pairs"),
-    "fraction of the layers": Unit(SHARE, "pairs"),
-    "fraction of the squared norm": Unit(SHARE, "subsets of classes"),
-    "fraction of the whole network's FLOPs": Unit(POSITIVE, "networks"),
-    "fraction of the whole network's time": Unit(POSITIVE, "test images"),
-    "fraction of the whole network's training": Unit(POSITIVE, "networks"),
-    "fraction of training images": Unit(SHARE, "training images", of_n=True),
-    "fraction of weights": Unit(SHARE, "test images"),
-    "harmonic mean of precision and recall": Unit(SHARE, "images"),
-    "images": Unit(POSITIVE, "networks"),
-    "intersection over union": Unit(SHARE, "images"),
-    "Jaccard index": Unit(SHARE, "images"),
-    "L2 distance, images in [0, 1]": Unit(POSITIVE, "images"),
-    "layers": Unit(POSITIVE, "images"),
-    "MB": Unit(POSITIVE, "images"),
-    "MB of slices": Unit(POSITIVE, "test images"),
-    "mean mask entry": Unit(POSITIVE, "test images"),
-    "mean of all gates": Unit(SHARE, "networks"),
-    "mean over attacks": Unit(SHARE, "images"),
-    "mean softmax probability": Unit(SHARE, "images"),
-    "milliseconds a training image, at the epochs of `paper`": Unit(POSITIVE, "networks"),
-    "milliseconds an image": Unit(POSITIVE, "networks"),
-    "multiply-accumulates an image": Unit(POSITIVE, "test images"),
-    "parameters": Unit(POSITIVE, "networks"),
-    "Pearson's r over the layers": Unit(SIGNED, "layers"),
-    "pixels": Unit(POSITIVE, "images"),
-    "robust standard deviations": Unit(ANY, "classes"),
-    "s an image": Unit(POSITIVE, "test images"),
-    "seconds": Unit(POSITIVE, "networks"),
-    "seconds an input": Unit(POSITIVE, "images"),
-    "share": Unit(SHARE, "images"),
-    "share of the channels": Unit(SHARE, "layers"),
-    "singular directions": Unit(POSITIVE, "networks"),
-    "squared distance, 1 is a clean image's to its class": Unit(POSITIVE, "images"),
-    "standard deviations": Unit(ANY, "neurons"),
-    "surrogate, 1 is a clean input's to its class mean": Unit(ANY, "images"),
-    "weights": Unit(POSITIVE, "test images"),
-}
-"""Every unit of records. Of others, those that begin with "fraction" or "share" lie in [0, 1], the rest anywhere."""
+def _read() -> dict[str, Unit]:
+    entries = yaml.safe_load(Path(__file__).with_name("units.yaml").read_text(encoding="utf-8"))
+    return {
+        name: Unit(_SUPPORTS[entry["values"]], entry["counts"], entry.get("of_n", False))
+        for name, entry in entries.items()
+    }
+
+
+UNITS: Mapping[str, Unit] = _read()
+"""Every unit of records, from units.yaml."""
 
 _BY_NAME = {
     ("changed", "fraction of the layer's weights"): "test images",
@@ -131,6 +75,12 @@ def sample(number: Mapping[str, Any], words: str = "") -> str:
         first, of, rest = words.partition(" of ")
         words = {"searches": "search", "classes": "class"}.get(first, first.removesuffix("s")) + of + rest
     return f"{number['n']:,} {words}"
+
+
+def samples(numbers: Sequence[Mapping[str, Any]], words: str = "") -> str:
+    """The n of several numbers in words, from fewest to most: "73 to 2,000 test images"."""
+    least, most = (pick(numbers, key=lambda number: number["n"]) for pick in (min, max))
+    return (f"{least['n']:,} to " if least["n"] != most["n"] else "") + sample(most, words)
 
 
 def interval(values: Sequence[float], unit: str, n: int) -> list[float] | None:

@@ -4,26 +4,24 @@ import argparse
 import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from lib import compute, config, data, permission, recipes, store, training
+from lib import cache, compute, config, data, permission, recipes, store, training
 from lib.config import Recipe, Scale
 
 SHIPPED_MB = 3  # largest weights file that ships with the package
 VERSION = 1  # raise it when a change here or in lib.models changes the networks that come out
-Trained = TypeVar("Trained")
-
+Card = dict[str, Any]
 
 changed: list[str] = []  # networks that this process has trained, of other weights than their cards said
 
@@ -37,22 +35,53 @@ class NetworkChanged(ZooError):
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where one network's files lie; those that ship with the package have no checkpoint."""
+class _Network:
+    """A network's name and seed, its key, and its places: in the cache, and where it ships with the results."""
 
-    weights: Path
-    card: Path
-    checkpoint: Path
+    preset: Scale
+    name: str
+    seed: int
+    key: Mapping[str, Any]
+
+    @staticmethod
+    def of(preset: Scale, name: str, seed: int) -> "_Network":
+        return _Network(preset, name, seed, _key(preset, name, seed))
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.preset.recipe(self.name)
+
+    @property
+    def address(self) -> str:
+        return store.fingerprint(self.key)
 
     @property
     def folder(self) -> Path:
-        return self.weights.parent
+        return self._folder(self.key)
 
-    @staticmethod
-    def shipped(preset: Scale, name: str, seed: int) -> "_Place":
-        folder = config.results_dir(preset.name) / "networks"
-        kinds = (f"{name}-seed{seed}.{kind}" for kind in ("safetensors", "json", "pt"))
-        return _Place(*(folder / file for file in kinds))
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights.safetensors"
+
+    @property
+    def shipped(self) -> Path:
+        return config.results_dir(self.preset.name) / "networks" / f"{self.name}-seed{self.seed}.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def trunk(self, epoch: int) -> Path:
+        """The checkpoint after some epochs, from which recipes that differ in hooks branch."""
+        return self._folder({"trunk": self.key, "epoch": epoch}) / f"epoch{epoch}.pt"
+
+    def card(self) -> Card | None:
+        """What is known of the network, where it is there."""
+        return _card(self.weights, self.address) or _card(self.shipped, self.address)
+
+    def _folder(self, key: Mapping[str, Any]) -> Path:
+        place = config.cache_dir(self.preset.name) / "networks"
+        return place / f"{self.name}-seed{self.seed}-{cache.digest(key, 16)}"
 
 
 def get(name: str, scale: str = "smoke", seed: int = 0, retrain: bool = False) -> nn.Module:
@@ -67,45 +96,33 @@ def get(name: str, scale: str = "smoke", seed: int = 0, retrain: bool = False) -
     Raises: ConfigError for a name that does not exist; lib.data.DataError for data that are missing;
         permission.NotAskedError where it has to be trained, that takes long, and nobody asked for it.
     """
-    preset = config.load(scale)
+    network = _Network.of(config.load(scale), name, seed)
     with permission.asked() if retrain else nullcontext():
-        model, _ = _obtain(preset, name, seed, retrain)
-    return model.to(compute.device(preset.compute.device)).eval()
+        model, _ = _obtain(network, retrain)
+    return model.to(compute.device(network.preset.compute.device)).eval()
 
 
-def card(name: str, scale: str = "smoke", seed: int = 0) -> dict[str, Any]:
+def card(name: str, scale: str = "smoke", seed: int = 0) -> Card:
     """What is known of a trained network: recipe, data, accuracy, loss curve, seconds, hash. Trains it if need be."""
-    preset = config.load(scale)
-    address = store.fingerprint(_key(preset, name, seed))
-    for place in (_place(preset, name, seed, address), _Place.shipped(preset, name, seed)):
-        about = _card(place, address)
-        if about is not None:
-            return about
-    return _obtain(preset, name, seed, retrain=False)[1]
+    network = _Network.of(config.load(scale), name, seed)
+    return network.card() or _obtain(network)[1]
 
 
 def kept(name: str, scale: str = "smoke", seed: int = 0) -> bool:
     """Whether a network is there, trained before or come with the package, so that `get` only loads it."""
-    preset = config.load(scale)
-    address = store.fingerprint(_key(preset, name, seed))
-    places = (_place(preset, name, seed, address), _Place.shipped(preset, name, seed))
-    return any(place.weights.exists() and _card(place, address) is not None for place in places)
+    network = _Network.of(config.load(scale), name, seed)
+    places = (network.weights, network.shipped)
+    return any(weights.exists() and _card(weights, network.address) is not None for weights in places)
 
 
 def key(name: str, scale: str = "smoke", seed: int = 0) -> str:
     """The address of a network: a hash of recipe, seed, data, parents and the version of the code that makes it."""
-    return store.fingerprint(_key(config.load(scale), name, seed))
+    return _Network.of(config.load(scale), name, seed).address
 
 
 def folder(name: str, scale: str = "smoke", seed: int = 0) -> Path:
     """Where the cache keeps a network's weights.safetensors and card.json, whether they are there or not."""
-    preset = config.load(scale)
-    return _place(preset, name, seed, key(name, scale, seed)).folder
-
-
-def trunk(name: str, scale: str, seed: int, epoch: int) -> Path:
-    """The checkpoint from which other networks branch off a network's training; made where it is not there yet."""
-    return _trunk(config.load(scale), name, seed, epoch)
+    return _Network.of(config.load(scale), name, seed).folder
 
 
 def _key(preset: Scale, name: str, seed: int) -> dict[str, Any]:
@@ -120,54 +137,50 @@ def _key(preset: Scale, name: str, seed: int) -> dict[str, Any]:
     }
 
 
-def _obtain(preset: Scale, name: str, seed: int, retrain: bool) -> tuple[nn.Module, dict[str, Any]]:
-    address = store.fingerprint(_key(preset, name, seed))
-    place = _place(preset, name, seed, address)
-    for candidate in () if retrain else (place, _Place.shipped(preset, name, seed)):
-        found = _load(preset, name, candidate, address)
-        if found is not None:
-            return found
-    store.about_to_make(f"network {name} (seed {seed})")
-    permission.check(preset, name, seed, _missing_parents(preset, name, seed))
-    cards = [_card(candidate, address) for candidate in (place, _Place.shipped(preset, name, seed))]
-    said = [about["weights"] for about in cards if about is not None]
-    place.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(place.folder / "lock"):
-        found = None if retrain else _load(preset, name, place, address)
-        if found is None:
-            if retrain:
-                place.checkpoint.unlink(missing_ok=True)
-                for epoch in _branchings(preset, name):
-                    _trunk_file(preset, name, seed, epoch).unlink(missing_ok=True)
-            _train(preset, name, seed, place, address)
-            found = _load(preset, name, place, address)
-    if found is None:
-        raise ZooError(f"network {name} (seed {seed}) was trained, and {place.folder} cannot be read back")
-    if said and found[1]["weights"] != said[0]:
-        changed.append(f"{name} (seed {seed})")
-    return found
+def _obtain(network: _Network, retrain: bool = False) -> tuple[nn.Module, Card]:
+    def make() -> tuple[dict[str, Tensor], Card]:
+        permission.check(network.preset, network.name, network.seed, _missing_parents(network))
+        before = network.card()
+        if retrain:
+            network.checkpoint.unlink(missing_ok=True)
+            for epoch in _branchings(network):
+                network.trunk(epoch).unlink(missing_ok=True)
+        tensors, about = _train(network)
+        if before is not None and before["weights"] != about["weights"]:
+            changed.append(f"{network.name} (seed {network.seed})")
+        return tensors, about
+
+    def write(path: Path, _: Mapping[str, Any], value: tuple[dict[str, Tensor], Card]) -> None:
+        tensors, about = value
+        store.write_atomic(path, save_tensors(tensors))
+        store.write_atomic(_card_of(path), json.dumps(about, indent=1))
+        network.checkpoint.unlink(missing_ok=True)
+
+    codec: cache.Codec[Any] = cache.Codec(".safetensors", write, lambda path, _: _read(network, path))
+    folder, name = config.cache_dir(network.preset.name), f"{network.folder.name}/weights"
+    return cache.get("networks", network.key, make, codec, folder=folder, name=name, also=network.shipped, anew=retrain)
 
 
-def _missing_parents(preset: Scale, name: str, seed: int) -> list[str]:
+def _missing_parents(network: _Network) -> list[str]:
     """What a network's training starts from and is not there, the first to be trained first."""
     missing: list[str] = []
-    start = preset.recipe(name).start
-    while start is not None and not kept(start["network"], preset.name, seed):
+    start = network.recipe.start
+    while start is not None and not kept(start["network"], network.preset.name, network.seed):
         missing.insert(0, start["network"])
-        start = preset.recipe(missing[0]).start
+        start = network.preset.recipe(missing[0]).start
     return missing
 
 
-def _place(preset: Scale, name: str, seed: int, address: str) -> _Place:
-    digest = address.removeprefix("sha256:")[:16]
-    folder = config.cache_dir(preset.name) / "networks" / f"{name}-seed{seed}-{digest}"
-    return _Place(folder / "weights.safetensors", folder / "card.json", folder / "checkpoint.pt")
+def _card_of(weights: Path) -> Path:
+    """The file of what is known of a network, beside its weights."""
+    return weights.with_name("card.json") if weights.stem == "weights" else weights.with_suffix(".json")
 
 
-def _card(place: _Place, address: str) -> dict[str, Any] | None:
-    """The card at a place, or None where there is none, or one that cannot be read or is of another recipe."""
+def _card(weights: Path, address: str) -> Card | None:
+    """The card beside weights, or None where there is none, or one that cannot be read or is of another recipe."""
+    path = _card_of(weights)
     try:
-        about = json.loads(place.card.read_text())
+        about = json.loads(path.read_text())
         if not isinstance(about, dict):
             raise ValueError(f"a mapping was expected, not {type(about).__name__}")
         if about.get("checksum") not in (None, store.fingerprint({k: about[k] for k in about if k != "checksum"})):
@@ -175,57 +188,50 @@ def _card(place: _Place, address: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        warnings.warn(f"network card {place.card} cannot be read ({error}); the network is made anew", stacklevel=5)
+        warnings.warn(f"network card {path} cannot be read ({error}); the network is made anew", stacklevel=5)
         return None
     return about if about.get("key") == address else None
 
 
-def _load(preset: Scale, name: str, place: _Place, address: str) -> tuple[nn.Module, dict[str, Any]] | None:
-    """The network at a place, or None where there is none, or one that is damaged or of another recipe."""
-    about = _card(place, address)
+def _read(network: _Network, weights: Path) -> tuple[nn.Module, Card]:
+    """The network of a weights file. Raises: FileNotFoundError where there is none; ValueError for a damaged one."""
+    about = _card(weights, network.address)
     if about is None:
-        return None
-    try:
-        blob = place.weights.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        warnings.warn(f"{place.weights} cannot be read ({error}); the network is made anew", stacklevel=4)
-        return None
+        raise FileNotFoundError(f"no network of this recipe at {weights}")
+    blob = weights.read_bytes()
     if about.get("weights") != store.bytes_sha256(blob):
-        warnings.warn(f"{place.weights} does not match its card; the network is made anew", stacklevel=4)
-        return None
+        raise ValueError("it does not match its card")
     try:
         with torch.random.fork_rng(devices=[]):  # first weights are drawn and replaced: the caller's state stays
-            model = recipes.blank(preset, preset.recipe(name))
+            model = recipes.blank(network.preset, network.recipe)
         model.load_state_dict(load_tensors(blob))
     except (SafetensorError, RuntimeError) as error:
-        warnings.warn(f"{place.weights} cannot be used ({error}); the network is made anew", stacklevel=4)
-        return None
+        raise ValueError(f"it cannot be used ({error})") from error
     return model.eval(), about
 
 
-def _train(preset: Scale, name: str, seed: int, place: _Place, address: str) -> None:
-    recipe = preset.recipe(name)
+def _train(network: _Network) -> tuple[dict[str, Tensor], Card]:
+    """The weights of a network trained from its beginning, its trunk or its checkpoint, and its card."""
+    recipe, preset, seed = network.recipe, network.preset, network.seed
     began = time.perf_counter()
     compute.deterministic()
     images = _training_images(preset, recipe, seed)
-    model, history = _mended(lambda: _fit(preset, name, seed, images, place))
+    model, history = _fit(network, images)
     tensors = _stored(model, recipe)
     broken = [key for key, value in tensors.items() if not torch.isfinite(value).all()]
     if broken:
         raise training.TrainingError(
-            f"network {name} (seed {seed}) ends with weights that are not finite in {recipe.storage} ({broken[0]}): "
-            f"lower learning_rate (now {recipe.learning_rate})"
+            f"network {network.name} (seed {seed}) ends with weights that are not finite in {recipe.storage} "
+            f"({broken[0]}): lower learning_rate (now {recipe.learning_rate})"
         )
     model.load_state_dict(tensors)
     test = data.load(recipe.data, "test")
     trained_on = f"{recipe.data}/{recipe.fit_split}{', prepared' if recipe.prepare else ''}"
     about = {
-        "name": name,
+        "name": network.name,
         "scale": preset.name,
         "seed": seed,
-        "key": address,
+        "key": network.address,
         "recipe": recipe.plain(),
         "data": {trained_on: images.fingerprint, f"{recipe.data}/test": test.fingerprint},
         "test_accuracy": training.accuracy(model, test),
@@ -237,52 +243,43 @@ def _train(preset: Scale, name: str, seed: int, place: _Place, address: str) -> 
         "device": compute.describe(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "weights": store.bytes_sha256(save_tensors(tensors)),
     }
-    blob = save_tensors(tensors)
-    about["weights"] = store.bytes_sha256(blob)
-    about["checksum"] = store.fingerprint(about)
-    store.write_atomic(place.weights, blob)
-    store.write_atomic(place.card, json.dumps(about, indent=1))
-    place.checkpoint.unlink(missing_ok=True)
+    return tensors, {**about, "checksum": store.fingerprint(about)}
 
 
-def _fit(
-    preset: Scale, name: str, seed: int, images: data.ImageSet, place: _Place
-) -> tuple[nn.Module, list[dict[str, float]]]:
-    """The network trained from its beginning, its trunk or its checkpoint, and its history."""
-    recipe = preset.recipe(name)
-    trunk = _trunk_of(preset, name, seed)
-    model = _beginning(preset, recipe, seed)
-    history = training.fit(
-        model,
-        images,
-        recipe,
-        seed=seed,
-        hooks=[function(**arguments) for function, arguments in map(recipes.plug, recipe.hooks)],
-        checkpoint=place.checkpoint,
-        trunk=trunk,
-        device=preset.compute.device,
-    )
-    return model, history
-
-
-def _mended(train: Callable[[], Trained]) -> Trained:
-    """What `train` returns; where a checkpoint that it goes on from is damaged, it is deleted, with a warning."""
-    for _ in range(2):  # a network's own checkpoint, and the trunk it branches from
+def _fit(network: _Network, images: data.ImageSet) -> tuple[nn.Module, list[dict[str, float]]]:
+    """The trained network and its history. A damaged checkpoint that training goes on from is deleted."""
+    recipe = network.recipe
+    for attempt in range(3):  # a network's own checkpoint, and the trunk it branches from, may be damaged
         try:
-            return train()
+            trunk = _trunk_of(network)
+            model = _beginning(network.preset, recipe, network.seed)
+            history = training.fit(
+                model,
+                images,
+                recipe,
+                seed=network.seed,
+                hooks=[function(**arguments) for function, arguments in map(recipes.plug, recipe.hooks)],
+                checkpoint=network.checkpoint,
+                trunk=trunk,
+                device=network.preset.compute.device,
+            )
+            break
         except training.CheckpointError as error:
+            if attempt == 2:
+                raise
             warnings.warn(f"{error}. It is deleted, and that training done anew", stacklevel=5)
             error.path.unlink(missing_ok=True)
-    return train()
+    return model, history
 
 
 def _training_images(preset: Scale, recipe: Recipe, seed: int) -> data.ImageSet:
     images = data.load(recipe.data, recipe.fit_split)
     images = images if recipe.train_limit is None else images.stratified(recipe.train_limit, seed=0)
-    start = (
-        _obtain(preset, recipe.start["network"], seed, retrain=False)[0] if recipe.start and recipe.prepare else None
-    )
+    start = None
+    if recipe.start and recipe.prepare:
+        start = _obtain(_Network.of(preset, recipe.start["network"], seed))[0]
     for plug in recipe.prepare:
         function, arguments = recipes.plug(plug)
         images = function(images, start=start, seed=seed, **arguments)
@@ -295,50 +292,48 @@ def _beginning(preset: Scale, recipe: Recipe, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         model = recipes.untransformed(preset, recipe)
         if recipe.start is not None and "epoch" not in recipe.start:
-            parent, _ = _obtain(preset, recipe.start["network"], seed, retrain=False)
+            parent, _ = _obtain(_Network.of(preset, recipe.start["network"], seed))
             model.load_state_dict(parent.state_dict())
         return recipes.transformed(model, recipe)
 
 
-def _trunk_of(preset: Scale, name: str, seed: int) -> Path | None:
+def _trunk_of(network: _Network) -> Path | None:
     """The checkpoint that a network's training goes on from: its parent's, or the one it shares with its branches."""
-    start = preset.recipe(name).start or {}
+    start = network.recipe.start or {}
     if "epoch" in start:
-        return _trunk(preset, start["network"], seed, start["epoch"])
-    branches = _branchings(preset, name)
-    return _trunk(preset, name, seed, branches[0]) if branches else None
+        return _trunk(_Network.of(network.preset, start["network"], network.seed), start["epoch"])
+    branches = _branchings(network)
+    return _trunk(network, branches[0]) if branches else None
 
 
-def _branchings(preset: Scale, name: str) -> list[int]:
+def _branchings(network: _Network) -> list[int]:
     """The epochs at which other networks branch off a network's training, in order."""
-    starts = [recipe.start for recipe in preset.networks.values() if recipe.start is not None]
-    return sorted({start["epoch"] for start in starts if start["network"] == name and "epoch" in start})
+    starts = [recipe.start for recipe in network.preset.networks.values() if recipe.start is not None]
+    return sorted({start["epoch"] for start in starts if start["network"] == network.name and "epoch" in start})
 
 
-def _trunk_file(preset: Scale, name: str, seed: int, epoch: int) -> Path:
-    place = _place(preset, name, seed, store.fingerprint({"trunk": _key(preset, name, seed), "epoch": epoch}))
-    return place.folder / f"epoch{epoch}.pt"
+def _trunk(network: _Network, epoch: int) -> Path:
+    """The checkpoint of a network's training after some epochs; made where it is not there yet."""
+    path, preset, recipe, seed = network.trunk(epoch), network.preset, network.recipe, network.seed
+
+    def make() -> Path:
+        checkpoint = path.with_name("checkpoint.pt")
+        begun, images = _beginning(preset, recipe, seed), _training_images(preset, recipe, seed)
+        training.fit(begun, images, recipe, seed=seed, checkpoint=checkpoint, until=epoch, device=preset.compute.device)
+        return checkpoint
+
+    key = {"trunk": network.key, "epoch": epoch}
+    name = f"{path.parent.name}/{path.stem}"
+    return cache.get("networks", key, make, _TRUNK, folder=config.cache_dir(preset.name), name=name)
 
 
-def _trunk(preset: Scale, name: str, seed: int, epoch: int) -> Path:
-    """The checkpoint of a network's training after `epoch` epochs, from which recipes that differ in hooks branch."""
-    recipe = preset.recipe(name)
-    path = _trunk_file(preset, name, seed, epoch)
-    checkpoint = path.with_name("checkpoint.pt")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.parent / "lock"):
-        if not path.exists():
-            training.fit(
-                _beginning(preset, recipe, seed),
-                _training_images(preset, recipe, seed),
-                recipe,
-                seed=seed,
-                checkpoint=checkpoint,
-                until=epoch,
-                device=preset.compute.device,
-            )
-            checkpoint.rename(path)
+def _existing(path: Path, _: Mapping[str, Any]) -> Path:
+    path.stat()
     return path
+
+
+# The file is the value; `training.load_checkpoint` verifies it.
+_TRUNK: cache.Codec[Path] = cache.Codec(".pt", lambda path, _, made: made.rename(path), _existing)
 
 
 def _stored(model: nn.Module, recipe: Recipe) -> dict[str, Tensor]:
@@ -363,7 +358,8 @@ def train_family(scale: str, family: str, seed: int, retrain: bool = False, card
     with permission.asked():
         if cards and not retrain:
             return {name: card(name, scale, seed)["key"] for name in preset.families[family]}
-        return {name: _obtain(preset, name, seed, retrain)[1]["key"] for name in preset.families[family]}
+        networks = [_Network.of(preset, name, seed) for name in preset.families[family]]
+        return {network.name: _obtain(network, retrain)[1]["key"] for network in networks}
 
 
 def ship(scale: str) -> list[Path]:
@@ -380,17 +376,16 @@ def ship(scale: str) -> list[Path]:
     written = []
     for name in preset.networks:
         for seed in seeds:
-            address = store.fingerprint(_key(preset, name, seed))
-            place, target = _place(preset, name, seed, address), _Place.shipped(preset, name, seed)
-            about = _card(place, address)
+            network = _Network.of(preset, name, seed)
+            about = _card(network.weights, network.address)
             if about is None:
                 continue
             if name in preset.ship and seed == seeds[0]:
-                blob = place.weights.read_bytes()
+                blob = network.weights.read_bytes()
                 if len(blob) > SHIPPED_MB * 1e6:
                     raise ZooError(f"{name}: weights of {len(blob) / 1e6:.1f} MB; at most {SHIPPED_MB} MB ship")
-                written.append(store.write_atomic(target.weights, blob))
-            written.append(store.write_atomic(target.card, json.dumps(about, indent=1)))
+                written.append(store.write_atomic(network.shipped, blob))
+            written.append(store.write_atomic(_card_of(network.shipped), json.dumps(about, indent=1)))
     return written
 
 

@@ -1,6 +1,5 @@
 """Time boxes of tiny networks: the configuration, a machine that lacks packages, and runs in processes of their own."""
 
-import importlib
 import os
 import signal
 import subprocess
@@ -13,7 +12,8 @@ import yaml
 from training_tools import TINY
 from zoo_tools import SMOKE
 
-from lib import config, store
+from lib import config
+from lib.engine import archive
 
 # What such a machine lacks; foolbox's own import of git must not stop it either.
 LACKING = "snakemake papermill IPython ipykernel jupyter jupyterlab nbformat nbconvert ipywidgets jinja2 psutil"
@@ -127,23 +127,8 @@ def cut_off(process: subprocess.Popen) -> list[int]:
     return started
 
 
-class Here:
-    """Stands for a pool of workers: makes the calls in this process, at once."""
+class Contents:
+    """An archive as it lies there."""
 
-    def __init__(self, *_: Any) -> None:
-        pass
-
-    def ask(self, calls: Any) -> list[dict[str, Any]]:
-        answers = []
-        for call, arguments in calls:
-            module, _, function = call.partition(":")
-            try:
-                with store.only_kept():
-                    value = getattr(importlib.import_module(module), function)(**arguments)
-                answers.append({"event": "done", "value": str(value) if isinstance(value, Path) else value})
-            except store.NotKept as error:
-                answers.append({"event": "missing", "error": str(error)})
-        return answers
-
-    def end(self) -> None:
-        pass
+    def __init__(self, path: Path) -> None:
+        self.manifest, self.files = archive.read(path)

@@ -9,7 +9,7 @@ import yaml
 from samples import accuracies, falling, write
 
 from lib import claims, config, record
-from lib.claims import conditions
+from lib.claims import material
 
 RULE = {
     "left": {"strength": {"gt": 0}},
@@ -303,8 +303,8 @@ def test_counterparts_are_found_or_named(rules):
     [
         ({"rule": {"expect": {"better": 1}}}, "expect is"),
         ({"rule": {"expect": "lower"}}, "expect is 'lower'"),
-        ({"rule": {"expect": {"lower": -1}}}, "from 0"),
-        ({"rule": {"expect": {"lower": "much"}}}, "must be numbers"),
+        ({"rule": {"expect": {"lower": -1}}}, "must be from 0"),
+        ({"rule": {"expect": {"lower": "much"}}}, "amount: Input should be a valid number"),
         ({"rule": {"expect": {"at most": 0.1}}}, "at most needs its number and a tolerance"),
         ({"rule": {"expect": {"lower": 0.1, "margin": 0.1}}}, "expect is"),
         ({"rule": {"right": None}}, "lower needs a right side"),
@@ -373,20 +373,20 @@ def test_networks_far_below_the_usual_accuracy_are_told_in_the_verdict(rules, re
 
 def test_fresh_seeds_are_told_apart(rules):
     folder = rules({"left": {"strength": 4}})
-    frozen = {"rules": conditions.rules_hash(), "date": "2026-01-02", "seen": {"smoke": [0, 1, 2]}}
+    frozen = {"rules": material.rules_hash(), "date": "2026-01-02", "seen": {"smoke": [0, 1, 2]}}
     (folder / "verdicts.yaml").write_text(yaml.safe_dump({"frozen": frozen}))
     found = judged(accuracies(STRENGTHS, shifted(0, 0, 0, -0.1), seeds=range(5)))
     assert found.fresh["seeds"] == [3, 4] and found.fresh["seen"] == [0, 1, 2]
     assert found.fresh["effects"][0]["repetitions"] == 2 and found.effects[0]["repetitions"] == 5
     assert found.fresh["effects"][0]["value"] == pytest.approx(-0.1)
-    assert conditions.frozen("smoke")["date"] == "2026-01-02" and conditions.frozen("cpu")["seen"] == []
+    assert material.frozen("smoke")["date"] == "2026-01-02" and material.frozen("cpu")["seen"] == []
     rules({"left": {"strength": 3}})
-    assert conditions.frozen("smoke")["date"] is None  # the rule is another one
+    assert material.frozen("smoke")["date"] is None  # the rule is another one
 
 
 def test_the_packages_rules_are_frozen():
-    known = conditions.settings()["frozen"]
-    assert known["rules"] == conditions.rules_hash(), (
+    known = material.settings()["frozen"]
+    assert known["rules"] == material.rules_hash(), (
         "a rule has changed: in config/verdicts.yaml renew rules (the second one here), date, and the seeds seen by now"
     )
 

@@ -67,7 +67,10 @@ def test_download_of_gtsrb_completes_an_interrupted_one(monkeypatch, tmp_path):
 
     def fetch(url, download_root, md5):
         fetched.append(url)
-        shutil.copytree(good / "gtsrb", download_root, dirs_exist_ok=True)
+        part = "Training" if "Training" in url else "Final_Test"
+        shutil.copytree(good / "gtsrb/GTSRB" / part, f"{download_root}/GTSRB/{part}", dirs_exist_ok=True)
+        if url.endswith("GT.zip"):
+            shutil.copy(good / "gtsrb/GT-final_test.csv", download_root)
 
     monkeypatch.setattr("torchvision.datasets.gtsrb.download_and_extract_archive", fetch)
     assert command.main(["download", "gtsrb", "--data", str(signs)]) == 0

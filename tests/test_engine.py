@@ -15,7 +15,7 @@ import yaml
 from workshop import RECORD, ROOT, SMOKE, Workshop, notebook
 
 from lib import config, engine
-from lib.engine import cost, jobs, run, summary
+from lib.engine import graph, jobs, run
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_every_item_of_this_package_has_its_families_at_every_scale(scale):
 def test_every_study_reaches_its_modules():
     """A change to what a notebook computes or draws must run it again, in whichever folder it lies."""
     found = engine.sources(notebook=config.ROOT / "notebooks/37_lancet_adaptive.ipynb")
-    assert {"lib/lancet/study/adaptive.py", "lib/lancet/study/draw_adaptive.py"} <= set(found)
+    assert {"lib/experiments/lancet_adaptive.py", "lib/experiments/lancet_repairs.py"} <= set(found)
     for steps in config.steps().values():
         module = next(iter(steps.values())).run.partition(":")[0]
         assert module.replace(".", "/") + ".py" in engine.sources(module)
@@ -111,23 +111,32 @@ def test_sources_follow_imports_through_packages(small):
     small.write("lib/f.py", "")
     small.write("lib/g.py", "")
     parts = ["lib/b/__init__.py", "lib/b/c.py", "lib/b/e.py"]
-    others = ["lib/bare/h.py", "lib/d.py", "lib/f.py", "lib/late.py"]
+    others = ["lib/bare/h.py", "lib/d.py", "lib/f.py"]
     assert engine.sources("lib.a") == sorted(["lib/__init__.py", "lib/a.py", *parts, *others])
     notebook(small.root / "notebooks/03.ipynb", "%matplotlib inline\nimport lib.g", "from lib.b.e import thing")
     found = engine.sources("lib.f.Thing", notebook=small.root / "notebooks/03.ipynb")
-    assert found == ["lib/__init__.py", *parts, "lib/f.py", "lib/late.py"]
+    assert found == ["lib/__init__.py", *parts, "lib/f.py"]
 
 
 # ---- what it costs
 
 
-def test_estimate_by_hand(small):
+def test_what_is_left_and_what_it_costs_by_hand(small, monkeypatch):
     # Images x epochs / rate: dense 3500 (2 + 4) / 700 = 30 s; pruned starts from it, 2 epochs, twice as dear by its
-    # hook: 20 s; other 700 images: 2 s. Two seeds on two cores: the longest chain, 50 s, is less than half of 104 s.
-    known = engine.estimate("smoke", cores=2)
-    assert known == {"networks": 8, "epochs": 20, "seconds": pytest.approx(52), "megabytes": 24}
-    assert engine.estimate("smoke", cores=8)["seconds"] == pytest.approx(50)
-    assert engine.estimate("smoke", cores=1, only=["02_two"])["seconds"] == pytest.approx(4)
+    # hook: 20 s; other 700 images: 2 s. Two seeds; of two tasks an evaluation nothing is known.
+    preset = config.load("smoke")
+    assert [graph.node_seconds(preset, node) for node in engine.nodes(preset)] == [
+        pytest.approx(seconds) for seconds in (30, 30, 20, 20, 2, 2)
+    ]
+    monkeypatch.setattr(run, "survey", lambda plan: set())
+    told = run.outlook("smoke", engine.select())
+    assert "16 of 16 tasks are left, about 104 s and 8 tasks of unknown time one by one" in told.replace(
+        "2 min", "104 s"
+    )
+    assert "8 networks to train, about 24 MB" in told
+    monkeypatch.setattr(run, "survey", lambda plan: set(plan.tasks))
+    assert "nothing is left to compute" in run.outlook("smoke", engine.select())
+    assert "robustness_three: complete at seed 0 1" in run.outlook("smoke", ["02_two"])
 
 
 def test_a_branch_costs_only_what_comes_after_its_trunk(small):
@@ -139,33 +148,34 @@ def test_a_branch_costs_only_what_comes_after_its_trunk(small):
     }
     smoke["networks"]["pruned"]["start"] = {"network": "dense", "epoch": 1}
     small.configure(smoke)
-    assert cost.network_seconds(config.load("smoke"), "pruned") == pytest.approx(3500 * 1 * 2 / 700)
+    assert config.network_seconds(config.load("smoke"), "pruned") == pytest.approx(3500 * 1 * 2 / 700)
 
 
-def test_without_rates_the_estimate_says_unknown(small):
-    small.configure({**SMOKE, "estimate": {}})
-    assert engine.estimate("smoke") == {"networks": 8, "epochs": 20, "seconds": None, "megabytes": None}
-    assert "time unknown, disk unknown" in run.plan("smoke", 2)
+def test_missing_data_are_said_first(small):
+    small.write(
+        "lib/zoo.py", "def card(name, scale, seed):\n    raise RuntimeError('no cifar10 in data/: get it so')\n"
+    )
+    done = small.call("--only", "02_two", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("it cannot be told whether other is there: no cifar10 in data/: get it so")
+    assert "Out of date now: " in done.stdout and "train other 0" in done.stdout and "notebook 02_two" in done.stdout
 
 
-def test_chains_of_families_come_first(small):
-    preset = config.load("smoke")
-    every = engine.nodes(preset)
-    length = {(node.family, node.seed): engine.chain(preset, every, node) for node in every}
-    assert length["dense", 0] == pytest.approx(50)
-    assert length["pruned", 1] == pytest.approx(20)
-    assert length["other", 1] == pytest.approx(2)
-
-
-def test_evaluation_counts_where_the_scale_says_what_it_takes(small):
-    smoke = copy.deepcopy(SMOKE)
-    smoke["estimate"]["evaluation_seconds"] = {"other": 60, "dense": 10}
-    small.configure(smoke)
-    preset = config.load("smoke")
-    every = engine.nodes(preset)
-    length = {node.family: engine.chain(preset, every, node) for node in every}
-    assert length == {"dense": pytest.approx(50), "pruned": pytest.approx(20), "other": pytest.approx(62)}
-    assert engine.estimate("smoke", cores=1)["seconds"] == pytest.approx(104 + 2 * 70)
+def test_a_run_tells_how_far_it_is(small, capsys):
+    assert run.progress("smoke") == "" and run.status("smoke") == 0
+    assert "No run of smoke is at work" in capsys.readouterr().out
+    jobs.note("smoke", event="due", jobs={"train": 3, "step": 1}, cores=2, guess={"train": 50.0})
+    log = jobs.workspace("smoke") / "logs" / "train-b.log"
+    jobs.note("smoke", event="start", job="train b", log=str(log))
+    assert run.progress("smoke").startswith("0 of 4 jobs done, more than 75 s left")
+    jobs.note("smoke", event="start", job="train a", log="")
+    jobs.note("smoke", event="end", job="train a", status=0, seconds=10.0)
+    jobs.note("smoke", event="end", job="step it", status=0, seconds=1.0)
+    log.write_text("first\nepochs 3 of 20\n\n")
+    assert run.progress("smoke") == "2 of 4 jobs done, about 10 s left · train b: epochs 3 of 20"
+    with jobs.alone("smoke"):
+        run.status("smoke")
+    assert capsys.readouterr().out == run.progress("smoke") + "\n"
 
 
 @pytest.mark.parametrize(
@@ -173,7 +183,7 @@ def test_evaluation_counts_where_the_scale_says_what_it_takes(small):
     [(None, "unknown"), (52, "52 s"), (600, "10 min"), (3.4 * 3600, "3.4 h"), (86400 * 5, "5.0 days")],
 )
 def test_durations_in_words(seconds, words):
-    assert cost.in_words(seconds) == words
+    assert config.in_words(seconds) == words
 
 
 # ---- one job
@@ -181,16 +191,25 @@ def test_durations_in_words(seconds, words):
 
 def test_a_job_keeps_its_output_only_when_it_succeeds(small, tmp_path):
     good, bad = tmp_path / "good.txt", tmp_path / "bad.txt"
-    words = [sys.executable, "-c", "import sys; print('{}'); print('why', file=sys.stderr); sys.exit(int(sys.argv[1]))"]
+    words = [sys.executable, "-c", "import sys; print('why', file=sys.stderr); sys.exit(int(sys.argv[1]))"]
     assert jobs.job("smoke", "train it", [*words, "0"], output=good) == 0
     assert jobs.job("smoke", "train that", [*words, "3"], output=bad) == 3
     first = good.read_text()
-    assert first.startswith("{}\nmade at ")
     assert jobs.job("smoke", "train it", [*words, "0"], output=good) == 0
     assert good.read_text() != first, "what lies after a job made again would be taken for up to date"
     assert not bad.exists()
-    assert [entry["job"] for entry in summary.ended("smoke", failed=True)] == ["train that"]
-    assert "FAILED  train that" in summary.summary("smoke")
+    told = run.summary("smoke")
+    assert "1 jobs done, 1 failed" in told and "FAILED  train that" in told and "          why" in told
+
+
+def test_a_job_makes_what_it_should_anew_or_has_failed(small, tmp_path):
+    made, old, done = (tmp_path / name for name in ("made.json", "old.json", "done"))
+    old.write_text("of an earlier run")
+    words = [sys.executable, "-c", f"open({str(made)!r}, 'w').write('new')"]
+    assert jobs.job("smoke", "notebook it", words, output=done, makes=[made, old]) == 1
+    assert made.exists() and not old.exists() and not done.exists()
+    assert "it did not make old.json" in run.summary("smoke")
+    assert jobs.job("smoke", "notebook it", words, output=done, makes=[made]) == 0 and done.exists()
 
 
 @pytest.mark.parametrize(("raises", "tries"), [(True, 1), (False, jobs.KERNEL_TRIES)])
@@ -199,7 +218,7 @@ def test_a_notebook_is_run_again_only_if_no_cell_raised(small, tmp_path, raises,
     error = {"output_type": "error", "ename": "ValueError", "evalue": "no\nmore", "traceback": []}
     text = json.dumps({"cells": [{"cell_type": "code", "execution_count": 7, "outputs": [error] if raises else []}]})
     script = f"open({str(count)!r}, 'a').write('x'); open({str(made)!r}, 'w').write({text!r}); raise SystemExit(1)"
-    assert jobs.job("smoke", "notebook it", [sys.executable, "-c", script], notebook=made) == 1
+    assert jobs.job("smoke", "notebook it", [sys.executable, "-c", script], makes=[made]) == 1
     assert len(count.read_text()) == tries
     assert jobs.failing_cell(made) == ((7, "ValueError: no") if raises else None)
 
@@ -218,8 +237,8 @@ def test_jobs_share_out_the_gpus(small, tmp_path):
     freed.close()
     assert jobs._take_gpu(folder, ["0", "1"])[0] == {"CUDA_VISIBLE_DEVICES": "1"}
     assert jobs._take_gpu(folder, []) == ({}, None)
-    assert jobs.gpus("2,3") == ["2", "3"]
-    assert jobs.gpus("") == jobs.gpus("-1") == []
+    assert jobs.devices("2,3") == ["2", "3"]
+    assert jobs.devices("") == jobs.devices("-1") == []
 
 
 # ---- whole runs
@@ -280,7 +299,8 @@ def test_the_second_time_does_nothing_and_touching_changes_nothing(shop):
 
 @pytest.mark.slow
 def test_what_a_change_reaches_is_made_again_and_no_more(shop):
-    shop.write("lib/robustness/evaluation.py", (shop.root / "lib/robustness/evaluation.py").read_text() + "# new\n")
+    evaluation = "lib/experiments/robustness_evaluation.py"
+    shop.write(evaluation, (shop.root / evaluation).read_text() + "# new\n")
     shop.notebook("02_two", "y = 1", RECORD.format(items=["robustness_three"], name="02_two"))
     assert shop.call("--only", "02_two").returncode == 0
     assert shop.lines("trained") == []
@@ -305,7 +325,7 @@ def test_a_record_that_is_not_the_scales_is_made_again(shop):
     ):
         path.write_text(body)
         told = shop.call("smoke", "--dry-run")
-        assert ("notebook_02_two" in told.stdout) is due, told.stdout
+        assert ("notebook 02_two" in told.stdout) is due, told.stdout
         assert ("again   notebook 02_two: robustness_three" in told.stderr) is due
     assert shop.call("smoke").returncode == 0
     assert path.read_bytes() == whole and shop.lines("shown") == ["02_two", "90_last"]
@@ -429,33 +449,25 @@ def test_a_home_that_cannot_be_written_is_no_matter(shop, tmp_path):
 def test_the_graph_of_this_package_holds_every_family_and_notebook(scale, tmp_path):
     places = {"NEURONS_CACHE": str(tmp_path / "cache"), "NEURONS_RESULTS": str(tmp_path / "results")}
     done = subprocess.run(
-        [sys.executable, "-m", "lib.engine", "run", "--scale", scale, "--cores", "2", "--dry-run"],
+        [sys.executable, "-m", "lib.engine", "run", scale, "--cores", "2", "--dry-run"],
         cwd=ROOT,
         env={**os.environ, **places},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    plan, due = done.stdout.split("Out of date now: ")
+    _, due = done.stdout.split("Out of date now: ")
     preset = config.load(scale)
     nodes, notebooks, steps = engine.nodes(preset), engine.notebooks(), engine.steps(preset)
     evaluated = [node for node in nodes if any(map(engine.evaluated, engine.studies(preset, node.family)))]
     assert {node.family for node in evaluated} >= {"resnet18-b128", "fc5-b512"}
-    for node in nodes:
-        assert f"train     {node.family}, seed" in plan
-    for node in evaluated:
-        assert f"evaluate  {node.family}, seed" in plan
-    for step in steps:
-        assert f"step      {step.study} {step.name}, seed {step.seed}" in plan
-    for name in notebooks:
-        assert f"notebook  {name}" in plan
     counts = {
         "train": len(nodes),
         "evaluate": len(evaluated),
+        "attack": len(engine.attacks(steps)),
         "step": len(steps),
         "notebook": len(notebooks),
         "report": 1,
     }
-    for kind, count in {**counts, "attack": len(engine.attacks(steps))}.items():
-        assert f"{count} {kind}" in due or count == 0
+    assert set(due.strip().split(", ")) == {f"{count} {kind}" for kind, count in counts.items() if count}
     assert not (tmp_path / "results").exists()

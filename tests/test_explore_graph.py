@@ -5,7 +5,6 @@ import torch
 import yaml
 
 from lib import config, engine, zoo
-from lib.engine import run
 
 NOTEBOOK = "00_explore"
 
@@ -24,10 +23,6 @@ def test_the_notebook_waits_for_the_networks_that_it_shows(scale):
 def test_notebooks_that_read_records_come_last():
     names = list(engine.notebooks())
     assert (names[0], names[-1]) == (NOTEBOOK, "90_claims")
-
-
-def test_the_plan_says_what_it_reads():
-    assert f"notebook  {NOTEBOOK}: reads nnslicer-resnet10, dynamic-resnet" in run.plan("smoke", 2, [NOTEBOOK])
 
 
 def test_a_slip_in_the_file_is_named(tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ def as_notebook(text: str) -> nbformat.NotebookNode:
 
 def test_every_block_names_the_file_it_belongs_to():
     text = (config.ROOT / "docs/extending.md").read_text()
-    assert len(blocks()) == text.count("\n```python\n") + text.count("\n```yaml\n") == 6
+    assert len(blocks()) == text.count("\n```python\n") + text.count("\n```yaml\n") == 7
 
 
 @pytest.mark.slow
@@ -52,7 +52,8 @@ def test_the_example_runs_as_it_stands(tmp_path):
     shop.write("config/smoke.yaml", smoke.replace("\nstudy:\n", f"\nstudy:\n{given['config/smoke.yaml: study']}"))
     for name in ("config/items.yaml", "config/claims.yaml"):
         shop.write(name, (shop.root / name).read_text() + "\n" + given[name])
-    shop.write("lib/robustness/noise.py", given["lib/robustness/noise.py"])
+    for name in ("lib/robustness/noise.py", "lib/experiments/robustness_noise.py"):
+        shop.write(name, given[name])
     nbformat.write(
         as_notebook(given["notebooks/05_robustness_noise.ipynb"]), shop.root / "notebooks/05_robustness_noise.ipynb"
     )

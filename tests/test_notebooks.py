@@ -30,12 +30,26 @@ def places(tmp_path_factory):
 
 
 OVERRIDES = {
+    "01_robustness_magnitude_pruning": ("test_images", "20"),
+    "02_robustness_low_rank": ("test_images", "20"),
+    "03_robustness_temperature": ("pgd_steps", "2"),
+    "04_robustness_spectra": ("prunable_tolerance", "0.02"),
+    "11_nnslicer_overhead": ("inputs", "2"),
+    "12_nnslicer_anatomy": ("theta", "0.1"),
+    "13_nnslicer_detection": ("adaptive_epsilon", "16"),
     "14_nnslicer_pruning": ("theta", "0.1"),
+    "15_nnslicer_protection": ("share", "0.3"),
+    "21_lcs_pruning": ("images", "90"),
+    "24_scratch_pruning": ("gate_epochs", "2"),
+    "25_scratch_diversity": ("budget", "0.6"),
     "31_lancet_companions": ("companion_steps", "30"),
     "32_lancet_localisation": ("pairs", "3"),
     "22_lcs_decisions": ("umap_neighbours", "8"),
     "23_lcs_detection": ("trees", "7"),
+    "33_lancet_backdoors": ("formula", "both"),
+    "34_lancet_trojannn": ("flip_threshold", "0.1"),
     "36_lancet_explanation": ("pictures", "1"),
+    "37_lancet_adaptive": ("important", "0.2"),
 }
 """One parameter of each notebook that is not the scale's, as papermill takes it; of the others, the seeds are."""
 

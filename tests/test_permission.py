@@ -10,7 +10,7 @@ import pytest
 from training_tools import TINY, write_config
 from zoo_tools import SMOKE, rewritten
 
-from lib import config, evaluations, permission, store, zoo
+from lib import cache, config, evaluations, permission, zoo
 
 pytestmark = pytest.mark.usefixtures("house", "unasked")
 NET = {**TINY, "family": "plain"}
@@ -37,7 +37,7 @@ def test_what_takes_long_is_refused_before_anything_is_done(house, trainings):
             read("plain", seed=1)
         for word in ("plain (seed 1)", "6 min", "python -m lib.zoo train --scale smoke --family plain --seed 1"):
             assert word in str(refused.value)
-    assert trainings == [] and not (house / "cache").exists()
+    assert trainings == [] and not list((house / "cache").rglob("*.safetensors"))
 
 
 def test_parents_that_are_not_there_count(house, trainings):
@@ -126,15 +126,15 @@ def test_cards_are_enough_until_something_reads_the_weights(house, trainings):
 def test_only_what_is_kept(house, trainings):
     ship_card(house)
     trainings.clear()
-    with store.only_kept():
+    with cache.only_kept():
         for make in (table, lambda: zoo.get("plain"), lambda: zoo.card("half")):
-            with pytest.raises(store.NotKept):
+            with pytest.raises(cache.NotKept):
                 make()
     assert trainings == []
     wanted = table()
     shutil.rmtree(house / "cache")
     trainings.clear()
-    with store.only_kept():
+    with cache.only_kept():
         assert table().equals(wanted)
     assert trainings == []
 

@@ -95,11 +95,15 @@ def test_silent_under_papermill_without_being_told(tmp_path):
     assert "walking" in streams[-1]["stderr"]
 
 
-def test_a_listener_hears_every_step_of_every_bar(monkeypatch):
-    heard = []
-    monkeypatch.setattr(progress, "_listeners", [])
-    progress.listen(lambda *step: heard.append(step))
-    assert list(progress.bar("ab", desc="letters")) == ["a", "b"]
-    assert list(progress.bar(iter([7]), desc="one", total=4)) == [7]
-    assert heard == [("letters", 0, 2), ("letters", 1, 2), ("letters", 2, 2), ("one", 0, 4), ("one", 1, 4)]
-    assert list(progress.bar([], desc="none")) == [] and heard[-1] == ("none", 0, 0)
+def test_in_a_jobs_log_lines_say_how_far_it_is(monkeypatch, capsys):
+    """The steps of a loop that takes a second each, on a clock of its own."""
+    clock = iter(range(100))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setenv("NEURONS_PROGRESS", "1")
+    assert list(progress.bar(range(14), desc="epochs")) == list(range(14))
+    assert capsys.readouterr().err.splitlines() == [
+        "epochs 5 of 14, about 11 s left",
+        "epochs 11 of 14, about 3 s left",
+    ]
+    assert list(progress.bar(iter("abc"), desc="letters")) == ["a", "b", "c"]
+    assert capsys.readouterr().err == ""

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from samples import accuracies, falling, write
 
 from lib import cite, claims, config, record, report
-from lib.report.gallery import best
-from lib.report.times import longest_chain
+from lib.report import entries
+from lib.report.gallery import BEST, best, complete, judged_at_largest, scales_of
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +80,7 @@ def test_page_shows_every_item_and_claim(results):
     assert facts["config"] in page.text and "@misc{" in page.text
     assert cite.identifier("robustness_fig7", "smoke") in page.text
     assert page.text.count("The paper states no value for these.") == 1
-    assert (results / "claims.json").is_file() and "## Maestrati 2020" in (results / "claims.md").read_text()
+    assert (results / "claims.json").is_file() and (results / "tables" / "claims.md").is_file()
 
 
 def test_what_the_paper_states_stands_beside_ours(results):
@@ -101,11 +101,29 @@ def test_what_the_paper_states_stands_beside_ours(results):
 def test_pictures_say_what_they_show(results):
     temperature()
     (alt,) = Page(report.build("smoke").read_text()).alts
-    assert alt.startswith(
-        "Figure 7: ResNet18 trained at temperature T, FGSM attacker who does not know T. Shows accuracy"
-    )
-    assert "accuracy (fraction of test images) from 0.05254 to 0.7" in alt
-    assert "temperature 1, 20" in alt and "epsilon from 0 to 16/255" in alt
+    assert "FGSM attacker who does not know T: accuracy" in alt and len(alt) <= 150
+    long = record.read("robustness_fig7", "smoke") | {"title": "many words " * 40}
+    assert len(entries.description(long)) <= 150
+
+
+def test_where_no_claim_can_be_tested_the_page_shows_the_verdicts_of_another_scale(results):
+    once = accuracies([{"temperature": t} for t in (1, 20)], lambda s, e: falling(0.7, 0.5, e), seeds=[0])
+    write("robustness_fig7", once, figure=figure())
+    page = Page(report.build("smoke").read_text())
+    assert "scale “cpu”" not in page.text
+    settings = [{"temperature": t} for t in (1, 20, 50, 100)]
+    for item in ("robustness_fig7", "robustness_fig8"):
+        write(item, accuracies(settings, lambda s, e: falling(0.7, 0.5, e)), "cpu", figure=figure())
+    report.build("cpu")
+    verdicts = {verdict.id: verdict.verdict for verdict in claims.verdicts("cpu")}
+    tested = [name for name, verdict in verdicts.items() if verdict != claims.NOT_TESTABLE]
+    page = Page(report.build("smoke").read_text())
+    assert tested and "The code ran end to end here" in page.text and "../cpu/index.html" in page.links
+    text = (results / "index.html").read_text()
+    for name in tested:
+        shown = re.search(rf'id="claim-{name}" data-verdict="([^"]*)"', text)
+        assert shown is not None and shown[1] == entries.slug(verdicts[name])
+    assert "not testable at this scale" in (results / "claims.json").read_text()  # of its own records
 
 
 def test_page_fetches_nothing_and_its_links_resolve(results):
@@ -128,27 +146,16 @@ def test_page_fetches_nothing_and_its_links_resolve(results):
         assert f"{tag}-src 'sha256-{digest}'" in html.unescape(policy[1])
 
 
-def test_run_times_show_the_longest_chain(results):
+def test_run_times_are_listed_the_longest_first(results):
     folder = results / "benchmarks"
     folder.mkdir(parents=True)
-    names = [f"{kind}-resnet18-temperature-seed0" for kind in ("train", "evaluate-robustness")]
-    for seconds, name in zip((61.5, 30, 20), [*names, "notebook-03_robustness_temperature"], strict=True):
-        (folder / f"{name}.tsv").write_text(f"s\th:m:s\tmax_rss\n{seconds}\t0:01:01\t812.25\n")
-    (folder / "notebook-11_nnslicer_overhead.tsv").write_text("s\th:m:s\tmax_rss\n70\t0:00:02\t-\n")
+    for seconds, name, peak in ((61.5, "train-resnet18-seed0", "812.25"), (70, "notebook-11_nnslicer_overhead", "-")):
+        (folder / f"{name}.tsv").write_text(f"s\th:m:s\tmax_rss\n{seconds}\t0:01:01\t{peak}\n")
     (folder / "torn.tsv").write_text("s\t")
-    assert [row["peak_mb"] for row in report.benchmarks("smoke")] == [None, 812.25, 812.25, 812.25]
-    chain = [row["node"] for row in report.critical_path("smoke")]
-    assert chain == [*names, "notebook-03_robustness_temperature"]
+    assert [(row["seconds"], row["peak_mb"]) for row in report.benchmarks("smoke")] == [(70, None), (61.5, 812.25)]
     page = Page(report.build("smoke").read_text())
-    assert "4 jobs, 3 min 02 s of work together" in page.text and "takes 1 min 52 s" in page.text
+    assert "2 jobs, 2 min 12 s of work together" in page.text
     assert "812 MB" in page.text and "torn" not in page.text
-
-
-def test_the_longest_chain_passes_through_jobs_that_were_not_measured():
-    graph = {"a": [], "b": ["a"], "c": ["b"], "d": []}
-    measured = {name: {"seconds": seconds} for name, seconds in {"a": 1, "c": 2, "d": 2.5, "gone": 9}.items()}
-    assert longest_chain(graph, measured) == ["a", "c"]
-    assert longest_chain({}, {}) == []
 
 
 def test_the_same_records_give_the_same_page(results):
@@ -166,7 +173,7 @@ def test_a_damaged_record_is_shown_as_such(results):
     temperature()
     (results / "numbers" / "robustness_fig7.json").write_text('{"item": "robustness_fig7"}')
     page = Page(report.build("smoke").read_text())
-    assert "Its record cannot be used:" in page.text and "key 'title' is missing" in page.text
+    assert "Its record cannot be used:" in page.text and "must contain [" in page.text
 
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>\"'&{{ 7 * 7 }}|`"
@@ -193,15 +200,14 @@ def test_hostile_text_is_escaped(tmp_path, results, monkeypatch):
     page = Page(text)
     assert page.tags.count("script") == 1 and page.tags.count("img") == 1 and not page.open
     assert page.text.count(HOSTILE) >= 10 and HOSTILE in page.alts[0]  # shown as it stands, everywhere
-    listed = (results / "claims.md").read_text()
-    for markdown, columns in ((report.gallery_markdown("smoke"), 10), (listed, 6)):
-        assert "<" not in markdown and "{{" in markdown
-        assert {line.count("|") - line.count("\\|") for line in markdown.splitlines() if line[:1] == "|"} == {columns}
+    markdown = report.gallery_markdown()
+    assert "<" not in markdown and "{{" in markdown
+    assert {line.count("|") - line.count("\\|") for line in markdown.splitlines() if line[:1] == "|"} == {10}
 
 
 def test_claims_that_wait_for_a_record_are_counted_apart(results):
     temperature(reduced=["5 epochs"])
-    cells = [line.split("|")[1:-1] for line in report.gallery_markdown("smoke").splitlines() if line[:1] == "|"]
+    cells = [line.split("|")[1:-1] for line in report.gallery_markdown().splitlines() if line[:1] == "|"]
     counts = {row[0].strip(): [[int(n) for n in cell.split("+")] for cell in row[2:]] for row in cells[2:]}
     judged = [verdict for verdict in claims.verdicts("smoke") if verdict.paper == "Maestrati 2020"]
     waiting = [verdict for verdict in judged if set(verdict.items) - {"robustness_fig7"}]
@@ -209,8 +215,6 @@ def test_claims_that_wait_for_a_record_are_counted_apart(results):
     assert 0 < len(waiting) < len(judged) and counts["Maestrati 2020"][-1] == apart and all(apart)
     sums = [sum(cell[k] for cell in counts["Maestrati 2020"] if len(cell) > k) for k in (0, 1)]
     assert sums == [sum(v.ours is ours for v in judged) for ours in (False, True)]
-    listed = report.gallery.claims_markdown("smoke", judged)
-    assert all(f"{count} without a record yet" in listed for count in apart)
 
 
 def test_gallery_is_rewritten_between_its_markers(tmp_path, results, capsys):
@@ -219,7 +223,7 @@ def test_gallery_is_rewritten_between_its_markers(tmp_path, results, capsys):
     readme = tmp_path / "my docs" / "README.md"
     readme.parent.mkdir()
     readme.write_text(f"# Top\n\n{report.START}\nold\n{report.END}\n\nbottom\n")
-    assert report.main(["--scale", "smoke", "--readme", str(readme)]) == 0
+    assert report.main(["--readme", str(readme)]) == 0
     text = readme.read_text()
     assert text.startswith("# Top\n\n") and text.endswith("\n\nbottom\n") and "\nold\n" not in text
     targets = re.findall(r"\]\(([^)]*)\)", text)
@@ -228,27 +232,30 @@ def test_gallery_is_rewritten_between_its_markers(tmp_path, results, capsys):
     assert "Reduced: 5 epochs." in text and "| Maestrati 2020 | 1 of 10 (`smoke`) |" in text
     papers = {item.paper for item in config.items().values()}
     assert len([line for line in text.splitlines() if line.startswith("|")]) == 2 + len(papers)
-    report.main(["--scale", "smoke", "--readme", str(readme)])
+    report.main(["--readme", str(readme)])
     assert readme.read_text() == text
     readme.write_text("no markers")
-    assert report.main(["--scale", "smoke", "--readme", str(readme)]) == 1
+    assert report.main(["--readme", str(readme)]) == 1
     assert str(readme) in capsys.readouterr().err and readme.read_text() == "no markers"
 
 
 def test_a_long_list_of_what_is_reduced_is_cut_in_the_readme_only(results):
     reduced = [f"{k} steps instead of {10 * k}" for k in range(1, 10)]
     temperature(reduced=reduced)
-    text = report.gallery.gallery_markdown("smoke")
+    text = report.gallery_markdown()
     assert "5 steps instead of 50; and 4 more settings, see the record." in text and "6 steps" not in text
     report.build("smoke")
     assert all(words in (results / "index.html").read_text() for words in reduced)
 
 
-def test_the_gallery_shows_a_figure_a_paper_first(results):
+def test_the_gallery_shows_the_best_that_has_been_drawn(results):
     settings = [{"temperature": t} for t in (1, 20)]
-    for item in ("robustness_fig1", "robustness_fig7", "robustness_fig3", "nnslicer_anatomy", "lancet_defects"):
+    for item in ("robustness_fig1", "robustness_fig7", "robustness_fig3", "nnslicer_pruning"):
         write(item, accuracies(settings, lambda s, e: falling(0.7, 0.5, e)), figure=figure())
-    assert best("smoke") == ["robustness_fig7", "nnslicer_anatomy", "lancet_defects", "robustness_fig3"]
+    write("lancet_backdoors", accuracies(settings, lambda s, e: falling(0.7, 0.5, e)))  # a table only
+    assert best(scales_of()) == ["robustness_fig7", "nnslicer_pruning", "robustness_fig3"]
+    papers = {config.items()[name].paper for name in BEST[:5]}
+    assert papers == {item.paper for item in config.items().values()}
 
 
 def test_the_gallery_shows_each_item_at_the_largest_scale_it_has_run_at(results):
@@ -259,24 +266,25 @@ def test_the_gallery_shows_each_item_at_the_largest_scale_it_has_run_at(results)
 
     for item in ("robustness_fig7", "robustness_fig8", "robustness_masking", "nnslicer_anatomy"):
         make(item, "smoke", 0.5)
-    assert set(report.gallery.scales_of().values()) == {"smoke"}  # nothing else is there
+    assert set(scales_of().values()) == {"smoke"}  # nothing else is there
     for item in ("robustness_fig7", "robustness_fig8", "robustness_masking"):
         make(item, "cpu", 0.6)
     make("robustness_fig7", "paper", 0.7)
-    at = report.gallery.scales_of()
+    at = scales_of()
     assert at == {"robustness_fig7": "paper", "robustness_fig8": "cpu", "robustness_masking": "cpu"}
-    assert list(report.gallery.scales_of("cpu")) == ["robustness_fig7", "robustness_fig8", "robustness_masking"]
     text = report.gallery_markdown()
     assert "| Maestrati 2020 | 3 of 10 (1 at `paper`, 2 at `cpu`) |" in text and "| 0 of 6 |" in text
     assert "results/paper/figures/robustness_fig7.png" in text and "results/cpu/figures/robustness_fig7.png" not in text
     assert "scale `paper`.**" in text and "results/smoke" not in text
     alone = {claim.id for claim in claims.load().values() if set(claim.items) == {"robustness_fig7"}}
     shared = {claim.id for claim in claims.load().values() if set(claim.items) <= set(at)} - alone
-    judged, waiting = report.gallery._judged(None, at)
-    assert alone and shared and alone | shared == set(judged) and not set(judged) & set(waiting)
-    assert {where for name, (_, where) in judged.items() if name in alone} == {"paper"}
-    assert {where for name, (_, where) in judged.items() if name in shared} == {"cpu"}  # all its items ran there
-    assert set(judged) | set(waiting) == set(claims.load())
+    judged = judged_at_largest(at)
+    assert set(judged) == set(claims.load())
+    ready = {name: where for name, (verdict, where) in judged.items() if where}
+    assert alone and shared and alone | shared == set(ready)
+    assert {where for name, where in ready.items() if name in alone} == {"paper"}
+    assert {where for name, where in ready.items() if name in shared} == {"cpu"}  # all its items ran there
+    assert all(complete(*judged[name]) for name in ready)
 
 
 def test_command_prints_the_path_and_says_what_has_not_run(results, capsys):

@@ -77,7 +77,7 @@ def test_a_notebook_run_twice_from_nothing_gives_the_same_bytes(tmp_path, monkey
     assert {(finding.thing, finding.check) for finding in found} == {
         (i, c) for i in ITEMS for c in ("numbers", "kept tables")
     }
-    assert {finding.state for finding in found} == {verify.OK}, verify.told(found, "smoke")
+    assert {finding.state for finding in found} == {verify.OK}, verify.summary(found, "smoke")
 
 
 @pytest.fixture
@@ -109,5 +109,5 @@ def test_the_guide_names_what_the_code_sets():
         "CUBLAS_WORKSPACE_CONFIG=:4096:8",
     ):
         assert word in text
-    for option in ("--rerun", "--twice", "--write", "--strict", "crate"):
+    for option in ("--rerun", "--against", "--write", "crate"):
         assert option in text

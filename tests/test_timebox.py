@@ -21,14 +21,14 @@ def box(tmp_path_factory):
     place = boxes.house(tmp_path_factory.mktemp("box"))
     out = place / "box.zip"
     words = ["--only", "robustness_pruned", "tuned", "--seeds", 0, "--minutes", 4, "--processes", 2]
-    words += ["--out", out, "--commit", "0123456789ab-dirty"]
+    words += ["--out", out]
     said = boxes.call(place, "box", *words, path=(boxes.lacking(place),))
-    assert "finished: robustness_pruned seed 0, tuned seed 0" in said
+    assert "finished: robustness_pruned seed 0\nfinished: tuned seed 0" in said
     return place, out
 
 
 def test_the_archive_holds_what_the_notebooks_need(box):
-    contents = archive.read(box[1])
+    contents = boxes.Contents(box[1])
     cards = {name for name in contents.files if archive.CARD.fullmatch(name)}
     assert cards == {f"networks/{name}-seed0.json" for name in [*PRUNED, "tuned", "low"]}
     weights = {name for name in contents.files if archive.WEIGHTS.fullmatch(name)}
@@ -40,38 +40,37 @@ def test_the_archive_holds_what_the_notebooks_need(box):
 
 
 def test_the_manifest_says_where_it_comes_from(box):
-    about = archive.read(box[1]).manifest
-    assert (about["scale"], about["commit"], about["dirty"], about["over"]) == ("smoke", "0123456789ab", True, True)
+    about = boxes.Contents(box[1]).manifest
+    assert (about["scale"], about["over"]) == ("smoke", True)
     assert about["device"].startswith("cpu") and about["unfinished"] == {}
-    assert about["code"] == archive.code_hash() and about["lock"].startswith("sha256:")
+    assert about["code"] == archive.code_hash()
     trunk = about["tasks"]["trunk dense seed 0 to epoch 1"]
-    assert trunk["state"] == "done" and trunk["images_per_second"] > 0
+    assert trunk["state"] == "done" and trunk["seconds"] >= 0
     assert [name for name in about["tasks"] if name.startswith("trunk")] == ["trunk dense seed 0 to epoch 1"]
 
 
 def test_a_second_run_finds_all_done_and_packs_nothing_from_before(box, tmp_path):
     place, _ = box
     words = ["box", "--only", "robustness_pruned", "tuned", "--seeds", 0, "--minutes", 4, "--processes", 1]
-    assert "finished: robustness_pruned seed 0, tuned seed 0" in boxes.call(place, *words, "--out", tmp_path / "a.zip")
-    contents = archive.read(tmp_path / "a.zip")
+    assert "finished: robustness_pruned seed 0\nfinished: tuned seed 0" in boxes.call(
+        place, *words, "--out", tmp_path / "a.zip"
+    )
+    contents = boxes.Contents(tmp_path / "a.zip")
     assert (dict(contents.files), contents.manifest["tasks"]) == ({}, {})
-    boxes.call(place, *words, "--out", tmp_path / "b.zip", "--everything", "--weights-mb", 0)
-    kinds = {name.rpartition(".")[2] for name in archive.read(tmp_path / "b.zip").files}
-    assert kinds == {"json"} and len(archive.read(tmp_path / "b.zip").files) == 10
 
 
 def test_a_dry_run_says_what_fits_and_makes_nothing(tmp_path):
     place = boxes.house(tmp_path)
     words = ["--only", "robustness_slow", "robustness_pruned", "--minutes", 2, "--out", tmp_path / "box.zip"]
     said = boxes.call(place, "box", *words, "--processes", 1, "--dry-run")
-    assert "robustness_slow seed 0: does not fit, 10 min" in said
+    assert "robustness_slow seed 0: does not fit, about 10 min" in said
     assert "robustness_pruned seed 0: fits" in said and "robustness_pruned seed 1: fits" in said
     assert not (tmp_path / "box.zip").exists() and not list((tmp_path / "cache").glob("*/networks/*/card.json"))
 
 
 @pytest.mark.slow
-def test_what_cannot_be_finished_gives_way_and_the_time_is_kept(tmp_path):
-    """The estimate says that the slow network fits; its epochs say that it does not."""
+def test_the_time_is_kept_and_what_takes_longer_than_estimated_is_ended(tmp_path):
+    """The estimate says that the slow network fits."""
     content = boxes.smoke()
     content["estimate"]["images_per_second"]["slow"] = 10**9
     place, out = boxes.house(tmp_path, content), tmp_path / "box.zip"
@@ -79,9 +78,9 @@ def test_what_cannot_be_finished_gives_way_and_the_time_is_kept(tmp_path):
     began = time.monotonic()
     said = boxes.call(place, "box", *words, "--out", out)
     assert time.monotonic() - began < 72
-    assert "ended   train slow seed 0: as measured, it cannot be finished in time" in said
-    about = archive.read(out).manifest
-    assert about["finished"] == ["robustness_tuned seed 0"] and list(about["unfinished"]) == ["robustness_slow seed 0"]
+    assert "not finished: robustness_slow seed 0, 2 tasks are left" in said
+    about = boxes.Contents(out).manifest
+    assert about["finished"] == [] and set(about["unfinished"]) == {"robustness_slow seed 0", "robustness_tuned seed 0"}
     assert about["tasks"]["train slow seed 0"]["state"] == "stopped"
 
 
@@ -93,19 +92,21 @@ def test_a_run_cut_off_loses_nothing_finished_and_is_gone_on_with(tmp_path):
     place, out = boxes.house(tmp_path, content), tmp_path / "box.zip"
     words = ["--seeds", 0, "--minutes", 8, "--processes", 2, "--out", out]
     process = boxes.start(place, "box", "--only", "robustness_slow", "robustness_tuned", *words)
-    boxes.wait_for(lambda: out.exists() and archive.read(out).manifest["finished"], 90)
+    boxes.wait_for(lambda: out.exists() and boxes.Contents(out).manifest["finished"], 90)
     workers = boxes.cut_off(process)
     assert len(workers) >= 2
     boxes.wait_for(lambda: not any(map(boxes.alive, workers)), 10)
-    first = archive.read(out)
+    first = boxes.Contents(out)
     assert first.manifest["finished"] == ["robustness_tuned seed 0"] and not first.manifest["over"]
     assert "networks/tuned-seed0.json" in first.files
+    words[-1] = tmp_path / "second.zip"
     said = boxes.call(place, "box", "--only", "robustness_tuned", "robustness_pruned", *words)
     assert "start   train tuned" not in said and "start   train dense seed 0" not in said
-    second = archive.read(out)
-    assert set(first.files.items()) < set(second.files.items()) and "networks/dense-s0.9-seed0.json" in second.files
+    second = boxes.Contents(tmp_path / "second.zip")
+    assert "networks/dense-s0.9-seed0.json" in second.files
     assert second.manifest["finished"] == ["robustness_tuned seed 0", "robustness_pruned seed 0"]
     assert store.sweep(tmp_path) == []
+    assert "is there already: merge it" in boxes.call(place, "box", "--only", "tuned", *words, status=2)
 
 
 @pytest.mark.slow
@@ -115,7 +116,7 @@ def test_a_task_that_fails_is_told_and_the_others_go_on(tmp_path):
     words = ["--only", "robustness_slow", "plain", "--seeds", 0, "--minutes", 4, "--processes", 1, "--out", out]
     said = boxes.call(place, "box", *words, status=1)
     assert "FAILED  train slow seed 0: TrainingError" in said and "finished: plain seed 0" in said
-    task = archive.read(out).manifest["tasks"]["train slow seed 0"]
+    task = boxes.Contents(out).manifest["tasks"]["train slow seed 0"]
     assert task["state"] == "failed" and task["error"].startswith("TrainingError")
 
 
@@ -129,7 +130,7 @@ for scale in config.SCALES:
     for recipe in config.load(scale).networks.values():
         plugs = (*recipe.hooks, *recipe.transforms, *recipe.prepare)
         paths |= {plug["use"].rpartition(".")[0] for plug in plugs}
-for path in sorted({*paths, "lib.robustness.evaluation", "lib.attacks.sets"}):
+for path in sorted({*paths, "lib.experiments.robustness_evaluation", "lib.attacks.sets"}):
     importlib.import_module(path)
 print(len(paths))
 """

@@ -2,6 +2,7 @@
 
 import json
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,52 +12,61 @@ from samples import accuracies, falling, write
 from lib import claims, config
 from lib.claims import decide
 from lib.claims.decide import CONTRADICTED, IN_PART, NOT_REPRODUCED, NOT_TESTABLE, OPEN, REPRODUCED
-from lib.claims.effects import CONTRADICTS, SHORT, SMALLER, SUPPORTS, UNRESOLVED, outcome
+from lib.claims.effects import (
+    CONTRADICTS,
+    SHORT,
+    SMALLER,
+    SUPPORTS,
+    UNRESOLVED,
+    effect,
+    half_width,
+    outcome,
+    repetitions,
+)
 from lib.claims.numbers import Pair
 from lib.claims.rules import Rule
-from lib.claims.student import half_width, interval, repetitions
 
 LEFT, RIGHT = {"method": "ours"}, {"method": "theirs"}
 
 
-def rule(expect: str, **more) -> Rule:
+def rule(expect: Any, **more) -> Rule:
     return Rule(left=LEFT, right=RIGHT, expect=expect, **more)
 
 
 @pytest.mark.parametrize(
     ("expect", "low", "high", "found"),
     [
-        (rule("higher", by=0.05), 0.06, 0.3, SUPPORTS),
-        (rule("higher", by=0.05), 0.01, 0.3, UNRESOLVED),
-        (rule("higher", by=0.05), -0.3, 0.3, UNRESOLVED),
-        (rule("higher", by=0.05), 0.01, 0.04, SMALLER),  # on the claimed side, and too small
-        (rule("higher", by=0.05), -0.01, 0.04, SMALLER),
-        (rule("higher", by=0.05), -0.3, -0.01, CONTRADICTS),
-        (rule("lower", by=0.05), -0.3, -0.06, SUPPORTS),
-        (rule("lower", by=0.05), -0.04, 0.01, SMALLER),
-        (rule("lower", by=0.05), 0.01, 0.3, CONTRADICTS),
-        (rule("higher", stated=0.3, tolerance=0.05), 0.26, 0.4, SUPPORTS),
-        (rule("higher", stated=0.3, tolerance=0.05), 0.1, 0.24, SHORT),
-        (rule("higher", stated=0.3, tolerance=0.05), -0.1, -0.01, CONTRADICTS),
-        (rule("no lower", within=0.01), -0.008, 0.01, SUPPORTS),
-        (rule("no lower", within=0.01), -0.008, -0.006, CONTRADICTS),  # a loss, however small
-        (rule("no lower", within=0.01), -0.02, 0.01, UNRESOLVED),
-        (rule("no lower", within=0.01), 0.02, 0.03, SUPPORTS),
-        (rule("no higher", within=0.01), 0.001, 0.002, CONTRADICTS),
-        (rule("no higher", within=0.01), -0.001, 0.002, SUPPORTS),
-        (rule("about", within=0.05), -0.04, 0.04, SUPPORTS),
-        (rule("about", within=0.05), 0.01, 0.06, UNRESOLVED),
-        (rule("about", within=0.05), 0.06, 0.07, CONTRADICTS),
-        (rule("about", within=0.05), -0.2, -0.06, CONTRADICTS),
-        (rule("at most", stated=0.011, tolerance=0.02), 0.0, 0.031, SUPPORTS),
-        (rule("at most", stated=0.011, tolerance=0.02), 0.2, 0.3, SHORT),
-        (rule("at most", stated=0.011, tolerance=0.02), 0.0, 0.3, UNRESOLVED),
-        (rule("at least", stated=-0.01, tolerance=0.0), -0.009, 0.1, SUPPORTS),
-        (rule("at least", stated=-0.01, tolerance=0.0), -0.3, -0.02, SHORT),
-        (rule("lower", by=0.5, relative=True), np.log(0.2), np.log(0.4), SUPPORTS),
-        (rule("lower", by=0.5, relative=True), np.log(0.2), np.log(0.6), UNRESOLVED),
-        (rule("lower", by=0.5, relative=True), np.log(0.6), np.log(0.9), SMALLER),
-        (rule("no lower", by=None, within=0.5, relative=True), np.log(0.6), np.log(1.9), SUPPORTS),
+        (rule("higher", amount=0.05), 0.06, 0.3, SUPPORTS),
+        (rule("higher", amount=0.05), 0.01, 0.3, UNRESOLVED),
+        (rule("higher", amount=0.05), -0.3, 0.3, UNRESOLVED),
+        (rule("higher", amount=0.05), 0.01, 0.04, SMALLER),  # on the claimed side, and too small
+        (rule("higher", amount=0.05), -0.01, 0.04, SMALLER),
+        (rule("higher", amount=0.05), -0.3, -0.01, CONTRADICTS),
+        (rule("lower", amount=0.05), -0.3, -0.06, SUPPORTS),
+        (rule("lower", amount=0.05), -0.04, 0.01, SMALLER),
+        (rule("lower", amount=0.05), 0.01, 0.3, CONTRADICTS),
+        (rule("higher", amount=0.3, tolerance=0.05), 0.26, 0.4, SUPPORTS),
+        (rule("higher", amount=0.3, tolerance=0.05), 0.1, 0.24, SHORT),
+        (rule("higher", amount=0.3, tolerance=0.05), -0.1, -0.01, CONTRADICTS),
+        (rule("no lower", amount=0.01), -0.008, 0.01, SUPPORTS),
+        (rule("no lower", amount=0.01), -0.008, -0.006, CONTRADICTS),  # a loss, however small
+        (rule("no lower", amount=0.01), -0.02, 0.01, UNRESOLVED),
+        (rule("no lower", amount=0.01), 0.02, 0.03, SUPPORTS),
+        (rule("no higher", amount=0.01), 0.001, 0.002, CONTRADICTS),
+        (rule("no higher", amount=0.01), -0.001, 0.002, SUPPORTS),
+        (rule("about", amount=0.05), -0.04, 0.04, SUPPORTS),
+        (rule("about", amount=0.05), 0.01, 0.06, UNRESOLVED),
+        (rule("about", amount=0.05), 0.06, 0.07, CONTRADICTS),
+        (rule("about", amount=0.05), -0.2, -0.06, CONTRADICTS),
+        (rule("at most", amount=0.011, tolerance=0.02), 0.0, 0.031, SUPPORTS),
+        (rule("at most", amount=0.011, tolerance=0.02), 0.2, 0.3, SHORT),
+        (rule("at most", amount=0.011, tolerance=0.02), 0.0, 0.3, UNRESOLVED),
+        (rule("at least", amount=-0.01, tolerance=0.0), -0.009, 0.1, SUPPORTS),
+        (rule("at least", amount=-0.01, tolerance=0.0), -0.3, -0.02, SHORT),
+        (rule("lower", amount=0.5, relative=True), np.log(0.2), np.log(0.4), SUPPORTS),
+        (rule("lower", amount=0.5, relative=True), np.log(0.2), np.log(0.6), UNRESOLVED),
+        (rule("lower", amount=0.5, relative=True), np.log(0.6), np.log(0.9), SMALLER),
+        (rule("no lower", amount=0.5, relative=True), np.log(0.6), np.log(1.9), SUPPORTS),
     ],
 )
 def test_outcome_of_an_interval(expect, low, high, found):
@@ -64,9 +74,9 @@ def test_outcome_of_an_interval(expect, low, high, found):
 
 
 def test_margins_scale_and_the_stated_number_does_not():
-    assert outcome(rule("higher", by=0.05), 0.06, 0.3, scale=2) == UNRESOLVED
-    assert outcome(rule("higher", by=0.05), 0.03, 0.3, scale=0.5) == SUPPORTS
-    stated = rule("higher", stated=0.3, tolerance=0.05)
+    assert outcome(rule("higher", amount=0.05), 0.06, 0.3, scale=2) == UNRESOLVED
+    assert outcome(rule("higher", amount=0.05), 0.03, 0.3, scale=0.5) == SUPPORTS
+    stated = rule("higher", amount=0.3, tolerance=0.05)
     assert [stated.bar(scale) for scale in (0.5, 1, 2)] == pytest.approx([0.275, 0.25, 0.2])
 
 
@@ -142,9 +152,9 @@ def test_the_part_is_named_by_the_setting_that_tells():
 
 
 def test_intervals_and_numbers_of_repetitions():
-    low, high = interval([1.0, 2.0, 3.0]) or (0, 0)
-    assert (low, high) == pytest.approx((2 - 2.4841377, 2 + 2.4841377))
-    assert interval([1.0]) is None and interval([0.9, 1.0, 1.0], limits=(0, 1))[1] == 1.0
+    found = effect(rule("higher", amount=0.5), {0: 1.0, 1: 2.0, 2: 3.0}, "units")
+    assert (found.low, found.high) == pytest.approx((2 - 2.4841377, 2 + 2.4841377))
+    assert effect(rule("higher", amount=0.5), {0: 0.9, 1: 1.0, 2: 1.0}, "share").high == 1.0
     count = repetitions(1.0, 0.5)
     assert count is not None and half_width(1.0, count) < 0.5 <= half_width(1.0, count - 1)
     assert repetitions(1.0, 1e-6) is None
@@ -189,7 +199,7 @@ NO_LOSS = [  # of a claim that there is no loss beyond a margin
 
 @pytest.mark.parametrize(
     ("wanted", "effect", "verdicts", "least"),
-    [(rule("higher", by=1.0), *row) for row in RATES] + [(rule("no lower", within=1.0), *row) for row in NO_LOSS],
+    [(rule("higher", amount=1.0), *row) for row in RATES] + [(rule("no lower", amount=1.0), *row) for row in NO_LOSS],
 )
 def test_verdicts_come_out_right_at_stated_rates(wanted, effect, verdicts, least):
     for seeds, rate in zip((3, 5, 10), least, strict=True):
@@ -200,7 +210,7 @@ def test_verdicts_come_out_right_at_stated_rates(wanted, effect, verdicts, least
 def test_a_split_effect_is_found_in_part():
     """Twice the margin for half of the comparisons, the opposite for the others, told by a setting."""
     rng = np.random.default_rng(5)
-    wanted, found = rule("higher", by=1.0), []
+    wanted, found = rule("higher", amount=1.0), []
     for _ in range(200):
         pairs = [
             Pair(

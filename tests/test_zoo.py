@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from training_tools import TINY, same, state
 from zoo_tools import GRADUAL, SCALE, SMOKE, folder, reconfigure, unlike_any
 
-from lib import config, data, recipes, store, training, zoo
+from lib import cache, config, data, recipes, store, training, zoo
 from lib.robustness.magnitude_pruning import GradualPruning
 
 pytestmark = pytest.mark.usefixtures("house")
@@ -298,11 +298,11 @@ def test_recipes_of_equal_settings_but_other_names_are_kept_apart():
 
 
 def test_no_network_is_trained_where_only_what_is_kept_is_asked_for(trainings):
-    with store.only_kept(), pytest.raises(store.NotKept, match=r"network dense .seed 0. is not there"):
+    with cache.only_kept(), pytest.raises(cache.NotKept, match=r"networks/dense-seed0-.* is not there"):
         zoo.card("dense")
-    path = zoo.trunk("dense", "smoke", 0, 1)
+    path = zoo._trunk(zoo._Network.of(config.load("smoke"), "dense", 0), 1)
     zoo.get("dense-s0.5")
     assert trainings == [(1, 0), (3, 1)] and path.name == "epoch1.pt"
     assert not (zoo.folder("dense") / "card.json").exists() and (zoo.folder("dense-s0.5") / "card.json").exists()
-    with store.only_kept():
+    with cache.only_kept():
         zoo.get("dense-s0.5")

@@ -58,7 +58,7 @@ def test_damage_is_warned_of_and_mended(trainings, damage):
     wanted, place = state(zoo.get("plain")), folder("plain")
     trainings.clear()
     DAMAGES[damage](place)
-    with pytest.warns(UserWarning, match=f"(?s){place}/.*the network is made anew"):
+    with pytest.warns(UserWarning, match=f"(?s){place}/.* is made anew"):
         again = zoo.get("plain")
     assert trainings == [(3, 0)]
     assert same(state(again), wanted)

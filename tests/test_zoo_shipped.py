@@ -54,7 +54,7 @@ def test_a_shipped_network_is_loaded_and_retrain_ignores_it(house, shipped, trai
 def test_a_shipped_network_of_another_recipe_or_damaged_is_not_used(house, shipped, trainings):
     flip(shipped / "plain-seed0.safetensors")
     trainings.clear()
-    with pytest.warns(UserWarning, match=f"{shipped}/plain-seed0.safetensors does not match its card"):
+    with pytest.warns(UserWarning, match=f"{shipped}/plain-seed0.safetensors is damaged: it does not match its card"):
         zoo.get("plain")
     reconfigure(house, plain={**TINY, "epochs": 2})
     zoo.get("plain")

@@ -41,17 +41,17 @@ def write(folder: Path) -> Path:
             "profile_per_class": 15,
             "scores_per_class": 6,
             "overhead": {
-                "overhead_inputs": 3,
-                "overhead_batches": [1, 3],
-                "overhead_widths": [2],
-                "overhead_blocks": [1],
-                "overhead_profiled": 40,
+                "inputs": 3,
+                "batches": [1, 3],
+                "widths": [2],
+                "blocks": [1],
+                "profiled": 40,
             },
             "anatomy": {
-                "anatomy_per_class": 2,
+                "images_per_class": 2,
             },
             "detection": {
-                "detection_per_class": 20,
+                "per_class": 20,
                 "forest_trees": 5,
                 "means_per_class": 5,
                 "fit_per_class": 5,
@@ -71,27 +71,28 @@ def write(folder: Path) -> Path:
                 "finetune_images": 100,
             },
             "protection": {
-                "protect_images": [100, 200],
-                "protect_epochs": 1,
-                "protect_sweep": [0.5],
-                "protect_sweep_images": 100,
+                "test_images": 100,
+                "images": [100, 200],
+                "epochs": 1,
+                "sweep_shares": [0.5],
+                "sweep_images": 100,
             },
         },
     )
     _merge(
         raw["study"]["lancet"],
         {
+            "repair_images": 150,
+            "report_images": 100,
+            "repair_pairs": 4,
+            "reverse_images": 20,
+            "reverse_steps": 20,
             "companion_steps": 25,
             "backdoors": {
-                "repair_images": 150,
-                "report_images": 100,
-                "repair_pairs": 4,
                 "flip_images": 40,
                 "unlearn_steps": 5,
                 "tune_epochs": 1,
                 "fine_prune_steps": 5,
-                "reverse_images": 20,
-                "reverse_steps": 20,
             },
             "localisation": {
                 "pairs": 4,
@@ -118,15 +119,13 @@ def write(folder: Path) -> Path:
     _merge(
         raw["study"]["dynamic"],
         {
+            "gate_images": 80,
+            "gate_epochs": 1,
+            "latency_repeats": 2,
             "pruning": {
-                "pruning_images": 100,
+                "images": 100,
                 "calibration_images": 100,
                 "latency_seconds": 0.01,
-            },
-            "scratch": {
-                "latency_repeats": 2,
-                "gate_images": 80,
-                "gate_epochs": 1,
             },
             "decisions": {
                 "images": 100,

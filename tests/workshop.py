@@ -15,34 +15,50 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ["run_all.sh", "Snakefile", "profiles", "requirements.txt", "environment.yml"]
-REAL += ["lib/__init__.py", "lib/late.py", "lib/config", "lib/store.py", "lib/checksums.py", "lib/engine"]
+REAL += [
+    "lib/__init__.py",
+    "lib/config",
+    "lib/store.py",
+    "lib/checksums.py",
+    "lib/progress.py",
+    "lib/engine",
+]
 
 ZOO = """
 import argparse, json, time
-from lib import config
+from lib import config, store
 from lib.robustness import pruning
-parser = argparse.ArgumentParser()
-parser.add_argument("command")
-for name in ("--scale", "--family", "--seed"):
-    parser.add_argument(name)
-parser.add_argument("--retrain", action="store_true")
-parser.add_argument("--cards", action="store_true")
-asked = parser.parse_args()
-with open(config.cache_dir(asked.scale) / "trained.txt", "a") as lines:
-    lines.write(f"{asked.family} {asked.seed} {asked.retrain}\\n")
-time.sleep(config.load(asked.scale).study["robustness"].get("sleep", 0))
-print(json.dumps({"family": asked.family}))
+def card(name, scale, seed):
+    store.about_to_make(name)
+def kept(name, scale, seed):
+    return False
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("command")
+    for name in ("--scale", "--family", "--seed"):
+        parser.add_argument(name)
+    parser.add_argument("--retrain", action="store_true")
+    parser.add_argument("--cards", action="store_true")
+    asked = parser.parse_args()
+    with open(config.cache_dir(asked.scale) / "trained.txt", "a") as lines:
+        lines.write(f"{asked.family} {asked.seed} {asked.retrain}\\n")
+    time.sleep(config.load(asked.scale).study["robustness"].get("sleep", 0))
+    print(json.dumps({"family": asked.family}))
+if __name__ == "__main__":
+    main()
 """
 EVALUATION = """
 import argparse
 from lib import config
-parser = argparse.ArgumentParser()
-for name in ("--scale", "--family", "--seed"):
-    parser.add_argument(name)
-asked = parser.parse_args()
-with open(config.cache_dir(asked.scale) / "evaluated.txt", "a") as lines:
-    lines.write(f"{asked.family} {asked.seed}\\n")
-print("{}")
+def main():
+    parser = argparse.ArgumentParser()
+    for name in ("--scale", "--family", "--seed"):
+        parser.add_argument(name)
+    asked = parser.parse_args()
+    with open(config.cache_dir(asked.scale) / "evaluated.txt", "a") as lines:
+        lines.write(f"{asked.family} {asked.seed}\\n")
+if __name__ == "__main__":
+    main()
 """
 REPORT = """
 import argparse
@@ -110,7 +126,7 @@ class Workshop:
                 shutil.copy2(ROOT / name, root / name)
         self.write("lib/robustness/__init__.py", "")
         self.write("lib/robustness/pruning.py", "class Gradual:\n    pass\n")
-        self.write("lib/robustness/evaluation.py", EVALUATION)
+        self.write("lib/experiments/robustness_evaluation.py", EVALUATION)
         self.write("lib/zoo.py", ZOO)
         self.write("lib/report.py", REPORT)
         self.configure(SMOKE)

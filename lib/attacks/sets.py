@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
-from lib import config, data, store, tensors, zoo
+from lib import cache, config, data, store, tensors, zoo
 from lib.attacks.crafting import Adversarials, attack, settle
 from lib.attacks.goal import predictions
 from lib.attacks.suite import AttackError, find
@@ -109,11 +108,11 @@ def adversarials(
     weights = zoo.card(network, scale, seed)["weights"]
     index = candidates(model, test, chosen.images, config.cache_dir(scale), weights)
     key = {"version": VERSION, "weights": weights, "attack": name, "parameters": dict(chosen.parameters), "seed": seed}
-    digest = store.fingerprint(key).removeprefix("sha256:")[:16]
-    folder = config.cache_dir(scale) / "adversarials" / f"{network}-seed{seed}-{name}-{digest}"
+    folder = config.cache_dir(scale)
+    place = f"{network}-seed{seed}-{name}-{cache.digest(key, 16)}"
     parts = []
     for rows in bar(index.split(chosen.chunk), desc=f"{network} {name}"):
-        part = _chunk(folder, key, model, test.float(index=rows), test.labels[rows])
+        part = _chunk(folder, place, key, model, test.float(index=rows), test.labels[rows])
         parts.append(replace(part, index=rows))
     return _joined(parts)
 
@@ -146,39 +145,28 @@ def candidates(model: nn.Module, test: data.ImageSet, count: int, folder: Path, 
         return found[:count]
 
     key = {"weights": weights, "images": test.fingerprint, "count": count, "version": VERSION}
-    index = torch.tensor(store.cached_json(folder / "adversarials", "candidates", key, make), dtype=torch.int64)
+    index = torch.tensor(cache.get("candidates", key, make, folder=folder / "adversarials"), dtype=torch.int64)
     if len(index) == 0:
         raise AttackError(f"the network classifies no image of {test.name}/{test.split} correctly: nothing to attack")
     return index
 
 
-def _chunk(folder: Path, key: Mapping[str, Any], model: nn.Module, clean: Tensor, labels: Tensor) -> Adversarials:
-    """One chunk: read, or made under a lock and read."""
-    digest = tensors.checksum({"images": clean, "labels": labels}, {}).removeprefix("sha256:")[:16]
-    path = folder / f"{digest}.safetensors"
-    kept = _read(path, key)
-    if kept is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            kept = _read(path, key, warn=False)
-            if kept is None:
-                store.about_to_make(f"adversarial set {folder.name}")
-                made = attack(key["attack"], model, clean, labels, key["parameters"], key["seed"], batch=len(clean))
-                _write(path, key, made)
-                return made
-    return _verified(path, key, model, clean, labels, *kept)
-
-
-def _verified(
-    path: Path, key: Mapping[str, Any], model: nn.Module, clean: Tensor, labels: Tensor, made: Tensor, about: dict
+def _chunk(
+    folder: Path, place: str, key: Mapping[str, Any], model: nn.Module, clean: Tensor, labels: Tensor
 ) -> Adversarials:
-    """The kept images as the network and the attack's constraint have them now."""
+    """One chunk, kept: the images as the network and the attack's constraint have them now."""
+
+    def make() -> Adversarials:
+        return attack(key["attack"], model, clean, labels, key["parameters"], key["seed"], batch=len(clean))
+
+    digest = tensors.checksum({"images": clean, "labels": labels}, {}).removeprefix("sha256:")[:16]
+    made, about = cache.get("adversarials", key, make, _CHUNK, folder=folder, name=f"{place}/{digest}")
     settled = settle(model, key["attack"], clean, made, labels, key["parameters"])
     lost = int(about["successes"]) - int(settled[3].sum())
     if lost > 0:
         warnings.warn(
-            f"{path}: {lost} of {about['successes']} adversarial images do not fool the network any more, or break "
-            f"the constraint of {key['attack']}; they count as failed",
+            f"{place}/{digest}: {lost} of {about['successes']} adversarial images do not fool the network any more, or "
+            f"break the constraint of {key['attack']}; they count as failed",
             stacklevel=4,
         )
     return Adversarials(key["attack"], *settled, torch.arange(len(labels)), float(about["seconds"]))
@@ -190,19 +178,15 @@ def _write(path: Path, key: Mapping[str, Any], made: Adversarials) -> None:
     tensors.write(path, {"images": made.images.contiguous()}, about)
 
 
-def _read(path: Path, key: Mapping[str, Any], warn: bool = True) -> tuple[Tensor, dict[str, str]] | None:
-    """A chunk's images and what is known of them, or None where there is none, or a damaged one."""
-    try:
-        kept, about = tensors.read(path)
-        if about["key"] != store.fingerprint(key):
-            raise ValueError("it is of other settings")
-        return kept["images"], about
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError) as error:
-        if warn:
-            warnings.warn(f"{path} is damaged ({error}); these adversarial images are made anew", stacklevel=5)
-        return None
+def _read(path: Path, key: Mapping[str, Any]) -> tuple[Tensor, dict[str, str]]:
+    """A chunk's images and what is known of them."""
+    kept, about = tensors.read(path)
+    if about["key"] != store.fingerprint(key):
+        raise ValueError("it is of other settings")
+    return kept["images"], about
+
+
+_CHUNK: cache.Codec[Any] = cache.Codec(".safetensors", _write, _read)
 
 
 def _joined(parts: list[Adversarials]) -> Adversarials:

@@ -1,18 +1,21 @@
 """The papers' claims and their verdicts, computed from the records by the rules of config/claims.yaml."""
 
-from lib.claims.decide import VERDICTS
+from lib.claims.decide import NOT_TESTABLE, VERDICTS
 from lib.claims.effects import COUNTED
+from lib.claims.material import frozen_in_words
 from lib.claims.rules import Claim, ClaimError, Rule, load
 from lib.claims.verdicts import Verdict, files, judge, judge_all, table, verdicts
 
 __all__ = [
     "COUNTED",
+    "NOT_TESTABLE",
     "VERDICTS",
     "Claim",
     "ClaimError",
     "Rule",
     "Verdict",
     "files",
+    "frozen_in_words",
     "judge",
     "judge_all",
     "load",

@@ -17,7 +17,7 @@ from lib.claims.effects import (
     effect,
     pooled,
 )
-from lib.claims.numbers import Pair, key_of, listed, value_words, words
+from lib.claims.numbers import Pair, key_of, listed, setting_words, value_words
 from lib.claims.rules import Rule
 
 REPRODUCED, IN_PART, NOT_REPRODUCED = "reproduced", "reproduced in part", "not reproduced"
@@ -26,12 +26,12 @@ VERDICTS = (REPRODUCED, IN_PART, NOT_REPRODUCED, CONTRADICTED, OPEN, NOT_TESTABL
 MARGINS, CONFIDENCES = (0.5, 1.0, 2.0), (0.90, 0.95, 0.99)
 FOR, NOT_FOR, MIXED, OPEN_FOR = SIDES = ("for", "not for", "mixed for", "open for")
 NAMED = 12  # of the values that something holds for, of pairs of values a quarter; the table has all
-Contexts = Sequence[tuple[Mapping[str, Any], str]]
+Contexts = Sequence[tuple[Mapping[str, Any], str]]  # (setting, outcome)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A rule judged: its verdict, the part it holds for in words, the pooled effect, each comparison's, and where.
+    """A rule judged: its verdict, the part it holds for in words, the pooled effect, and what was counted.
 
     Attributes:
         contexts: (setting, outcome) of what was counted: a comparison, or of a claim to be the best all rivals there.
@@ -40,8 +40,7 @@ class Judgement:
     verdict: str
     part: str
     pooled: Effect | None
-    effects: tuple[Effect, ...]
-    contexts: tuple[tuple[Mapping[str, Any], str], ...]
+    contexts: Contexts
 
 
 def judge(rule: Rule, pairs: Sequence[Pair], confidence: float = CONFIDENCE, scale: float = 1.0) -> Judgement:
@@ -53,13 +52,12 @@ def judge(rule: Rule, pairs: Sequence[Pair], confidence: float = CONFIDENCE, sca
         confidence: of the intervals.
         scale: factor on margins and tolerances.
     """
-    together = pooled(rule, pairs, confidence, scale) if pairs else None
+    together = pooled(rule, pairs, confidence, scale)
     if together is None:
-        return Judgement(NOT_TESTABLE, "", None, (), ())
-    effects = tuple(effect(rule, pair.value, pair.unit, confidence, scale) for pair in pairs)
-    contexts = _contexts(rule, pairs, effects)
+        return Judgement(NOT_TESTABLE, "", None, ())
+    contexts = _contexts(rule, pairs, confidence, scale)
     verdict = decide([outcome for _, outcome in contexts], together.outcome, separable(contexts), rule.exceptions)
-    return Judgement(verdict, part(contexts, telling(contexts)), together, effects, contexts)
+    return Judgement(verdict, part(contexts, telling(contexts)), together, contexts)
 
 
 def decide(outcomes: Sequence[str], together: str, separable: bool = False, exceptions: bool = False) -> str:
@@ -129,12 +127,12 @@ def fragility(rules: Sequence[tuple[Rule, Sequence[Pair]]], settle: Any) -> dict
 
 def separable(contexts: Contexts) -> bool:
     """Whether a setting tells all that is for a claim from all that is against it, by values that comparisons share."""
-    decided = [(setting, _side(outcome)) for setting, outcome in contexts if _side(outcome) != OPEN_FOR]
-    if len({side for _, side in decided}) < 2:
+    fors, against = ([setting for setting, outcome in contexts if _side(outcome) == side] for side in (FOR, NOT_FOR))
+    if not fors or not against:
         return False
-    for key in dict.fromkeys(key for setting, _ in decided for key in setting):
-        values = [{_value(setting, (key,)) for setting, side in decided if side == one} for one in (FOR, NOT_FOR)]
-        if not values[0] & values[1] and len(values[0] | values[1]) < len(decided):
+    for key in dict.fromkeys(key for setting in (*fors, *against) for key in setting):
+        one, other = ({_value(setting, (key,)) for setting in side} for side in (fors, against))
+        if not one & other and len(one | other) < len(fors) + len(against):
             return True
     return False
 
@@ -150,10 +148,10 @@ def telling(contexts: Contexts) -> tuple[str, ...]:
         best: tuple[float, int, tuple[str, ...]] = (0, 0, ())
         for keys in combinations(names, count):
             sides = _by_value(contexts, keys)
-            told = sum(sides[_value(setting, keys)] != MIXED for setting, _ in decided)
+            apart = sum(sides[_value(setting, keys)] != MIXED for setting, _ in decided)
             fitting = sum(sides[_value(setting, keys)] == _side(outcome) for setting, outcome in contexts)
-            if 1 < len(sides) < len(contexts) + (count == 1) and 2 * told >= len(decided):
-                best = max(best, (told + fitting / (len(contexts) + 1), -len(sides), keys))
+            if 1 < len(sides) < len(contexts) + (count == 1) and 2 * apart >= len(decided):
+                best = max(best, (apart + fitting / (len(contexts) + 1), -len(sides), keys))
         if best[2]:
             return best[2]
     return ()
@@ -162,18 +160,15 @@ def telling(contexts: Contexts) -> tuple[str, ...]:
 def part(contexts: Contexts, keys: tuple[str, ...]) -> str:
     """What the claim holds for and what not, in words: by the values of settings, or one by one where none tells."""
     if keys:
-        sides = _by_value(contexts, keys)
-        found = {side: [value for value, own in sides.items() if own == side] for side in SIDES}
-        named = "" if keys == ("item",) else f" {' and '.join(keys).replace('_', ' ')}"
+        sides = list(_by_value(contexts, keys).items())
+        name = "" if keys == ("item",) else f" {' and '.join(keys).replace('_', ' ')}"
     else:
-        own = [key for key in contexts[0][0] if len({repr(setting.get(key)) for setting, _ in contexts}) > 1]
-        labels = [
-            (words({k: setting[k] for k in own if k in setting}) or "all", outcome) for setting, outcome in contexts
-        ]
-        found = {side: [label for label, outcome in labels if _side(outcome) == side] for side in SIDES}
-        named = ""
+        differing = [key for key in contexts[0][0] if len({repr(setting.get(key)) for setting, _ in contexts}) > 1]
+        labels = [setting_words({k: setting[k] for k in differing if k in setting}) or "all" for setting, _ in contexts]
+        sides, name = [(label, _side(outcome)) for label, (_, outcome) in zip(labels, contexts, strict=True)], ""
     most = NAMED // max(1, len(keys)) ** 2
-    return ", ".join(f"{side}{named} {_some(values, most)}" for side, values in found.items() if values)
+    found = {side: [value for value, its_side in sides if its_side == side] for side in SIDES}
+    return ", ".join(f"{side}{name} {_some(values, most)}" for side, values in found.items() if values)
 
 
 def _side(outcome: str) -> str:
@@ -201,17 +196,13 @@ def _some(values: Sequence[str], most: int) -> str:
     return listed(values)
 
 
-def _contexts(
-    rule: Rule, pairs: Sequence[Pair], effects: Sequence[Effect]
-) -> tuple[tuple[Mapping[str, Any], str], ...]:
+def _contexts(rule: Rule, pairs: Sequence[Pair], confidence: float, scale: float) -> Contexts:
     several = len({pair.item for pair in pairs}) > 1
     rivals = not rule.best and any(pair.rival for pair in pairs)
     found: dict[tuple, tuple[dict[str, Any], list[str]]] = {}
-    for pair, one in zip(pairs, effects, strict=True):
-        setting = {
-            **({"item": pair.item} if several else {}),
-            **pair.setting,
-            **({"against": pair.rival} if rivals else {}),
-        }
-        found.setdefault(key_of(setting), (setting, []))[1].append(one.outcome)
+    for pair in pairs:
+        setting = ({"item": pair.item} if several else {}) | dict(pair.setting)
+        setting |= {"against": pair.rival} if rivals else {}
+        outcome = effect(rule, pair.value, pair.unit, confidence, scale).outcome
+        found.setdefault(key_of(setting), (setting, []))[1].append(outcome)
     return tuple((setting, all_of(outcomes)) for setting, outcomes in found.values())

@@ -2,20 +2,21 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from lib.claims.numbers import Pair
-from lib.claims.rules import ABOUT, AT_LEAST, AT_MOST, NO_HIGHER, NO_LOWER, Rule
-from lib.claims.student import interval, repetitions
+from lib.claims.rules import ABOUT, LEVEL, NO_HIGHER, NO_LOWER, Rule
+from lib.intervals import t_quantile
 
 SUPPORTS, CONTRADICTS, UNRESOLVED = "supports", "contradicts", "unresolved"
 SMALLER, SHORT = "smaller than the margin", "short of the value asked for"
 COUNTED = (SUPPORTS, CONTRADICTS, SMALLER, SHORT, UNRESOLVED)
 AGAINST = (CONTRADICTS, SMALLER, SHORT)
 CONFIDENCE = 0.95
+MOST = 1000  # repetitions that are looked for
 SHARES = ("fraction", "share", "difference of", "area under", "mean over", "harmonic mean", "mean softmax")
 
 
@@ -46,13 +47,20 @@ class Effect:
 def effect(
     rule: Rule, by: Mapping[Any, float], unit: str, confidence: float = CONFIDENCE, scale: float = 1.0
 ) -> Effect:
-    """The mean of values by repetition, at least two, with its interval and outcome."""
+    """The mean of values by repetition, at least two, with its interval by Student's t and its outcome."""
     values = np.array(list(by.values()))
     if rule.sample is not None and rule.sample.pairwise:  # a mean over pairs: each repetition is in twice as many
         values = values.mean() + 2 * (values - values.mean())
-    found = interval(values.tolist(), confidence, limits(rule, unit))
-    assert found is not None
-    return Effect(float(np.mean(values)), *found, by, outcome(rule, *found, scale))
+    mean = float(np.mean(values))
+    half = half_width(float(np.std(values, ddof=1)), len(values), confidence)
+    low, high = limits(rule, unit)
+    low, high = max(low, mean - half), min(high, mean + half)
+    return Effect(mean, low, high, by, outcome(rule, low, high, scale))
+
+
+def half_width(spread: float, count: int, confidence: float = CONFIDENCE) -> float:
+    """Half of the interval of a mean of `count` values with this standard deviation."""
+    return t_quantile(count, confidence) * spread / math.sqrt(count)
 
 
 def outcome(rule: Rule, low: float, high: float, scale: float = 1.0) -> str:
@@ -69,15 +77,15 @@ def outcome(rule: Rule, low: float, high: float, scale: float = 1.0) -> str:
     if rule.expect == ABOUT:
         return SUPPORTS if bar < low and high < -bar else CONTRADICTS if low > -bar or high < bar else UNRESOLVED
     first, last = (low, high) if rule.sign > 0 else (-high, -low)
-    if rule.expect in (AT_LEAST, AT_MOST):
+    if rule.expect in LEVEL:
         return SUPPORTS if first >= bar else SHORT if last < bar else UNRESOLVED
     if last < 0:
         return CONTRADICTS
     if first > bar:
         return SUPPORTS
-    if rule.expect in (NO_LOWER, NO_HIGHER):
+    if rule.expect in (NO_LOWER, NO_HIGHER) or last > bar:
         return UNRESOLVED
-    return (SMALLER if rule.stated is None else SHORT) if last <= bar else UNRESOLVED
+    return SMALLER if rule.tolerance is None else SHORT
 
 
 def pooled(rule: Rule, pairs: Sequence[Pair], confidence: float = CONFIDENCE, scale: float = 1.0) -> Effect | None:
@@ -87,27 +95,22 @@ def pooled(rule: Rule, pairs: Sequence[Pair], confidence: float = CONFIDENCE, sc
     else matters. Its outcome is that of all rivals: one that is not beaten is enough.
     None: fewer than two repetitions are shared.
     """
-    rivals = list(dict.fromkeys(pair.rival for pair in pairs)) if rule.best else [""]
     found = []
-    for rival in rivals:
-        own = [pair for pair in pairs if not rule.best or pair.rival == rival]
-        shared = [rep for rep in own[0].value if all(rep in pair.value for pair in own)]
+    for rival in dict.fromkeys(pair.rival if rule.best else "" for pair in pairs):
+        against = [pair for pair in pairs if not rule.best or pair.rival == rival]
+        shared = [rep for rep in against[0].value if all(rep in pair.value for pair in against)]
         if len(shared) < 2:
             return None
-        by = {rep: float(np.mean([pair.value[rep] for pair in own])) for rep in shared}
-        made = effect(rule, by, own[0].unit, confidence, scale)
-        found.append(Effect(made.value, made.low, made.high, by, made.outcome, rival))
-    strongest = min(found, key=lambda one: rule.sign * one.value)
-    together = all_of([one.outcome for one in found])
-    return Effect(strongest.value, strongest.low, strongest.high, strongest.by, together, strongest.rival)
+        by = {rep: float(np.mean([pair.value[rep] for pair in against])) for rep in shared}
+        found.append(replace(effect(rule, by, against[0].unit, confidence, scale), rival=rival))
+    if not found:
+        return None
+    return replace(min(found, key=lambda one: rule.sign * one.value), outcome=all_of([one.outcome for one in found]))
 
 
 def all_of(outcomes: Sequence[str]) -> str:
-    """The outcome of a claim that asks for all of them."""
-    for worst in (CONTRADICTS, SHORT, SMALLER, UNRESOLVED):
-        if worst in outcomes:
-            return worst
-    return SUPPORTS
+    """The outcome of a claim that asks for all of them: the worst."""
+    return next((worst for worst in (CONTRADICTS, SHORT, SMALLER, UNRESOLVED) if worst in outcomes), SUPPORTS)
 
 
 def limits(rule: Rule, unit: str) -> tuple[float, float]:
@@ -123,10 +126,14 @@ def is_share(unit: str) -> bool:
 
 
 def needed(rule: Rule, found: Effect) -> int | None:
-    """How many repetitions in all would settle an unresolved effect, at its mean and spread; None: more than 1,000."""
+    """How many repetitions in all would settle an unresolved effect, at its mean and spread; None: more than MOST."""
     value, bar = rule.sign * found.value, rule.bar()
     distance = min(abs(found.value - bar), abs(found.value + bar)) if rule.expect == ABOUT else abs(value - bar)
-    if rule.expect not in (ABOUT, AT_LEAST, AT_MOST):
+    if rule.expect not in (ABOUT, *LEVEL):
         distance = max(distance, -value)
-    spread = found.spread * (2 if rule.sample is not None and rule.sample.pairwise else 1)
-    return repetitions(spread, distance) if distance > 0 else None
+    return repetitions(found.spread * (2 if rule.sample is not None and rule.sample.pairwise else 1), distance)
+
+
+def repetitions(spread: float, distance: float) -> int | None:
+    """The fewest repetitions of such a spread whose interval is narrower than a distance; None for more than MOST."""
+    return next((n for n in range(2, MOST + 1) if half_width(spread, n) < distance), None)

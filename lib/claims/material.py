@@ -1,12 +1,18 @@
 """What claims are judged by, each read once: the records of a scale, its networks' cards, and what is frozen."""
 
 import json
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
-from lib import config, record
-from lib.claims import conditions
+import numpy as np
+
+from lib import config, record, store
 from lib.claims.numbers import Cell, cells
+
+FAR = 0.03  # below the usual accuracy
 
 
 class Material:
@@ -18,6 +24,7 @@ class Material:
 
     def __init__(self, scale: str) -> None:
         self.scale = scale
+        self.seen: list[int] = frozen(scale)["seen"]
         self._numbers: dict[str, list[Cell] | str] = {}
 
     def numbers(self, item: str) -> list[Cell] | str:
@@ -39,45 +46,98 @@ class Material:
             try:
                 card = json.loads(path.read_text(encoding="utf-8"))
             except ValueError:
-                continue  # `verify` tells of cards that cannot be read
+                continue  # the zoo tells of cards that cannot be read
             if isinstance(card, dict) and {"name", "recipe", "test_accuracy"} <= set(card):
                 found.append(card)
         return found
 
-    @cached_property
-    def families(self) -> dict[str, list[str]]:
-        """Family -> its networks; none where the scale has no configuration."""
-        try:
-            return config.load(self.scale).families
-        except config.ConfigError:
-            return {}
-
-    @cached_property
-    def items(self) -> dict[str, config.Item]:
-        """config/items.yaml."""
-        return config.items()
-
-    @cached_property
-    def seen(self) -> list[int]:
-        """The scale's seeds that had been seen when the rules were last changed."""
-        return conditions.frozen(self.scale)["seen"]
-
-    @cached_property
-    def usual(self) -> list[dict[str, Any]]:
-        """Usual accuracies."""
-        return list(conditions.settings().get("usual") or ())
-
-    def accuracies(self, items: tuple[str, ...], named: set[Any]) -> list[dict[str, Any]]:
-        """How accurate the networks are that some items rest on, beside what is usual (conditions.networks).
+    def accuracies(self, items: Sequence[str], named: Collection[Any]) -> list[dict[str, Any]]:
+        """How accurate the networks are that some items rest on, beside what is usual, as `networks` gives it.
 
         Args:
             items: of a claim.
             named: networks that its comparisons name; empty: those that the records name.
         """
-        named = named or {cell.where.get("network") for item in items for cell in self._cells(item)}
-        families = {pattern for item in items for pattern in self.items[item].families}
-        return conditions.networks(named, families, self.families, self.cards, self.usual)
+        if not named:
+            found = [cell for item in items if not isinstance(own := self.numbers(item), str) for cell in own]
+            named = {cell.where.get("network") for cell in found}
+        known = config.items()
+        patterns = {pattern for item in items for pattern in known[item].families}
+        try:
+            families = config.load(self.scale).families
+        except config.ConfigError:
+            families = {}
+        wanted = {
+            network
+            for family, names in families.items()
+            if any(fnmatchcase(family, pattern) for pattern in patterns)
+            for network in names
+        }
+        cards = [card for card in self.cards if card["name"] in wanted]
+        return networks(cards, set(named), settings().get("usual") or ())
 
-    def _cells(self, item: str) -> list[Cell]:
-        found = self.numbers(item)
-        return [] if isinstance(found, str) else found
+
+def networks(
+    cards: Sequence[Mapping[str, Any]], named: set[Any], usual: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The accuracy of networks by architecture and data set, beside what is usual.
+
+    Args:
+        cards: of networks.
+        named: the networks or architectures that count; where no card fits, all cards do.
+        usual: rows {arch, data, accuracy, source}.
+    Returns: rows {arch, data, low, high, usual, source (None where we know none), below}: the mean over the seeds of
+        the least and of the most accurate network of a kind that was trained plainly, without hook or start (of all,
+        where none was); `below` says that even the best is more than FAR below the usual accuracy.
+    """
+    used = [card for card in cards if named & {card["name"], card["recipe"]["arch"]}] or cards
+    rows = []
+    for kind in sorted(set(map(_kind, used))):
+        these, every = ([card for card in some if _kind(card) == kind] for some in (used, cards))
+        plain = next(filter(None, ([card for card in some if _plain(card)] for some in (these, every))), these)
+        by_name: dict[str, list[float]] = defaultdict(list)
+        for card in plain:
+            by_name[card["name"]].append(card["test_accuracy"])
+        means = [float(np.mean(values)) for values in by_name.values()]
+        known = next((row for row in usual if (row["arch"], row["data"]) == kind), None)
+        row = {"arch": kind[0], "data": kind[1], "low": round(min(means), 4), "high": round(max(means), 4)}
+        row |= {"usual": known["accuracy"] if known else None, "source": known["source"] if known else None}
+        rows.append(row | {"below": bool(known and max(means) < known["accuracy"] - FAR)})
+    return rows
+
+
+def _kind(card: Mapping[str, Any]) -> tuple[str, str]:
+    return card["recipe"]["arch"], card["recipe"]["data"]
+
+
+def _plain(card: Mapping[str, Any]) -> bool:
+    return not any(card["recipe"].get(key) for key in ("hooks", "start", "prepare"))
+
+
+def settings() -> dict[str, Any]:
+    """config/verdicts.yaml: usual accuracies, and when the rules were frozen; empty where there is no such file."""
+    path = config.config_dir() / "verdicts.yaml"
+    return config.read_yaml(path) if path.exists() else {}
+
+
+def rules_hash() -> str:
+    """Fingerprint of what judges: items, rule and controls of every claim, not the words around them."""
+    judging = ("items", "rule", "controls")
+    claims = config.claims().items()
+    return store.fingerprint({name: {key: claim.get(key) for key in judging} for name, claim in claims})
+
+
+def frozen(scale: str) -> dict[str, Any]:
+    """Since when the rules are as they are: {rules, date (None: changed since), seen: the scale's seeds known then}."""
+    known, rules = settings().get("frozen") or {}, rules_hash()
+    date = str(known["date"]) if known.get("rules") == rules else None
+    return {"rules": rules, "date": date, "seen": list((known.get("seen") or {}).get(scale, ()))}
+
+
+def frozen_in_words(scale: str) -> str:
+    """Since when the rules are as they are, and which seeds were known then."""
+    known = frozen(scale)
+    seen = ", ".join(map(str, known["seen"]))
+    seeds = f"the numbers of seeds {seen} had been seen by then" if seen else "no numbers of this scale had been seen"
+    since = f"last changed on {known['date']}; {seeds}" if known["date"] else "changed since they were last frozen"
+    return f"Rules {known['rules'][:19]}, {since}."

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lib.claims import special
-from lib.claims.rules import ClaimError, Rule, Sample, fits, free, is_number
+from lib.claims.rules import PREMISES, VALUES, ClaimError, Rule, Sample, fits, free, is_number
 
 NO_COUNTERPART = "without a counterpart"
 FEW, FEW_IMAGES = "with too few repetitions", "with too few images"
@@ -54,6 +53,9 @@ class Pair:
     problem: str = ""
 
 
+Point = tuple[Cell, Cell | None]  # a left number and its counterpart; None where there is none, or none is wanted
+
+
 def cells(record: Mapping[str, Any]) -> list[Cell]:
     """A record's numbers."""
     return [
@@ -73,13 +75,12 @@ def resampled(numbers: Iterable[Cell], sample: Sample | None) -> list[Cell]:
     for cell in numbers:
         repetition = sample.group(cell.where[sample.setting]) if sample.setting in cell.where else None
         if repetition is not None:
-            rest = {key: value for key, value in cell.where.items() if key != sample.setting}
-            found[(cell.name, key_of(rest))][repetition].append(cell)
+            found[cell.name, key_of(_without(cell.where, {sample.setting}))][repetition].append(cell)
     made = []
     for (name, _), groups in found.items():
         members = [cell for group in groups.values() for cell in group]
-        where = {key: value for key, value in members[0].where.items() if key != sample.setting}
-        means = {name_of: float(np.mean([cell.mean for cell in group])) for name_of, group in groups.items()}
+        means = {repetition: float(np.mean([cell.mean for cell in group])) for repetition, group in groups.items()}
+        where = _without(members[0].where, {sample.setting})
         made.append(Cell(name, where, means, min(cell.n for cell in members), members[0].unit))
     return made
 
@@ -89,23 +90,21 @@ def pairs(rule: Rule, item: str, numbers: Sequence[Cell]) -> list[Pair]:
 
     Raises: ClaimError where a left number has several counterparts that nothing tells apart.
     """
-    every = resampled(numbers, rule.sample)
-    groups: dict[tuple, list[tuple[Cell, Cell | None]]] = defaultdict(list)
-    named: dict[tuple, tuple[dict[str, Any], str]] = {}
-    for left, right in _matched(rule, item, every):
-        setting, rival = _setting(rule, left, right)
-        place = (key_of(setting), rival)
-        groups[place].append((left, right))
-        named[place] = (setting, rival)
-    matched = {key for (key, _), points in groups.items() if points[0][1] is not None}
+    fixed = {key for sides in (rule.where, rule.left) for key, wanted in sides.items() if not free(wanted)}
+    groups: dict[tuple, tuple[dict[str, Any], str, list[Point]]] = {}
+    for left, right in _matched(rule, item, resampled(numbers, rule.sample)):
+        setting = _without(left.where, {*fixed, *rule.mean})
+        rival = _rival(rule, right) if right is not None else ""
+        groups.setdefault((key_of(setting), rival), (setting, rival, []))[2].append((left, right))
+    matched = {key for (key, _), (_, _, points) in groups.items() if points[0][1] is not None}
     return [
-        _pair(rule, item, *named[place], points, numbers)
-        for place, points in groups.items()
-        if rule.right is None or points[0][1] is not None or place[0] not in matched
+        _pair(rule, item, setting, rival, points, numbers)
+        for (key, _), (setting, rival, points) in groups.items()
+        if rule.right is None or points[0][1] is not None or key not in matched
     ]
 
 
-def words(setting: Mapping[str, Any]) -> str:
+def setting_words(setting: Mapping[str, Any]) -> str:
     """Settings in words, as "network resnet18, sparsity 0.9"."""
     return ", ".join(f"{key.replace('_', ' ')} {value_words(value)}" for key, value in setting.items())
 
@@ -127,27 +126,28 @@ def key_of(where: Mapping[str, Any]) -> tuple:
     return tuple(sorted((key, f"{value:.9g}" if is_number(value) else repr(value)) for key, value in where.items()))
 
 
-def _matched(rule: Rule, item: str, numbers: Sequence[Cell]) -> list[tuple[Cell, Cell | None]]:
-    told_apart = {*rule.left, *(rule.right or ()), *rule.ignore}
+def _without(where: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:
+    return {key: value for key, value in where.items() if key not in keys}
 
-    def rest(cell: Cell) -> tuple:
-        return key_of({key: value for key, value in cell.where.items() if key not in told_apart})
 
-    named = [cell for cell in numbers if fits(cell.where, rule.where)]
-    lefts = [cell for cell in named if cell.name == rule.measure and fits(cell.where, rule.left)]
+def _matched(rule: Rule, item: str, numbers: Sequence[Cell]) -> list[Point]:
+    """The left numbers, each with its counterparts: the right numbers with the same other settings."""
+    apart = {*rule.left, *(rule.right or ()), *rule.ignore}
+    inside = [cell for cell in numbers if fits(cell.where, rule.where)]
+    lefts = [cell for cell in inside if cell.name == rule.measure and fits(cell.where, rule.left)]
     if rule.right is None:
         return [(left, None) for left in lefts]
     counterparts: dict[tuple, list[Cell]] = defaultdict(list)
-    for cell in named:
+    for cell in inside:
         if cell.name == (rule.right_measure or rule.measure) and fits(cell.where, rule.right):
-            counterparts[rest(cell)].append(cell)
-    found: list[tuple[Cell, Cell | None]] = []
+            counterparts[key_of(_without(cell.where, apart))].append(cell)
+    found: list[Point] = []
     for left in lefts:
-        rights = counterparts.get(rest(left), [])
-        rivals = [_rival(rule, right) for right in rights]
-        if len(set(rivals)) < len(rivals):
-            places = "; ".join(words(right.where) for right in rights)
-            raise ClaimError(f"{item}: {rule.measure} at {words(left.where)} has several counterparts: {places}")
+        rights = counterparts.get(key_of(_without(left.where, apart)), [])
+        if len({_rival(rule, right) for right in rights}) < len(rights):
+            places = "; ".join(setting_words(right.where) for right in rights)
+            where = setting_words(left.where)
+            raise ClaimError(f"{item}: {rule.measure} at {where} has several counterparts: {places}")
         found += [(left, right) for right in rights] or [(left, None)]
     return found
 
@@ -156,52 +156,37 @@ def _rival(rule: Rule, right: Cell) -> str:
     return ", ".join(value_words(right.where[key]) for key, wanted in (rule.right or {}).items() if free(wanted))
 
 
-def _setting(rule: Rule, left: Cell, right: Cell | None) -> tuple[dict[str, Any], str]:
-    """What tells a comparison apart, and its rival: settings that the rule fixes are left out."""
-    fixed = {key for sides in (rule.where, rule.left) for key, wanted in sides.items() if not free(wanted)}
-    setting = {key: value for key, value in left.where.items() if key not in {*fixed, *rule.mean}}
-    return setting, _rival(rule, right) if right is not None else ""
-
-
 def _pair(
-    rule: Rule,
-    item: str,
-    setting: Mapping[str, Any],
-    rival: str,
-    points: Sequence[tuple[Cell, Cell | None]],
-    numbers: Sequence[Cell],
+    rule: Rule, item: str, setting: Mapping[str, Any], rival: str, points: Sequence[Point], numbers: Sequence[Cell]
 ) -> Pair:
-    if rule.right is not None:
-        points = [point for point in points if point[1] is not None] or points  # the points that both sides have
-    sides = [side for point in points for side in point if side is not None]
-    shared = set.intersection(*(set(side.by) for side in sides))
-    order = [repetition for repetition in points[0][0].by if repetition in shared]
-    n, unit = min(side.n for side in sides), points[0][0].unit
-    complete = rule.right is None or points[0][1] is not None
-    problem = "" if complete else NO_COUNTERPART
-    premise = special.PREMISES.get(rule.premise)
-    if not problem and premise is not None:
-        problem = premise(numbers, *points[0])
-    left = {rep: float(np.mean([point[0].by[rep] for point in points])) for rep in order}
-    if not complete:
-        return Pair(item, setting, rival, left, {}, {}, n, unit, problem)
-    problem = problem or _few(rule, len(order), n)
-    if rule.right is None:
-        return Pair(item, setting, rival, left, {}, left, n, unit, problem)
-    right = {rep: float(np.mean([point[1].by[rep] for point in points if point[1]])) for rep in order}
-    special_value = special.VALUES.get(rule.values)
-    if special_value is not None:
-        value = {rep: special_value(points, rep) for rep in order}
-    elif rule.relative:
-        usable = all(left[rep] > 0 and right[rep] > 0 for rep in order)
-        value = {rep: float(np.log(left[rep] / right[rep])) for rep in order} if usable else {}
-        problem = problem or ("" if usable else "with a value of zero")
-    else:
+    """A comparison of the points that both sides have, averaged over them repetition by repetition."""
+    points = [point for point in points if point[1] is not None] or points
+    lefts, rights = [left for left, _ in points], [right for _, right in points if right is not None]
+    sides = [*lefts, *rights]
+    order = [repetition for repetition in lefts[0].by if all(repetition in side.by for side in sides)]
+    left, right = _means(lefts, order), _means(rights, order)
+    n, problem = min(side.n for side in sides), ""
+    value: Mapping[Any, float] = left
+    if rule.right is not None and not rights:
+        value, problem = {}, NO_COUNTERPART
+    elif rule.premise:
+        problem = PREMISES[rule.premise](numbers, *points[0])
+    if not problem and len(order) < rule.repetitions:
+        problem = FEW
+    elif not problem and n < rule.images:
+        problem = FEW_IMAGES
+    if not rights:
+        return Pair(item, setting, rival, left, right, value, n, lefts[0].unit, problem)
+    if rule.values:
+        value = {rep: VALUES[rule.values](points, rep) for rep in order}
+    elif not rule.relative:
         value = {rep: left[rep] - right[rep] for rep in order}
-    return Pair(item, setting, rival, left, right, value, n, unit, problem)
+    elif all(left[rep] > 0 and right[rep] > 0 for rep in order):
+        value = {rep: float(np.log(left[rep] / right[rep])) for rep in order}
+    else:
+        value, problem = {}, problem or "with a value of zero"
+    return Pair(item, setting, rival, left, right, value, n, lefts[0].unit, problem)
 
 
-def _few(rule: Rule, repetitions: int, n: int) -> str:
-    if repetitions < rule.repetitions:
-        return FEW
-    return FEW_IMAGES if n < rule.images else ""
+def _means(sides: Sequence[Cell], order: Sequence[Any]) -> dict[Any, float]:
+    return {repetition: float(np.mean([side.by[repetition] for side in sides])) for repetition in order if sides}

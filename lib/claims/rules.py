@@ -1,44 +1,46 @@
 """A claim and its rule, as config/claims.yaml has them, checked when they are read."""
 
+from __future__ import annotations
+
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator, model_validator
 
 from lib import config
-from lib.claims import special
+from lib.intervals import student
+
+if TYPE_CHECKING:
+    from lib.claims.numbers import Cell
 
 HIGHER, LOWER, NO_HIGHER, NO_LOWER = "higher", "lower", "no higher", "no lower"
 ABOUT, AT_LEAST, AT_MOST = "about", "at least", "at most"
-# What each needs: the smallest difference that counts; the source's number or another level, with a tolerance; how far
-# off is no matter.
-NEEDS = {
-    HIGHER: ("by", "stated"),
-    LOWER: ("by", "stated"),
-    NO_HIGHER: ("within",),
-    NO_LOWER: ("within",),
-    ABOUT: ("within",),
-    AT_LEAST: ("stated", "level"),
-    AT_MOST: ("stated", "level"),
-}
+WITHIN, LEVEL = (NO_HIGHER, NO_LOWER, ABOUT), (AT_LEAST, AT_MOST)  # no difference beyond a number; a number is reached
+EXPECTATIONS = (HIGHER, LOWER, *WITHIN, *LEVEL)
+NO_SOURCE = "not in the source"
 _BOUNDS = {
     "gt": lambda a, b: a > b + 1e-9,
     "ge": lambda a, b: a >= b - 1e-9,
     "lt": lambda a, b: a < b - 1e-9,
     "le": lambda a, b: a <= b + 1e-9,
 }
-
-
-NO_SOURCE = "not in the source"
+EQUAL = 0.05  # of two clean accuracies
+MORE_ROBUST = 0.05  # accuracy under attack of an adversarially trained twin, above the other
+LARGE, SMALL = 8 / 255, 2 / 255
 
 
 class ClaimError(ValueError):
     """A rule that cannot be applied; the message names the claim, and the key."""
 
 
-@dataclass(frozen=True)
-class Sample:
+class _Checked(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sample(_Checked):
     """What stands for the seeds: the values of a setting, or groups of them.
 
     Attributes:
@@ -49,13 +51,14 @@ class Sample:
     """
 
     setting: str
-    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    groups: dict[str, tuple[str, ...]] = {}
     pairwise: bool = False
     called: str = ""
 
-    def __post_init__(self) -> None:
-        made = {name: (part,) if isinstance(part, str) else tuple(part) for name, part in self.groups.items()}
-        object.__setattr__(self, "groups", made)
+    @field_validator("groups", mode="before")
+    @classmethod
+    def _one_beginning_or_several(cls, groups: Any) -> Any:
+        return {name: [starts] if isinstance(starts, str) else starts for name, starts in groups.items()}
 
     def group(self, value: Any) -> Any:
         """The repetition that a value belongs to; None where no group has it."""
@@ -64,19 +67,18 @@ class Sample:
         return next((name for name, starts in self.groups.items() if str(value).startswith(starts)), None)
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(_Checked):
     """What a claim compares and expects; the head of config/claims.yaml explains the keys.
 
     Attributes:
         left, right: settings that tell the sides apart; a value, a list of values, or bounds {gt, ge, lt, le}. Without
             `right` the left side's own level is what counts.
         measure, right_measure: the number's name; the right side's, where that is another one.
-        expect: a key of NEEDS: the left side, to the right one.
-        by: smallest difference that counts.
-        stated, level, tolerance: the source's number, or another level, and how far from it still counts as it.
-        level_as: what that level is, as "chance".
-        within: what is no matter, for no higher, no lower and about.
+        expect: of the left side, to the right one.
+        amount: of `higher` and `lower` our smallest difference that counts, or with a tolerance the one that the source
+            states; of the others the largest difference that does not count, or the value that is to be reached.
+        tolerance: how far from the source's number, or another level, still counts as it.
+        level_as: what that level is where the source does not state it, as "chance".
         name: of this part, where a claim has several.
         items: the claim's items it looks at; empty: all.
         where: settings that both sides fit.
@@ -87,62 +89,70 @@ class Rule:
         exceptions: the claim is "as a rule": a minority may be against it.
         sample: what stands for the seeds; None: the seeds.
         repetitions, images: the fewest that count.
-        premise: a function of lib.claims.special that says where the claim applies.
-        values: a function of lib.claims.special in place of the difference of the sides.
+        premise: one of PREMISES: where the claim applies.
+        values: one of VALUES, in place of the difference of the sides.
     """
 
-    left: Mapping[str, Any]
-    expect: str
-    right: Mapping[str, Any] | None = None
-    measure: str = "accuracy"
-    by: float | None = None
-    right_measure: str = ""
-    stated: float | None = None
-    level: float | None = None
+    left: dict[str, Any]
+    expect: Literal["higher", "lower", "no higher", "no lower", "about", "at least", "at most"]
+    amount: FiniteFloat
+    tolerance: FiniteFloat | None = Field(None, ge=0)
     level_as: str = ""
-    tolerance: float | None = None
-    within: float | None = None
+    right: dict[str, Any] | None = None
+    measure: str = "accuracy"
+    right_measure: str = ""
     name: str = ""
     items: tuple[str, ...] = ()
-    where: Mapping[str, Any] = field(default_factory=dict)
+    where: dict[str, Any] = {}
     mean: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     relative: bool = False
     best: bool = False
     exceptions: bool = False
     sample: Sample | None = None
-    repetitions: int = 3
-    images: int = 100
+    repetitions: int = Field(3, ge=2)  # an interval needs two
+    images: int = Field(100, ge=1)
     premise: str = ""
     values: str = ""
 
-    def __post_init__(self) -> None:
-        given = tuple(key for key in ("by", "stated", "level", "within") if getattr(self, key) is not None)
-        numbers = [value for key in (*given, "tolerance") if (value := getattr(self, key)) is not None]
-        level = self.expect in (AT_LEAST, AT_MOST)
-        for fits, message in (
-            (self.expect in NEEDS, f"expect is {self.expect!r}: one of {', '.join(NEEDS)}"),
-            (len(given) == 1 and given[0] in NEEDS.get(self.expect, ()), f"{self.expect} needs {_needs(self.expect)}"),
-            ((self.aim is None) == (self.tolerance is None), f"{self.expect} needs its number and a tolerance"),
-            (all(_number(n) and (n >= 0 or n is self.aim) for n in numbers), f"{numbers} must be numbers from 0"),
-            (self.right is not None or level or self.values != "", f"{self.expect} needs a right side"),
-            (set(self.left) | set(self.right or ()) != set(), "left and right are the same"),
-            (not (self.relative and self.right is None), "relative needs a right side"),
-            (self.repetitions >= 2, "repetitions: from 2, as an interval needs two"),
-            (self.images >= 1, "images: from 1"),
-            (self.premise == "" or self.premise in special.PREMISES, f"premise {self.premise!r} is no function"),
-            (self.values == "" or self.values in special.VALUES, f"values {self.values!r} is no function"),
-        ):
-            if not fits:
-                raise ClaimError(message)
-        for conditions in (self.left, self.right or {}, self.where):
-            for condition in conditions.values():
-                fits_condition(0, condition)
+    @model_validator(mode="before")
+    @classmethod
+    def _from_yaml(cls, entry: Any) -> Any:
+        """{higher: 0.01}, {at most: 0.011, tolerance: 0.02} and so on, as the fields of a rule."""
+        given = dict(entry)
+        if "amount" not in given:
+            expected: Any = given.get("expect") if isinstance(given.get("expect"), Mapping) else {}
+            wanted = [key for key in expected if key in EXPECTATIONS]
+            if len(wanted) != 1 or {*expected} - {*wanted, "tolerance", "as"}:
+                known = ", ".join(EXPECTATIONS)
+                raise ClaimError(
+                    f"expect is {given.get('expect')!r}: one of {known} with its number, and a tolerance if need be"
+                )
+            given |= {"expect": wanted[0], "amount": expected[wanted[0]], "tolerance": expected.get("tolerance")}
+            given["level_as"] = str(expected.get("as", ""))
+        if isinstance(given.get("sample"), str):
+            given["sample"] = {"setting": given["sample"]}
+        return given
 
-    @property
-    def aim(self) -> float | None:
-        """The number that is to be reached: the source's, or another level."""
-        return self.level if self.stated is None else self.stated
+    @model_validator(mode="after")
+    def _fits_together(self) -> Rule:
+        for fine, message in (
+            (self.expect not in WITHIN or self.tolerance is None, f"{self.expect} needs no tolerance"),
+            (self.expect not in LEVEL or self.tolerance is not None, f"{self.expect} needs its number and a tolerance"),
+            (self.amount >= 0 or self.expect in LEVEL, "the expected number must be from 0"),
+            (self.level_as == "" or self.expect in LEVEL, "`as` is for a level"),
+            (self.right is not None or self.expect in LEVEL or self.values, f"{self.expect} needs a right side"),
+            (self.left or self.right, "left and right are the same"),
+            (self.right is not None or not self.relative, "relative needs a right side"),
+            (self.premise in ("", *PREMISES), f"premise {self.premise!r} is no function"),
+            (self.values in ("", *VALUES), f"values {self.values!r} is no function"),
+        ):
+            if not fine:
+                raise ClaimError(message)
+        for settings in (self.left, self.right or {}, self.where):
+            for condition in settings.values():
+                fits_condition(0, condition)
+        return self
 
     @property
     def sign(self) -> int:
@@ -151,22 +161,20 @@ class Rule:
 
     def bar(self, scale: float = 1.0) -> float:
         """Where the claimed side begins, counted in the claimed direction; margin and tolerance times `scale`."""
-        if self.within is not None:
-            return -self._size(self.within * scale, -self.sign)
-        if self.by is not None:
-            return self._size(self.by * scale, self.sign)
-        assert self.aim is not None and self.tolerance is not None
-        if self.expect in (AT_LEAST, AT_MOST):
-            return self.sign * self.aim - self.tolerance * scale
-        return self._size(max(0.0, self.aim - self.tolerance * scale), self.sign)
+        if self.expect in WITHIN:
+            return -self._size(self.amount * scale, -self.sign)
+        if self.tolerance is None:
+            return self._size(self.amount * scale, self.sign)
+        if self.expect in LEVEL:
+            return self.sign * self.amount - self.tolerance * scale
+        return self._size(max(0.0, self.amount - self.tolerance * scale), self.sign)
 
     def _size(self, share: float, sign: int) -> float:
         """A difference as it stands; a relative one as a logarithm."""
         return abs(math.log1p(sign * min(share, 0.999 if sign < 0 else share))) if self.relative else share
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(_Checked):
     """One claim: what the source says (or we, where `ours`), the items it rests on, and its rule, in parts if need be.
 
     Attributes:
@@ -177,18 +185,51 @@ class Claim:
     id: str
     statement: str
     paper: str
-    items: tuple[str, ...]
-    rules: tuple[Rule, ...]
-    source: str = ""
+    items: tuple[str, ...] = Field(min_length=1)
+    rules: tuple[Rule, ...] = Field(min_length=1)
+    source: str = Field(min_length=1)  # where the claim is made
     ours: bool = False
     controls: tuple[Rule, ...] = ()
     settle: str = ""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_yaml(cls, entry: Any) -> Any:
+        """A rule as a list of parts, controls as the first part but for what they say, every rule with its items."""
+        given = dict(entry)
+        rules = given.pop("rule", ())
+        rules = list(rules) if isinstance(rules, (list, tuple)) else [rules]
+        controls = [{**rules[0], **control} for control in given.pop("controls", ())]
+        rules, controls = ([{"items": given.get("items"), **rule} for rule in some] for some in (rules, controls))
+        return {"source": NO_SOURCE if given.get("ours") else "", **given, "rules": rules, "controls": controls}
+
+    @model_validator(mode="after")
+    def _named_apart(self) -> Claim:
+        names = [rule.name for rule in self.rules]
+        if len(names) > 1 and not (all(names) and len(set(names)) == len(names)):
+            raise ClaimError("each part of a rule needs a name")
+        if not all(rule.name for rule in self.controls):
+            raise ClaimError("each control needs a name")
+        known = config.items()
+        for item in {*self.items, *(item for rule in (*self.rules, *self.controls) for item in rule.items)}:
+            if item not in known or item not in self.items:
+                raise ClaimError(f"item {item!r} is not in config/items.yaml, or not among the claim's items")
+        return self
+
 
 def load() -> dict[str, Claim]:
     """Every claim of config/claims.yaml, checked. Raises: ClaimError naming claim and key."""
-    known = config.items()
-    return {name: _parse(name, entry, known) for name, entry in config.claims().items()}
+    found = {}
+    for name, entry in config.claims().items():
+        try:
+            found[name] = Claim.model_validate({"id": name, **entry})
+        except (TypeError, ValueError) as error:
+            reason: Any = error
+            if isinstance(error, ValidationError):
+                first = error.errors()[0]
+                reason = ": ".join(map(str, (*first["loc"], first["msg"].removeprefix("Value error, "))))
+            raise ClaimError(f"config/claims.yaml: {name}: {reason}") from error
+    return found
 
 
 def fits(where: Mapping[str, Any], conditions: Mapping[str, Any]) -> bool:
@@ -199,14 +240,15 @@ def fits(where: Mapping[str, Any], conditions: Mapping[str, Any]) -> bool:
 def fits_condition(value: Any, condition: Any) -> bool:
     """Whether a setting's value fits a condition: bounds {gt, ge, lt, le}, a list of values, or the value itself."""
     if isinstance(condition, Mapping):
-        for key in condition:
-            if key not in _BOUNDS:
-                raise ClaimError(f"condition {dict(condition)}: unknown key {key!r}; one of {', '.join(_BOUNDS)}")
-        limits = {key: number(limit) for key, limit in condition.items()}
+        if unknown := [key for key in condition if key not in _BOUNDS]:
+            raise ClaimError(f"condition {dict(condition)}: unknown key {unknown[0]!r}; one of {', '.join(_BOUNDS)}")
+        limits = {key: _bound(limit) for key, limit in condition.items()}
         return is_number(value) and all(_BOUNDS[key](value, limit) for key, limit in limits.items())
-    if isinstance(condition, (list, tuple)):
-        return any(_same(value, choice) for choice in condition)
-    return _same(value, condition)
+    if free(condition):
+        return any(fits_condition(value, choice) for choice in condition)
+    if is_number(value) and is_number(condition):
+        return math.isclose(value, condition, rel_tol=1e-9, abs_tol=1e-9)
+    return type(value) is type(condition) and value == condition
 
 
 def free(condition: Any) -> bool:
@@ -214,82 +256,61 @@ def free(condition: Any) -> bool:
     return isinstance(condition, (Mapping, list, tuple))
 
 
-def number(value: Any) -> float:
-    """A bound as a number; text as "8/255" is a fraction. Raises: ClaimError for anything else."""
+def is_number(value: Any) -> bool:
+    """Whether a value is a number; yes and no are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _bound(value: Any) -> float:
+    """A bound as a number; text as "8/255" is a fraction."""
     try:
         return float(Fraction(value.replace(" ", ""))) if isinstance(value, str) else float(value)
     except (TypeError, ValueError, ZeroDivisionError):
         raise ClaimError(f"bound {value!r} is neither a number nor a fraction such as 8/255") from None
 
 
-def is_number(value: Any) -> bool:
-    """Whether a value is a number; yes and no are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+# Premises: functions of all numbers of an item and of a pair to be compared, that say in words why the pair does not
+# count; empty where it does.
 
 
-def _number(value: Any) -> bool:
-    return is_number(value) and math.isfinite(value)
+def equally_accurate(cells: Sequence[Cell], left: Cell, right: Cell) -> str:
+    """The two networks' accuracies without attack lie within 5 points."""
+    means = []
+    for side in (left, right):
+        wanted = {**side.where, "epsilon": 0.0}
+        clean = next((cell for cell in cells if cell.name == "accuracy" and dict(cell.where) == wanted), None)
+        if clean is None:
+            return "without a clean accuracy"
+        means.append(clean.mean)
+    return "" if max(means) - min(means) <= EQUAL else "at unequal clean accuracy"
 
 
-def _same(value: Any, wanted: Any) -> bool:
-    if is_number(value) and is_number(wanted):
-        return math.isclose(value, wanted, rel_tol=1e-9, abs_tol=1e-9)
-    return type(value) is type(wanted) and value == wanted
+def twin_more_robust(cells: Sequence[Cell], left: Cell, right: Cell) -> str:
+    """The left network is more accurate than the right one under FGSM, by 5 points over 0 < eps <= 8/255."""
+    sides = []
+    for side in (left, right):
+        wanted = {key: side.where[key] for key in ("network", "variant")} | {"epsilon": {"gt": 0, "le": LARGE}}
+        curve = [cell for cell in cells if cell.name == "accuracy" and fits(cell.where, wanted)]
+        sides.append({round(cell.where["epsilon"] * 255, 6): cell.by for cell in curve})
+    shared = sorted(set(sides[0]) & set(sides[1]))
+    seeds = set.intersection(*(set(side[step]) for side in sides for step in shared)) if shared else set()
+    gains = [float(np.mean([sides[0][e][s] - sides[1][e][s] for e in shared])) for s in sorted(seeds)]
+    found = student(gains)
+    return "" if found and found[0] > MORE_ROBUST else "whose adversarially trained twin is not the more robust one"
 
 
-def _needs(expect: str) -> str:
-    return " or ".join(f"{key} and tolerance" if key in ("stated", "level") else key for key in NEEDS.get(expect, ()))
+# Values: functions of the pairs of a comparison, one a point, and a repetition, that return what is compared.
 
 
-def _parse(name: str, entry: Any, known: Mapping[str, config.Item]) -> Claim:
-    label = f"config/claims.yaml: {name}"
-    try:
-        entry = dict(entry)
-        given = entry.pop("rule")
-        rules = tuple(_rule(part) for part in (given if isinstance(given, list) else [given]))
-        first = given[0] if isinstance(given, list) else given
-        controls = tuple(_rule({**first, **part}) for part in entry.pop("controls", ()))
-        told = {"source": NO_SOURCE} if entry.get("ours") else {}
-        claim = Claim(id=name, rules=rules, controls=controls, **config.freeze({**told, **entry}))
-    except KeyError as error:
-        raise ClaimError(f"{label}: key {error} is missing") from None
-    except (TypeError, ValueError) as error:
-        raise ClaimError(f"{label}: {error}") from error
-    parts = [rule.name for rule in claim.rules]
-    for fine, message in (
-        (len(rules) > 0, "rule: at least one"),
-        (len(parts) == 1 or (all(parts) and len(set(parts)) == len(parts)), "each part of a rule needs a name"),
-        (all(rule.name for rule in controls), "each control needs a name"),
-        (len(claim.items) > 0, "items: at least one"),
-        (claim.source != "", "source: where the claim is made; or `ours: true`"),
-    ):
-        if not fine:
-            raise ClaimError(f"{label}: {message}")
-    for item in {*claim.items, *(item for rule in (*rules, *controls) for item in rule.items)}:
-        if item not in known or item not in claim.items:
-            raise ClaimError(f"{label}: item {item!r} is not in config/items.yaml, or not among the claim's items")
-    return replace(claim, rules=tuple(replace(rule, items=rule.items or claim.items) for rule in claim.rules),
-                   controls=tuple(replace(rule, items=rule.items or claim.items) for rule in controls))  # fmt: skip
+def growth_with_epsilon(pairs: Sequence[tuple[Cell, Cell]], repetition: Any) -> float:
+    """The difference of the sides averaged over eps >= 8/255, less that over eps <= 2/255."""
+
+    def gain(bounds: Mapping[str, float]) -> float:
+        inside = [(a, b) for a, b in pairs if fits_condition(a.where["epsilon"], bounds)]
+        return float(np.mean([a.by[repetition] - b.by[repetition] for a, b in inside])) if inside else math.nan
+
+    return gain({"ge": LARGE}) - gain({"le": SMALL})
 
 
-def _rule(entry: Mapping[str, Any]) -> Rule:
-    given = {**entry, **_expected(entry["expect"])}
-    sample = given.pop("sample", None)
-    if isinstance(sample, str):
-        sample = {"setting": sample}
-    return Rule(**config.freeze(given), sample=None if sample is None else Sample(**config.freeze(sample)))
-
-
-def _expected(given: Any) -> dict[str, Any]:
-    """{higher: 0.01}, {at most: 0.011, tolerance: 0.02} and so on, as the fields of a rule."""
-    wanted = [key for key in given if key in NEEDS] if isinstance(given, Mapping) else []
-    if len(wanted) != 1 or not set(given) <= {wanted[0], "tolerance", "as"}:
-        raise ClaimError(f"expect is {given!r}: one of {', '.join(NEEDS)} with its number, and a tolerance if need be")
-    (kind,), tolerance = wanted, given.get("tolerance")
-    if kind in (NO_HIGHER, NO_LOWER, ABOUT):
-        name = "within"
-    elif given.get("as"):
-        name = "level"
-    else:
-        name = "by" if tolerance is None and kind in (HIGHER, LOWER) else "stated"
-    return {"expect": kind, name: given[kind], "tolerance": tolerance, "level_as": str(given.get("as", ""))}
+PREMISES: Mapping[str, Any] = {f.__name__: f for f in (equally_accurate, twin_more_robust)}
+VALUES: Mapping[str, Any] = {f.__name__: f for f in (growth_with_epsilon,)}

@@ -1,6 +1,7 @@
 """Every claim judged from the records of a scale, and written down."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -8,11 +9,16 @@ from typing import Any
 import pandas as pd
 
 from lib import checksums, config, record, store, tables
-from lib.claims import conditions
-from lib.claims.decide import IN_PART
-from lib.claims.judging import judged
-from lib.claims.material import Material
-from lib.claims.rules import Claim, ClaimError, load
+from lib.claims import words
+from lib.claims.decide import IN_PART, NOT_TESTABLE, REPRODUCED, Judgement, combine, fragility
+from lib.claims.decide import judge as judge_rule
+from lib.claims.effects import effect, pooled
+from lib.claims.material import Material, frozen
+from lib.claims.numbers import Cell, Pair, pairs, setting_words
+from lib.claims.rules import Claim, ClaimError, Rule, load
+
+EVIDENCE = ["item", "comparison", "setting", "measure", "left", "right", "difference", "low", "high", "seeds", "n"]
+EVIDENCE += ["outcome"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,30 +70,20 @@ class Verdict:
         return f"{self.verdict}{part}" + (f"; {self.conditions}" if self.conditions else "")
 
     @property
-    def stability(self) -> str:
-        """How many of the margins and confidences give the same verdict, in words."""
-        if not self.stable:
-            return ""
-        others = [f"{name} with {', '.join(where)}" for name, where in self.stable["others"].items()]
-        told = f"The same in {self.stable['same']} of {self.stable['of']} combinations of margin and confidence"
-        return told + (f" ({'; '.join(others)})." if others else ".")
-
-    @property
-    def accuracy(self) -> str:
-        """How accurate the networks are beside what is usual, in words."""
-        return conditions.in_words(self.networks)[1]
-
-    @property
-    def freshness(self) -> str:
-        """Which seeds had been seen when the rules were frozen, and what the fresh ones say alone, in words."""
-        return conditions.fresh_in_words(self.fresh)
+    def remarks(self) -> str:
+        """How stable the verdict is, how accurate its networks are, and which seeds are fresh, in words."""
+        remarks = (
+            words.stability_words(self.stable),
+            words.accuracy_words(self.networks),
+            words.fresh_words(self.fresh),
+        )
+        return " ".join(filter(None, remarks))
 
     def text(self) -> str:
         """Statement, verdict, reason and rule as Markdown."""
         head = f"{self.headline[0].upper()}{self.headline[1:]}"
-        owner = "Our own claim." if self.ours else ""
-        said = " ".join(filter(None, [owner, self.why, self.stability, self.accuracy, self.freshness]))
-        return f"### {self.statement}\n\n**{head}.** Scale {self.scale}. {said}\n\n*Rule.* {self.rule}"
+        reasons = " ".join(filter(None, ["Our own claim." if self.ours else "", self.why, self.remarks]))
+        return f"### {self.statement}\n\n**{head}.** Scale {self.scale}. {reasons}\n\n*Rule.* {self.rule}"
 
 
 def judge(claim_id: str, scale: str) -> Verdict:
@@ -100,14 +96,13 @@ def judge(claim_id: str, scale: str) -> Verdict:
         run an item with other seeds or settings than the scale's, its reason says that it is not of that run.
     Raises: ClaimError for an unknown claim, or a rule that cannot be applied to the records.
     """
-    found = load()
-    if claim_id not in found:
-        raise ClaimError(f"no claim {claim_id!r}: one of {', '.join(found)}")
-    told = _verdict(found[claim_id], Material(scale))
-    changed = record.beside(found[claim_id].items, scale)
-    if changed:
-        told = replace(told, why=f"Of the records of scale {scale}, not of this run ({changed}). {told.why}")
-    return told
+    known = load()
+    if claim_id not in known:
+        raise ClaimError(f"no claim {claim_id!r}: one of {', '.join(known)}")
+    verdict = _judged(known[claim_id], Material(scale))
+    if changed := record.beside(known[claim_id].items, scale):
+        verdict = replace(verdict, why=f"Of the records of scale {scale}, not of this run ({changed}). {verdict.why}")
+    return verdict
 
 
 def judge_all(scale: str) -> list[Verdict]:
@@ -117,8 +112,7 @@ def judge_all(scale: str) -> list[Verdict]:
         scale: smoke, cpu, gpu or paper.
     Returns: the verdicts, in the order of config/claims.yaml.
     """
-    found = verdicts(scale)
-    folder = config.results_dir(scale)
+    found, folder = verdicts(scale), config.results_dir(scale)
     made = files(found, scale)
     for name, text in made.items():
         store.write_atomic(folder / name, text)
@@ -129,30 +123,25 @@ def judge_all(scale: str) -> list[Verdict]:
 def verdicts(scale: str) -> list[Verdict]:
     """Every claim judged from the records of a scale, in the order of config/claims.yaml; nothing is written."""
     material = Material(scale)
-    return [_verdict(claim, material) for claim in load().values()]
+    return [_judged(claim, material) for claim in load().values()]
 
 
 def files(found: Sequence[Verdict], scale: str) -> dict[str, str]:
     """What `judge_all` writes of the verdicts: path in results/<scale> -> text, claims.json last."""
-    folder = config.results_dir(scale)
+    numbers = config.results_dir(scale) / "numbers"
     used = sorted({item for verdict in found for item in verdict.items if record.exists(item, scale)})
     commit, dirty = record.git_state()
+    records = {item: store.file_sha256(numbers / f"{item}.json") for item in used}
     body = {
         "scale": scale,
         "claims": [_plain(verdict) for verdict in found],
-        "provenance": {
-            "git": commit,
-            "dirty": dirty,
-            **conditions.frozen(scale),
-            "records": {item: store.file_sha256(folder / "numbers" / f"{item}.json") for item in used},
-        },
+        "provenance": {"git": commit, "dirty": dirty, **frozen(scale), "records": records},
     }
     shown = table(found)
-    caption = f"The claims and their verdicts at scale {scale}"
     return {
         "tables/claims.csv": tables.csv(shown),
         "tables/claims.md": tables.markdown(shown),
-        "tables/claims.tex": tables.latex(shown, caption, "tab:claims"),
+        "tables/claims.tex": tables.latex(shown, f"The claims and their verdicts at scale {scale}", "tab:claims"),
         "claims.json": record.dumps(body),
     }
 
@@ -160,28 +149,123 @@ def files(found: Sequence[Verdict], scale: str) -> dict[str, str]:
 def table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     """Verdicts as a frame of text: claim, statement, whose, source, verdict, same (combinations), why."""
     rows = [
-        [
-            v.id,
-            v.statement,
-            "ours" if v.ours else "the source's",
-            v.paper if v.ours else f"{v.paper}, {v.source}",
-            v.headline,
-            f"{v.stable['same']} of {v.stable['of']}" if v.stable else "",
-            v.why,
-        ]
+        {
+            "claim": v.id,
+            "statement": v.statement,
+            "whose": "ours" if v.ours else "the source's",
+            "source": v.paper if v.ours else f"{v.paper}, {v.source}",
+            "verdict": v.headline,
+            "same": f"{v.stable['same']} of {v.stable['of']}" if v.stable else "",
+            "why": v.why,
+        }
         for v in verdicts
     ]
     return pd.DataFrame(rows, columns=["claim", "statement", "whose", "source", "verdict", "same", "why"])
 
 
-def _verdict(claim: Claim, material: Material) -> Verdict:
-    own = {name: getattr(claim, name) for name in ("id", "statement", "paper", "source", "ours", "items")}
-    return Verdict(**own, scale=material.scale, **judged(claim, material))
-
-
 def _plain(verdict: Verdict) -> dict[str, Any]:
     """A verdict as JSON holds it: NaN is null."""
-    told = {f.name: getattr(verdict, f.name) for f in fields(Verdict) if f.name != "evidence"}
-    rows = verdict.evidence.to_dict("records")
-    plain = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
-    return {**told, "items": list(verdict.items), "headline": verdict.headline, "evidence": plain}
+    facts = {f.name: getattr(verdict, f.name) for f in fields(Verdict) if f.name != "evidence"}
+    rows = [
+        {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+        for row in verdict.evidence.to_dict("records")
+    ]
+    return {**facts, "items": list(verdict.items), "headline": verdict.headline, "evidence": rows}
+
+
+def _judged(claim: Claim, material: Material) -> Verdict:
+    """One claim judged: its comparisons from the records, their effects, the verdict and its reason."""
+    facts: dict[str, Any] = {
+        name: getattr(claim, name) for name in ("id", "statement", "paper", "source", "ours", "items")
+    }
+    facts |= {"scale": material.scale, "rule": words.rule_words(claim)}
+    numbers: dict[str, list[Cell]] = {}
+    problems = []
+    for item in claim.items:
+        known = material.numbers(item)
+        if isinstance(known, str):
+            problems.append(known)
+        else:
+            numbers[item] = known
+    if problems:
+        why = f"Needs records that are not there: {'; '.join(problems)}."
+        return Verdict(**facts, verdict=NOT_TESTABLE, why=why, evidence=pd.DataFrame(columns=EVIDENCE))
+    every = [(rule, _compared(claim, rule, numbers)) for rule in claim.rules]
+    counting = [(rule, [pair for pair in found if not pair.problem]) for rule, found in every]
+    parts = [(rule, found, judge_rule(rule, found)) for rule, found in counting]
+    counted = {pair.item for _, found in counting for pair in found}
+    silent = [item for item in claim.items if item not in counted]
+
+    def settle(judgements: Sequence[Judgement]) -> str:
+        verdict = combine([judgement.verdict for judgement in judgements])
+        return IN_PART if silent and verdict == REPRODUCED else verdict
+
+    verdict = settle([judgement for _, _, judgement in parts])
+    testable = verdict != NOT_TESTABLE
+    controls = []
+    for rule in claim.controls:
+        found = [pair for pair in _compared(claim, rule, numbers) if not pair.problem]
+        controls += [words.effect_row(rule, found, one)] if (one := pooled(rule, found)) else []
+    named = {pair.setting["network"] for _, found in counting for pair in found if "network" in pair.setting}
+    networks = material.accuracies(claim.items, named) if testable else []
+    below = any(row["below"] for row in networks)
+    evidence = pd.DataFrame([_row(rule, pair) for rule, found in every for pair in found], columns=EVIDENCE)
+    return Verdict(
+        **facts,
+        verdict=verdict,
+        why=words.why(claim, verdict, parts, [p for _, found in every for p in found], silent, controls, below),
+        evidence=evidence,
+        part=words.part_words(parts, silent) if verdict == IN_PART else "",
+        counts=dict(sorted(Counter(evidence["outcome"]).items())),
+        effects=[
+            words.effect_row(rule, found, one.pooled) | {"verdict": one.verdict}
+            for rule, found, one in parts
+            if one.pooled
+        ],
+        stable=fragility(counting, settle) if testable else {},
+        networks=networks,
+        conditions=words.below_words(networks),
+        controls=controls,
+        fresh=_fresh(counting, material.seen),
+    )
+
+
+def _compared(claim: Claim, rule: Rule, numbers: Mapping[str, Sequence[Cell]]) -> list[Pair]:
+    try:
+        return [pair for item in rule.items for pair in pairs(rule, item, numbers[item])]
+    except ClaimError as error:
+        raise ClaimError(f"claim {claim.id!r}: {error}") from error
+
+
+def _fresh(counting: Sequence[tuple[Rule, Sequence[Pair]]], seen: Sequence[int]) -> dict[str, Any]:
+    """The seeds that had not been seen when the rules were frozen, and the effects of them alone."""
+    by_seed = [(rule, found) for rule, found in counting if rule.sample is None]
+    seeds = sorted({seed for _, found in by_seed for pair in found for seed in pair.value})
+    new = [seed for seed in seeds if seed not in seen]
+    effects = []
+    for rule, found in by_seed if len(new) >= 2 else ():
+        fresh = [replace(p, value={seed: value for seed, value in p.value.items() if seed in new}) for p in found]
+        effects += [words.effect_row(rule, found, one)] if (one := pooled(rule, fresh)) else []
+    return {"seeds": new, "seen": [seed for seed in seeds if seed in seen], "effects": effects}
+
+
+def _row(rule: Rule, pair: Pair) -> dict[str, Any]:
+    """A comparison as a row of evidence; of a relative rule the difference is that of the ratio to one."""
+    setting = {**pair.setting, **({"against": pair.rival} if pair.rival else {})}
+    found = effect(rule, pair.value, pair.unit) if len(pair.value) >= 2 else None
+    sizes = (found.value, found.low, found.high) if found else [math.nan] * 3
+    left, right = (sum(side.values()) / len(side) if side else math.nan for side in (pair.left, pair.right))
+    return {
+        "item": pair.item,
+        "comparison": rule.name,
+        "setting": setting_words(setting),
+        "measure": rule.measure,
+        "left": left,
+        "right": right,
+        **dict(
+            zip(("difference", "low", "high"), (math.exp(x) - 1 if rule.relative else x for x in sizes), strict=True)
+        ),
+        "seeds": len(pair.value),
+        "n": pair.n,
+        "outcome": pair.problem or (found.outcome if found else ""),
+    }

@@ -1,59 +1,33 @@
 """Scale presets, recipes and places: the only package that reads config/*.yaml or the environment."""
 
 from lib.config.estimates import images_of, in_words, network_seconds
-from lib.config.items import CHANGED, Item, Step, claims, foreign, item_seeds, items, notebooks, steps
+from lib.config.items import (
+    CHANGED,
+    Item,
+    Piece,
+    Sources,
+    Step,
+    claims,
+    foreign,
+    item_seeds,
+    items,
+    notebooks,
+    queue,
+    sources,
+    steps,
+)
 from lib.config.places import (
     ROOT,
     cache_dir,
     config_dir,
     data_root,
+    progress_written,
     quiet,
     results_dir,
     settled,
     steady_cublas,
     training_asked,
 )
-from lib.config.queue import Piece, queue
 from lib.config.recipe import Compute, Recipe
 from lib.config.scale import SCALES, SECTIONS, Scale, flat, load
-from lib.config.sources import Sources, sources
 from lib.config.values import ConfigError, freeze, read_yaml, thaw
-
-__all__ = [
-    "CHANGED",
-    "ROOT",
-    "SCALES",
-    "SECTIONS",
-    "Compute",
-    "ConfigError",
-    "Item",
-    "Piece",
-    "Recipe",
-    "Scale",
-    "Sources",
-    "Step",
-    "cache_dir",
-    "claims",
-    "config_dir",
-    "data_root",
-    "flat",
-    "foreign",
-    "freeze",
-    "images_of",
-    "in_words",
-    "item_seeds",
-    "items",
-    "load",
-    "network_seconds",
-    "notebooks",
-    "queue",
-    "quiet",
-    "read_yaml",
-    "results_dir",
-    "settled",
-    "sources",
-    "steady_cublas",
-    "steps",
-    "thaw",
-    "training_asked",
-]

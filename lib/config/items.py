@@ -1,12 +1,13 @@
-"""What is made of the networks: tables and figures, the steps before them, the claims they bear on."""
+"""What is made of the networks: items, the steps before them, the queue, claims, and what the sources state."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from lib.config.places import config_dir
-from lib.config.scale import Scale
-from lib.config.values import ConfigError, build, freeze, mapping, only_keys, read_yaml
+from lib.config.scale import SCALES, Scale
+from lib.config.values import ConfigError, build, counts, freeze, mapping, only_keys, read_yaml
 
 CHANGED = "changed for this run: "  # begins what a record's `reduced` says of settings that are not the scale's
 
@@ -118,3 +119,109 @@ def notebooks() -> dict[str, tuple[str, ...]]:
 def claims() -> dict[str, Any]:
     """The papers' claims with their rules, from config/claims.yaml."""
     return read_yaml(config_dir() / "claims.yaml")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One entry of the queue.
+
+    Attributes:
+        scale: whose networks it makes.
+        only: items, notebooks or families, the most urgent first.
+        minutes: that it is meant to take.
+        settles: the question that its results answer, in words.
+        seeds: of the networks; none: all that the scale's studies have.
+    """
+
+    scale: str
+    only: tuple[str, ...]
+    minutes: float
+    settles: str
+    seeds: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.minutes, (int, float)) and not isinstance(self.minutes, bool)
+        names = isinstance(self.only, tuple) and all(isinstance(name, str) for name in self.only)
+        seeds = isinstance(self.seeds, tuple) and all(seed == 0 or counts(seed) for seed in self.seeds)
+        checks = [
+            (self.scale in SCALES, "scale", f"one of {', '.join(SCALES)}"),
+            (names and self.only, "only", "a list of items, notebooks or families"),
+            (number and self.minutes > 0, "minutes", "a number above 0"),
+            (isinstance(self.settles, str) and self.settles.strip(), "settles", "a sentence"),
+            (seeds, "seeds", "a list of whole numbers from 0"),
+        ]
+        for fits, key, wanted in checks:
+            if not fits:
+                raise ConfigError(f"{key} is {getattr(self, key)!r}: {wanted}")
+
+
+def queue() -> dict[str, Piece]:
+    """The pieces by name, the most valuable first, from config/queue.yaml; none where there is no such file.
+
+    Raises: ConfigError naming the file and the entry that cannot be used.
+    """
+    source = config_dir() / "queue.yaml"
+    if not source.exists():
+        return {}
+    try:
+        return {name: build(Piece, freeze(mapping(entry, name)), name) for name, entry in read_yaml(source).items()}
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Which settings the sources state; of all others config/paper.yaml has our reading.
+
+    Attributes:
+        networks: patterns of names -> the stated settings of their recipes; the first that fits counts.
+        whole_training_set: patterns of the networks that are trained on all images of their set.
+        studies: paper -> the stated settings of its experiments.
+    """
+
+    networks: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = ()
+    whole_training_set: tuple[str, ...] = ()
+    studies: Mapping[str, frozenset[str]] | None = None
+
+    def of_network(self, name: str) -> frozenset[str]:
+        """The stated settings of a network's recipe."""
+        return next((states for names, states in self.networks if _fits(name, names)), frozenset())
+
+    def of_paper(self, paper: str) -> frozenset[str]:
+        """The stated settings of a paper's experiments."""
+        return (self.studies or {}).get(paper, frozenset())
+
+    def on_all_images(self, name: str) -> bool:
+        """Whether the source trains a network on all images of its set."""
+        return _fits(name, self.whole_training_set)
+
+
+def sources() -> Sources:
+    """What config/sources.yaml says; nothing is stated where there is no such file.
+
+    Raises: ConfigError naming the file and the entry that does not fit.
+    """
+    source = config_dir() / "sources.yaml"
+    if not source.exists():
+        return Sources()
+    raw = read_yaml(source)
+    try:
+        only_keys(raw, {"networks", "whole_training_set", "studies"}, source.name)
+        networks = []
+        for entry in raw.get("networks") or ():
+            only_keys(mapping(entry, "networks"), {"names", "states"}, "networks")
+            networks.append((_words(entry.get("names")), frozenset(_words(entry.get("states")))))
+        studies = {paper: frozenset(_words(words)) for paper, words in mapping(raw.get("studies"), "studies").items()}
+        return Sources(tuple(networks), _words(raw.get("whole_training_set") or []), studies)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def _words(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        raise ConfigError(f"expected a list of words, found {value!r}")
+    return tuple(value)
+
+
+def _fits(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -37,6 +37,11 @@ def quiet() -> bool:
     return os.environ.get("NEURONS_QUIET", "") not in ("", "0")
 
 
+def progress_written() -> bool:
+    """Whether bars write how far they are to standard error, line by line: NEURONS_PROGRESS, set by the engine."""
+    return os.environ.get("NEURONS_PROGRESS", "") not in ("", "0")
+
+
 def training_asked() -> bool:
     """Whether networks may be trained however long it takes: NEURONS_TRAIN, set by the engine."""
     return os.environ.get("NEURONS_TRAIN", "") not in ("", "0")

@@ -10,9 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 from lib import store
-from lib.config.networks import written_out
 from lib.config.places import config_dir
-from lib.config.recipe import Compute, Recipe
+from lib.config.recipe import Compute, Recipe, written_out
 from lib.config.values import ConfigError, build, freeze, mapping, only_keys, read_yaml, thaw
 
 SCALES = ("smoke", "cpu", "gpu", "paper")

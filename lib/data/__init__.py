@@ -19,21 +19,6 @@ from lib.data.batches import as_batch, as_images, as_labels, as_tensor, with_gra
 from lib.data.image_set import ImageFiles, ImageSet
 from lib.data.sets import SETS, DataError, MissingDataError, Spec
 
-__all__ = [
-    "SETS",
-    "DataError",
-    "ImageFiles",
-    "ImageSet",
-    "MissingDataError",
-    "Spec",
-    "as_batch",
-    "as_images",
-    "as_labels",
-    "as_tensor",
-    "load",
-    "with_gradients",
-]
-
 _PACKED: dict[str, Callable[[Spec, str, Path], tuple[np.ndarray, np.ndarray]]] = {
     "mnist5k": files.mnist5k,
     "mnist": files.idx,

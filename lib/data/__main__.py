@@ -1,17 +1,24 @@
 """python -m lib.data: which image sets are there and whole, and fetching those that torchvision can fetch."""
 
 import argparse
+import shutil
 import sys
 import tarfile
 import warnings
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
 
 from lib import config, progress
 from lib.data import SETS, DataError, MissingDataError, load
 from lib.data.sets import Spec
+
+# What torchvision takes for whole where it has the right name; archives beside it are checked by their MD5.
+_UNPACKED = {
+    "mnist": ["raw/*-ubyte"],
+    "fashion-mnist": ["raw/*-ubyte"],
+    "gtsrb": ["GTSRB", "GT-final_test.csv"],
+}
 
 
 def status(names: list[str], root: Path) -> int:
@@ -45,7 +52,7 @@ def status(names: list[str], root: Path) -> int:
 
 
 def download(name: str, root: Path) -> int:
-    """Fetch a set with torchvision and verify it; a damaged copy is overwritten.
+    """Fetch a set with torchvision and verify it; what is damaged is set aside as <name>.damaged.
 
     Returns: 0 where the set is there and whole in the end, 1 where it could not be fetched, 2 where nobody may.
     """
@@ -57,9 +64,11 @@ def download(name: str, root: Path) -> int:
         print(f"{name} cannot be downloaded. {spec.mend(root)}", file=sys.stderr)
         return 2
     root.mkdir(parents=True, exist_ok=True)
+    for pattern in _UNPACKED.get(name, ()):
+        for path in (root / spec.folder).glob(pattern):
+            _set_aside(path)
     try:
-        for arguments in _arguments(spec):
-            _refetching(spec)(root=str(root), download=True, **arguments)
+        _fetch(spec, root)
     except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
         print(f"{name} could not be downloaded into {root}: {error}", file=sys.stderr)
         return 1
@@ -81,44 +90,22 @@ def _fault(spec: Spec, root: Path) -> DataError | None:
     return None
 
 
-def _arguments(spec: Spec) -> list[dict[str, Any]]:
-    return [{"split": "train"}, {"split": "test"}] if spec.name == "gtsrb" else [{"train": True}]
+def _set_aside(path: Path) -> None:
+    aside = path.with_name(f"{path.name}.damaged")
+    if aside.is_dir():
+        shutil.rmtree(aside)
+    path.replace(aside)
 
 
-def _refetching(spec: Spec) -> Any:
-    """torchvision's class, made to fetch even where files of the right name are there: they are damaged.
-
-    Archives beside them are used where their MD5 holds, and fetched where it does not.
-    """
+def _fetch(spec: Spec, root: Path) -> None:
     from torchvision import datasets
 
-    kinds = {
-        "mnist": datasets.MNIST,
-        "fashion-mnist": datasets.FashionMNIST,
-        "cifar10": datasets.CIFAR10,
-        "gtsrb": datasets.GTSRB,
-    }
-    kind: Any = kinds[spec.name]
-
-    class Refetching(kind):
-        fetching = False
-
-        def download(self) -> None:
-            self.fetching = True
-            super().download()
-            self.fetching = False
-
-        def _check_exists(self) -> bool:
-            return not self.fetching and super()._check_exists()
-
-        def _check_integrity(self) -> bool:
-            return not self.fetching and super()._check_integrity()
-
-        def _check_legacy_exist(self) -> bool:
-            return False
-
-    Refetching.__name__ = kind.__name__  # MNIST names its folder by its class
-    return Refetching
+    if spec.name == "gtsrb":
+        for split in ("train", "test"):
+            datasets.GTSRB(str(root), split, download=True)
+        return
+    kinds = {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}
+    kinds[spec.name](str(root), download=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,7 +9,7 @@ import hashlib
 import re
 import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lib import config, store
+from lib import cache, config, store
 from lib.data import splits
 from lib.data.image_set import ImageFiles
 from lib.data.sets import Spec
@@ -224,48 +224,51 @@ def decode_cached(
 
     The copy is made anew where a source file came, went or changed (name, size, time), or where it is damaged.
     """
-    from safetensors.torch import save_file
-
     try:
         states = [path.stat() for path in listing.paths]
     except FileNotFoundError as error:
         raise spec.damaged(root, error.filename, "no such file") from None
     names = [f"{path.parent.name}/{path.name}" for path in listing.paths]
     sources = [(name, state.st_size, state.st_mtime_ns) for name, state in zip(names, states, strict=True)]
-    key = store.fingerprint({"shape": spec.shape, "sources": sources})
+    key = {"shape": spec.shape, "sources": sources}
     place = store.fingerprint(str(root)).removeprefix("sha256:")[:12]
-    copy = config.cache_dir("data") / f"{spec.name}-{split}-{place}.safetensors"
-    images = _kept(copy, key, (len(listing.paths), *spec.shape))
-    if images is None:
-        images = decode(spec, root, listing, shape)
-        metadata = {"key": key, "content": _content(images)}
-        try:
-            store.write_atomic(copy, lambda path: save_file({"images": images}, path, metadata))
-        except OSError as error:
-            warnings.warn(f"the decoded copy of {spec.name} is not kept: {error}", stacklevel=2)
-    return images
+    name = f"{spec.name}-{split}-{place}"
+    made = partial(decode, spec, root, listing, shape)
+    try:
+        with cache.only_kept(False):  # reading data makes no result
+            return cache.get("data", key, made, _COPY, folder=config.cache_dir("data").parent, name=name)
+    except OSError as error:
+        warnings.warn(f"the decoded copy of {spec.name} is not kept: {error}", stacklevel=2)
+        return made()
 
 
-def _kept(copy: Path, key: str, shape: tuple[int, ...]) -> torch.Tensor | None:
+def _write_copy(path: Path, key: Mapping[str, Any], images: torch.Tensor) -> None:
+    from safetensors.torch import save_file
+
+    about = {"key": store.fingerprint(key), "content": _content(images)}
+    store.write_atomic(path, lambda part: save_file({"images": images}, part, about))
+
+
+def _read_copy(path: Path, key: Mapping[str, Any]) -> torch.Tensor:
     from safetensors import SafetensorError, safe_open
 
-    if not copy.exists():
-        return None
     try:
-        with safe_open(copy, "pt") as stored:
-            metadata = stored.metadata() or {}
-            if metadata.get("key") != key:
-                return None
+        with safe_open(path, "pt") as stored:
+            about = stored.metadata() or {}
+            if about.get("key") != store.fingerprint(key):
+                raise FileNotFoundError(f"{path} is of other source files")
             images = stored.get_tensor("images")
-    except (SafetensorError, OSError, ValueError) as error:
-        warnings.warn(f"{copy} is damaged ({error}); it is made anew from the images", stacklevel=3)
-        return None
-    if metadata.get("content") != _content(images) or images.shape != shape:
-        what = "its checksum does not match" if images.shape == shape else f"it is of shape {tuple(images.shape)}"
-        warnings.warn(f"{copy} is damaged ({what}); it is made anew", stacklevel=3)
-        return None
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    if images.shape != (len(key["sources"]), *key["shape"]):
+        raise ValueError(f"it is of shape {tuple(images.shape)}")
+    if about.get("content") != _content(images):
+        raise ValueError("its checksum does not match")
     return images
 
 
 def _content(images: torch.Tensor) -> str:
     return "sha256:" + hashlib.sha256(images.numpy().data).hexdigest()
+
+
+_COPY: cache.Codec[torch.Tensor] = cache.Codec(".safetensors", _write_copy, _read_copy)

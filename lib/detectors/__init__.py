@@ -7,42 +7,23 @@ on first use.
 
 from typing import TYPE_CHECKING
 
-from lib import late
+from lib import lazy
 
 if TYPE_CHECKING:
     from lib.detectors.kernel_density import KernelDensity, choose_bandwidth
-    from lib.detectors.layer_regression import LayerRegression
-    from lib.detectors.lid import LID, local_dimension
-    from lib.detectors.mahalanobis import Mahalanobis
+    from lib.detectors.layerwise import LID, LayerRegression, Mahalanobis, local_dimension
     from lib.detectors.max_softmax import MaxSoftmax
     from lib.detectors.metrics import auroc, auroc_interval, rates, threshold_at
     from lib.detectors.trees import BinaryForest, TreeRule
 
-__all__ = [
-    "LID",
-    "BinaryForest",
-    "KernelDensity",
-    "LayerRegression",
-    "Mahalanobis",
-    "MaxSoftmax",
-    "TreeRule",
-    "auroc",
-    "auroc_interval",
-    "choose_bandwidth",
-    "local_dimension",
-    "rates",
-    "threshold_at",
-]
-
-_HOMES = {
-    "arrays": (),
-    "kernel_density": ("KernelDensity", "choose_bandwidth"),
-    "layer_regression": ("LayerRegression",),
-    "lid": ("LID", "local_dimension"),
-    "mahalanobis": ("Mahalanobis",),
-    "max_softmax": ("MaxSoftmax",),
-    "metrics": ("auroc", "auroc_interval", "rates", "threshold_at"),
-    "trees": ("BinaryForest", "TreeRule"),
-}
-
-__getattr__, __dir__ = late.attach(__name__, _HOMES)
+__getattr__, __dir__, __all__ = lazy(
+    __name__,
+    {
+        "arrays": (),
+        "kernel_density": ("KernelDensity", "choose_bandwidth"),
+        "layerwise": ("LID", "LayerRegression", "Mahalanobis", "local_dimension"),
+        "max_softmax": ("MaxSoftmax",),
+        "metrics": ("auroc", "auroc_interval", "rates", "threshold_at"),
+        "trees": ("BinaryForest", "TreeRule"),
+    },
+)

@@ -5,7 +5,7 @@ Submodules load on first use.
 
 from typing import TYPE_CHECKING
 
-from lib import late
+from lib import lazy
 
 if TYPE_CHECKING:
     from lib.dynamic.boosting import FeatureBoosting
@@ -18,35 +18,17 @@ if TYPE_CHECKING:
     from lib.dynamic.scratch.search import Structure, search_threshold
     from lib.dynamic.static import l1_structure, slimming_structure, uniform_structure
 
-__all__ = [
-    "DynamicError",
-    "FeatureBoosting",
-    "Gates",
-    "LayerwiseChannelSelection",
-    "SkippingNetwork",
-    "Structure",
-    "build_pruned",
-    "l1_structure",
-    "latency",
-    "learn_gates",
-    "macs",
-    "parameters",
-    "search_threshold",
-    "shrink",
-    "slimming_structure",
-    "uniform_structure",
-]
-
-_HOMES = {
-    "boosting": ("FeatureBoosting",),
-    "cost": ("latency", "macs", "parameters"),
-    "errors": ("DynamicError",),
-    "lcs.network": ("LayerwiseChannelSelection",),
-    "lcs.skipping": ("SkippingNetwork",),
-    "scratch.build": ("build_pruned", "shrink"),
-    "scratch.gates": ("Gates", "learn_gates"),
-    "scratch.search": ("Structure", "search_threshold"),
-    "static": ("l1_structure", "slimming_structure", "uniform_structure"),
-}
-
-__getattr__, __dir__ = late.attach(__name__, _HOMES)
+__getattr__, __dir__, __all__ = lazy(
+    __name__,
+    {
+        "boosting": ("FeatureBoosting",),
+        "cost": ("latency", "macs", "parameters"),
+        "errors": ("DynamicError",),
+        "lcs.network": ("LayerwiseChannelSelection",),
+        "lcs.skipping": ("SkippingNetwork",),
+        "scratch.build": ("build_pruned", "shrink"),
+        "scratch.gates": ("Gates", "learn_gates"),
+        "scratch.search": ("Structure", "search_threshold"),
+        "static": ("l1_structure", "slimming_structure", "uniform_structure"),
+    },
+)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lib.dynamic.channels import wires
 from lib.dynamic.cost import Prices, macs
 from lib.dynamic.errors import DynamicError
-from lib.dynamic.lcs.wiring import wires
 from lib.training import Hook, Run
 
 START = 0.1

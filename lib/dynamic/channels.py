@@ -18,6 +18,7 @@ from torch import fx, nn
 from lib.dynamic.errors import DynamicError
 from lib.graph import behind_output, read, structure
 from lib.graph import operations as table
+from lib.models import VGG
 
 # Activations that leave zero zero, by the names of their functions.
 _ZERO_STAYS = {
@@ -260,3 +261,36 @@ def _leaves_channels(node: fx.Node) -> bool:
             user.target is operator.getitem and any(user.args[1] is number for number in fine) for user in node.users
         )
     return node.target is getattr and node.args[1] in ("dtype", "device", "ndim")
+
+
+@dataclass(frozen=True)
+class Wire:
+    """A masked convolution: its normalisation, whose output the mask multiplies, and the layer that reads it."""
+
+    norm: str
+    reader: str
+
+
+def wires(model: nn.Module) -> dict[str, Wire]:
+    """The convolutions that are masked, in the order of the forward pass.
+
+    Args:
+        model: a VGG, or a ResNet whose blocks hold conv1 and conv2 (basic or bottleneck).
+    Returns: dotted name of the convolution -> its wire. VGG: every convolution but the first, the last one being read
+        by the first Linear layer; ResNet: the first convolution of each block.
+    Raises: DynamicError for another network.
+    Source: Wang et al., AAAI 2020, doi 10.1609/aaai.v34i04.6098; the position of the mask, behind the normalisation
+        and before the ReLU, is that of the released code.
+    """
+    free = gated_sites(model)
+    if isinstance(model, VGG):
+        names = list(free)[1:]
+    else:
+        there = {name for name, _ in model.named_modules()}
+        names = [name for name in free if name.endswith(".conv1") and f"{name[: -len('conv1')]}conv2" in there]
+    if not names:
+        raise DynamicError(
+            f"{type(model).__name__} is neither a VGG nor a ResNet whose blocks hold conv1 and conv2: "
+            "layerwise channel selection takes one of these from lib.models"
+        )
+    return {name: Wire(free[name].norm, next(iter(free[name].readers))) for name in names}

@@ -155,22 +155,6 @@ class Prices:
         return whole
 
 
-def selected_macs(model: nn.Module, shape: tuple[int, ...], kept: Mapping[str, Any]) -> Any:
-    """MACs of each image when it runs through some channels only.
-
-    A channel left out costs nothing in its convolution, nor in the layers that read it. What chooses the channels (a
-    decision unit: rows x input channels MACs) is not counted here.
-
-    Args:
-        model: the network without units, as `LayerwiseChannelSelection.plain` gives it.
-        shape: (channels, height, width) of an image.
-        kept: convolution -> how many of its output channels run: an int, or int64 (N,) one an image.
-    Returns: int64 (N,), or an int where every count is one.
-    Raises: DynamicError for a convolution whose channels are not free.
-    """
-    return Prices.of(model, shape).total(kept)
-
-
 def latency(model: nn.Module, images: Tensor, repeats: int = 20, warmup: int = 3) -> Latency:
     """Measured seconds an image of a forward pass in evaluation mode, without gradients.
 

@@ -1,14 +1,16 @@
-"""What there is to do at a scale: notebooks, the families of networks they read, and their seeds."""
+"""What there is to do at a scale: notebooks, the families of networks they read, the steps between; and their code."""
 
+import ast
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 
 from lib import config, store
 from lib.config import ConfigError, Scale
-from lib.config.estimates import epochs
+from lib.config.estimates import network_seconds
 
 
 @dataclass(frozen=True)
@@ -17,14 +19,39 @@ class Node:
 
     Attributes:
         after: families that this one's networks start from.
-        epochs: passes over the training images, all networks together, without what a branch shares with its trunk.
     """
 
     family: str
     seed: int
     networks: tuple[str, ...]
     after: tuple[str, ...]
-    epochs: int
+
+
+@dataclass(frozen=True)
+class StepNode:
+    """A step of a study for one seed.
+
+    Attributes:
+        study, name: as in config/steps.yaml.
+        seed: of the networks.
+        run: module:function, called with scale and seed.
+        families: networks that must be trained before.
+        after: steps of the same study and seed that must be done before.
+        attacks: (network, names of attacks) whose adversarial sets must be made before.
+        parts: module:function that names the parts it can be made in, or nothing.
+    """
+
+    study: str
+    name: str
+    seed: int
+    run: str
+    families: tuple[str, ...]
+    after: tuple[str, ...]
+    attacks: tuple[tuple[str, str], ...]
+    parts: str = ""
+
+
+# ---- notebooks and the items they make
 
 
 def notebooks() -> dict[str, list[str]]:
@@ -44,20 +71,19 @@ def select(only: Sequence[str] = ()) -> list[str]:
     Raises: ConfigError listing what exists.
     """
     known = notebooks()
-    wanted = [_notebook_of(name, known) for name in only]
-    return [notebook for notebook in known if notebook in wanted or not only]
-
-
-def _notebook_of(name: str, known: Mapping[str, Sequence[str]]) -> str:
-    for notebook, made in known.items():
-        if name in (notebook, f"{notebook}.ipynb", *made):
-            return notebook
-    every = [item for made in known.values() for item in made]
-    raise ConfigError(f"no item {name!r}: one of {', '.join(every)}; or a notebook: {', '.join(known)}")
+    home = {name: notebook for notebook, made in known.items() for name in (notebook, f"{notebook}.ipynb", *made)}
+    for name in only:
+        if name not in home:
+            items = ", ".join(item for made in known.values() for item in made)
+            raise ConfigError(f"no item {name!r}: one of {items}; or a notebook: {', '.join(known)}")
+    return [notebook for notebook in known if not only or notebook in {home[name] for name in only}]
 
 
 def stale(scale: Scale, chosen: Iterable[str]) -> dict[str, str]:
-    """Notebooks with a record that is not of the scale's seeds and settings, or cannot be read: name -> the reason."""
+    """Notebooks whose records must be made again: name -> the reason.
+
+    A record must be there once its notebook has run, be readable, and be of the scale's seeds and settings.
+    """
     known, made = config.items(), notebooks()
     found: dict[str, str] = {}
     for notebook in chosen:
@@ -66,7 +92,7 @@ def stale(scale: Scale, chosen: Iterable[str]) -> dict[str, str]:
             try:
                 why = config.foreign(json.loads(path.read_bytes()), known[name], scale)
             except FileNotFoundError:
-                continue
+                why = "its record is not there"
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 why = f"it cannot be read ({error})"
             if why:
@@ -74,9 +100,7 @@ def stale(scale: Scale, chosen: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def is_of(item: config.Item, notebook: str) -> bool:
-    """Whether a notebook makes an item."""
-    return Path(item.notebook).stem == notebook
+# ---- families of networks
 
 
 def families(scale: Scale, notebook: str) -> list[str]:
@@ -86,7 +110,7 @@ def families(scale: Scale, notebook: str) -> list[str]:
     """
     wanted = dict.fromkeys(config.notebooks().get(notebook, ()))
     for item in config.items().values():
-        if is_of(item, notebook):
+        if Path(item.notebook).stem == notebook:
             wanted.update(dict.fromkeys(item.families))
     return matching(scale, wanted, f"notebook {notebook}")
 
@@ -112,15 +136,13 @@ def matching(scale: Scale, patterns: Iterable[str], reader: str) -> list[str]:
 
 def studies(scale: Scale, family: str) -> list[str]:
     """Studies of the items that read a family."""
-    names = {
-        item.study for item in config.items().values() if any(fnmatchcase(family, pattern) for pattern in item.families)
-    }
-    return sorted(name for name in names if name in scale.study)
+    read = {item.study for item in config.items().values() if any(fnmatchcase(family, name) for name in item.families)}
+    return sorted(read & set(scale.study))
 
 
 def evaluated(study: str) -> bool:
     """Whether a study has a module that evaluates its networks, family by family, before its notebooks show them."""
-    return (config.ROOT / "lib" / study / "evaluation.py").exists()
+    return (config.ROOT / "lib" / "experiments" / f"{study}_evaluation.py").exists()
 
 
 def seeds(scale: Scale, family: str) -> list[int]:
@@ -160,19 +182,125 @@ def nodes(scale: Scale, chosen: Iterable[str] | None = None) -> list[Node]:
     """Every (family, seed) that the chosen notebooks need; that all need, for None."""
     wanted: dict[str, set[int]] = {}
     made = notebooks()
-    for notebook in select() if chosen is None else chosen:
+    for notebook in made if chosen is None else chosen:
         for family in families(scale, notebook):
             read = seeds(scale, family) if made[notebook] else seeds(scale, family)[:1]
             for line in ancestry(scale, [family]):
                 wanted.setdefault(line, set()).update(read)
     return [
-        Node(
-            family=family,
-            seed=seed,
-            networks=tuple(names),
-            after=tuple(parents(scale, family)),
-            epochs=sum(epochs(scale, name) for name in names),
-        )
+        Node(family, seed, tuple(names), tuple(parents(scale, family)))
         for family, names in scale.families.items()
         for seed in sorted(wanted.get(family, ()))
     ]
+
+
+def node_seconds(scale: Scale, node: Node) -> float | None:
+    """Seconds to train a node's networks on one core (or one GPU); None where the scale gives no rate for one."""
+    costs = [network_seconds(scale, name) for name in node.networks]
+    return None if None in costs else sum(cost for cost in costs if cost is not None)
+
+
+# ---- steps and adversarial sets
+
+
+def steps(scale: Scale, chosen: Iterable[str] | None = None) -> list[StepNode]:
+    """The steps that the chosen notebooks need, in an order in which they can be done; all, for None.
+
+    Raises: ConfigError for a step that config/steps.yaml does not have, or steps that wait for one another.
+    """
+    known, wanted = config.steps(), dict[tuple[str, str], None]()
+    for notebook in notebooks() if chosen is None else chosen:
+        for item in config.items().values():
+            for name in item.steps if Path(item.notebook).stem == notebook else ():
+                _add(wanted, known.get(item.study, {}), item.study, name, ())
+    suite = scale.attacks.get("suite", ())
+    found = []
+    for study, name in wanted:
+        step = known[study][name]
+        families = tuple(matching(scale, step.families, f"step {study}.{name}"))
+        attacks = tuple((step.attacks, attack) for attack in suite if step.attacks)
+        for seed in list(scale.study.get(study, {}).get("seeds", (0,)))[: step.seeds]:
+            found.append(StepNode(study, name, seed, step.run, families, step.after, attacks, step.parts))
+    return found
+
+
+def attacks(nodes: Iterable[StepNode]) -> list[tuple[str, int, str]]:
+    """(network, seed, names of attacks) of every node of adversarial sets that steps need, each once."""
+    return list(dict.fromkeys((network, node.seed, attack) for node in nodes for network, attack in node.attacks))
+
+
+def _add(
+    wanted: dict[tuple[str, str], None], known: Mapping[str, config.Step], study: str, name: str, waiting: tuple
+) -> None:
+    """Enter a step, after those that it waits for."""
+    if name not in known:
+        raise ConfigError(f"study {study!r} has no step {name!r} in config/steps.yaml: one of {', '.join(known)}")
+    if name in waiting:
+        raise ConfigError(f"steps of {study!r} wait for one another: {' -> '.join([*waiting, name])}")
+    for before in known[name].after:
+        _add(wanted, known, study, before, (*waiting, name))
+    wanted[(study, name)] = None
+
+
+# ---- the files of `lib` that a job's result depends on, read from the import statements
+
+
+def sources(*modules: str, notebook: Path | None = None) -> list[str]:
+    """Files of `lib` that modules, or a notebook's cells, import: directly or through one another.
+
+    Args:
+        modules: dotted names, as "lib.zoo" or "lib.robustness.low_rank.decompose".
+        notebook: a notebook whose code cells are read for imports.
+    Returns: paths relative to the repository root, sorted.
+    """
+    queue = list(modules)
+    if notebook is not None:
+        queue += _notebook_imports(notebook)
+    found: set[Path] = set()
+    while queue:
+        for path in _files(queue.pop()):
+            if path not in found:
+                found.add(path)
+                queue += _imports(path.read_text(), path.parent.relative_to(config.ROOT).parts)
+    return sorted(path.relative_to(config.ROOT).as_posix() for path in found)
+
+
+def _notebook_imports(notebook: Path) -> list[str]:
+    found: list[str] = []
+    if not notebook.exists():  # the engine says so, should a run come to it
+        return found
+    for cell in json.loads(notebook.read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            try:
+                found += _imports("".join(cell["source"]))
+            except SyntaxError:  # a magic, or a cell that fails when it runs and says so there
+                continue
+    return found
+
+
+def _files(module: str) -> list[Path]:
+    """The files that a dotted name stands for: each package's __init__ on the way, then the module itself."""
+    here, found = config.ROOT, []
+    for part in module.split("."):
+        here = here / part
+        if here.is_dir():  # also a folder without an __init__.py: its modules can be imported all the same
+            found += [path for path in [here / "__init__.py"] if path.exists()]
+        else:
+            return [*found, *(path for path in [here.with_suffix(".py")] if path.exists())]
+    return found
+
+
+@lru_cache(maxsize=512)
+def _imports(text: str, package: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Dotted names below `lib` that a source text imports, or reaches as attributes of `lib`."""
+    found = []
+    for part in ast.walk(ast.parse(text)):
+        if isinstance(part, ast.Import):
+            found += [alias.name for alias in part.names]
+        elif isinstance(part, ast.ImportFrom):
+            base = package[: len(package) - part.level + 1] if part.level else ()
+            origin = ".".join([*base, *([part.module] if part.module else [])])
+            found += [f"{origin}.{alias.name}" for alias in part.names]
+        elif isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name) and part.value.id == "lib":
+            found.append(f"lib.{part.attr}")
+    return tuple(name for name in found if name.split(".")[0] == "lib")

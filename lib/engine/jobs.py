@@ -1,4 +1,5 @@
-"""One job of the graph: its environment, its log, its GPU, and its end when the run that started it is gone."""
+"""One job of the graph: its environment, its log, its GPU, its end when the run that started it is gone; one run at a
+time, and the list of what ran."""
 
 import fcntl
 import json
@@ -8,10 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +19,7 @@ from lib import config, store
 
 KERNEL_TRIES = 3  # of a notebook whose kernel did not start; a cell that raised is never run again
 JOBS_PER_GPU = 4
+CLEAR = "\r\x1b[K"  # takes a terminal's line away
 
 
 def workspace(scale: str) -> Path:
@@ -57,15 +58,31 @@ def environment(scale: str, threads: int = 1) -> dict[str, str]:
     }
 
 
+def short(path: Path) -> str:
+    """A path for Snakemake: relative to the repository root where it lies in it.
+
+    Raises: ConfigError for a folder whose name Snakemake would take for placeholders.
+    """
+    path = path.absolute()
+    name = str(path.relative_to(config.ROOT) if path.is_relative_to(config.ROOT) else path)
+    if set(name) & set("{}<>"):
+        raise config.ConfigError(
+            f"folder {name!r} has one of {{ }} < > in its name, which Snakemake takes for placeholders: name another "
+            "with NEURONS_CACHE, NEURONS_RESULTS or NEURONS_CONFIG"
+        )
+    return name
+
+
 def job(
     scale: str,
     name: str,
-    command: Sequence[str],
+    words: Sequence[str],
     threads: int = 1,
     output: Path | None = None,
-    notebook: Path | None = None,
-    visible: str = "all",
-    unless: Sequence[str] = (),
+    makes: Sequence[Path] = (),
+    gpus: str = "all",
+    unless_kept: Sequence[str] = (),
+    seed: int = 0,
 ) -> int:
     """Run one command of the graph and note how it went.
 
@@ -75,69 +92,71 @@ def job(
     Args:
         scale: smoke, cpu, gpu or paper.
         name: the job in words.
-        command: the program and its arguments.
+        words: the command, a program and its arguments.
         threads: for OpenMP and BLAS.
-        output: where the command's standard output goes once it has succeeded; None: into the log.
-        notebook: the executed notebook that the command makes: it is run again where its kernel did not start.
-        visible: the GPUs to choose from, as CUDA_VISIBLE_DEVICES gives them, or "all".
-        unless: a command asked first: where it exits 0, nobody needs the job's own, and that is left out.
-    Returns: the command's exit status.
+        output: a file that says that the job is done, written once the command has succeeded.
+        makes: files that are removed before and must be there after it. Where an executed notebook is among them, the
+            command is run again if its kernel did not start.
+        gpus: those to choose from, as CUDA_VISIBLE_DEVICES gives them, or "all".
+        unless_kept, seed: steps, module:function, and their seed: where all that they make is kept, nobody needs what
+            the command makes, and it is left out.
+    Returns: the command's exit status; 1 where it has not made what it should.
     """
-    folder = workspace(scale)
+    folder, began = workspace(scale), time.monotonic()
     log = folder / "logs" / f"{name.replace(' ', '-')}.log"
-    began = time.monotonic()
-    with open(folder / "jobs.lock", "a") as alive, open(log, "w") as words:
+    notebook = next((path for path in makes if path.suffix == ".ipynb"), None)
+    with open(folder / "jobs.lock", "a") as alive, open(log, "w") as out:
         fcntl.flock(alive, fcntl.LOCK_SH)
-        chosen, slot = _take_gpu(folder, gpus(visible))
+        chosen, slot = _take_gpu(folder, devices(gpus))
         env = {**os.environ, **environment(scale, threads), **chosen}
-        note(scale, event="start", job=name)
+        env["NEURONS_PROGRESS"] = "" if notebook else "1"  # a kernel's words are part of its notebook
+        note(scale, event="start", job=name, log=str(log))
         say(f"start   {name}")
-        needless = bool(unless) and _attempt(unless, env, words, alive)[0] == 0
-        for left in reversed(range(KERNEL_TRIES if notebook else 1)):
-            if notebook is not None:
-                notebook.unlink(missing_ok=True)
-            try:
-                status, printed = (0, b"not needed\n") if needless else _attempt(command, env, words, alive)
-            except (KeyboardInterrupt, SystemExit):
-                note(scale, event="stopped", job=name)
-                say(f"stopped {name}")
-                raise
-            if status == 0 or left == 0 or notebook is None or failing_cell(notebook) is not None:
-                break
-            say(f"again   {name}: its kernel did not start")
-        if status == 0 and output is not None:
+        try:
+            kept = [sys.executable, "-m", "lib.evaluations", "--kept", "--scale", scale, "--seed", str(seed), "--run"]
+            needless = bool(unless_kept) and _attempt([*kept, *unless_kept], env, out, alive) == 0
+            for left in reversed(range(KERNEL_TRIES if notebook else 1)):
+                for path in makes:
+                    path.unlink(missing_ok=True)
+                status = 0 if needless else _attempt(words, env, out, alive)
+                if status == 0 or left == 0 or (notebook and failing_cell(notebook) is not None):
+                    break
+                say(f"again   {name}: its kernel did not start")
+        except (KeyboardInterrupt, SystemExit):
+            note(scale, event="stopped", job=name)
+            say(f"stopped {name}")
+            raise
+        missing = [path.name for path in makes if not path.exists()]
+        if not status and missing:
+            status = 1
+            out.write(f"it did not make {', '.join(missing)}\n")
+        if not status and output is not None:
             # The moment makes each marker another, so that what lies after it is made again even in a later run.
-            store.write_atomic(output, printed + f"made at {time.time_ns()}\n".encode())
-        elif printed:
-            words.write(printed.decode(errors="replace"))
+            store.write_atomic(output, f"made at {time.time_ns()}\n")
         if slot is not None:
             slot.close()
     seconds = round(time.monotonic() - began, 1)
     note(scale, event="end", job=name, status=status, seconds=seconds, log=str(log), notebook=str(notebook or ""))
-    say(f"{'done' if status == 0 else 'FAILED':<7} {name}, {seconds:.0f} s{_so_far(scale)}")
+    say(f"{'FAILED' if status else 'done':<7} {name}, {seconds:.0f} s")
     return status
 
 
-def _attempt(command: Sequence[str], env: dict[str, str], words: IO[str], alive: IO[str]) -> tuple[int, bytes]:
-    """Run a command to its end, or end it when the parent dies or a signal asks; its status and standard output."""
+def _attempt(words: Sequence[str], env: dict[str, str], out: IO[str], alive: IO[str]) -> int:
+    """Run a command to its end, or end it when the parent dies or a signal asks; its exit status."""
     parent = os.getppid()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with tempfile.TemporaryFile() as printed:
-        child = subprocess.Popen(
-            list(command), stdout=printed, stderr=words, stdin=subprocess.DEVNULL, env=env, pass_fds=[alive.fileno()]
-        )
-        try:
-            while child.poll() is None:
-                try:
-                    child.wait(timeout=0.5)
-                except subprocess.TimeoutExpired:
-                    if os.getppid() != parent:
-                        sys.exit(137)
-        finally:
-            if child.poll() is None:
-                _end(child)
-        printed.seek(0)
-        return child.returncode, printed.read()
+    quiet, held = subprocess.DEVNULL, [alive.fileno()]
+    child = subprocess.Popen(list(words), stdout=out, stderr=out, stdin=quiet, env=env, pass_fds=held)
+    try:
+        while child.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=0.5)
+            if os.getppid() != parent:
+                sys.exit(137)
+    finally:
+        if child.poll() is None:
+            _end(child)
+    return child.returncode
 
 
 def _end(child: subprocess.Popen) -> None:
@@ -149,7 +168,7 @@ def _end(child: subprocess.Popen) -> None:
         child.wait()
 
 
-def gpus(visible: str = "all") -> list[str]:
+def devices(visible: str = "all") -> list[str]:
     """Ids of the NVIDIA GPUs: those of CUDA_VISIBLE_DEVICES' value, or for "all" those that the driver lists."""
     if visible != "all":
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
@@ -207,19 +226,60 @@ def notes(scale: str) -> list[dict[str, Any]]:
     return [entry for entry in found if isinstance(entry, dict) and "event" in entry]
 
 
-def forget(scale: str) -> None:
-    """Begin the list of what ran anew."""
-    (workspace(scale) / "run.jsonl").unlink(missing_ok=True)
-
-
-def _so_far(scale: str) -> str:
-    """How many of the jobs that were due have ended."""
-    due = [entry["jobs"] for entry in notes(scale) if entry["event"] == "due"]
-    ended = {entry["job"] for entry in notes(scale) if entry["event"] == "end"}
-    return f"  ({len(ended)} of {due[-1]})" if due else ""
+def last_line(path: Path) -> str:
+    """The last line of a log that is not empty: of a program that failed, its error."""
+    try:
+        lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return "its log is gone"
+    return lines[-1] if lines else ""
 
 
 def say(line: str) -> None:
-    """One line to the user, whole, however many jobs speak."""
-    sys.stderr.write(f"{time.strftime('%H:%M:%S')}  {line}\n")
+    """One line to the user, whole, however many jobs speak; in a terminal it takes the place of the live line."""
+    sys.stderr.write(f"{CLEAR if sys.stderr.isatty() else ''}{time.strftime('%H:%M:%S')}  {line}\n")
     sys.stderr.flush()
+
+
+@contextmanager
+def alone(scale: str) -> Iterator[None]:
+    """Hold a scale's run lock, in its cache and on its results folder; a second run of either waits.
+
+    The kernel frees a lock when its holder dies, however it dies. What killed runs left half-written is cleared.
+    """
+    folder, results = workspace(scale), config.results_dir(scale)
+    with open(folder / "run.lock", "a") as lock:
+        _wait(lock, f"another run of {scale} is at work; waiting for it to end")
+        with open(folder / "jobs.lock", "a") as left:
+            _wait(left, f"a job of an earlier run of {scale} is still at work; waiting for it to end")
+        results.mkdir(parents=True, exist_ok=True)
+        handle = os.open(results, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # a file system that does not lock folders
+                _wait(handle, f"another run writes to {results}; waiting for it to end")
+            for place in (results, config.cache_dir(scale), config.cache_dir("data")):
+                store.sweep(place)
+            # A process killed while it wrote matplotlib's list of fonts leaves a lock that every later one waits for.
+            for lock_file in (config.cache_dir(scale).parent / "home" / "matplotlib").glob("*.matplotlib-lock"):
+                lock_file.unlink(missing_ok=True)
+            yield
+        finally:
+            os.close(handle)
+
+
+def at_work(scale: str) -> bool:
+    """Whether a run of a scale is at work."""
+    with open(workspace(scale) / "run.lock", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _wait(lock: IO[str] | int, message: str) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say(message)
+        fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,169 +1,134 @@
-"""Takes the archive of a time box into results/<scale>: what fits the present recipes, and replaces nothing."""
+"""Takes the archive of a time box into results/<scale>: what fits the present recipes, and replaces nothing unasked."""
 
-from __future__ import annotations
-
-import json
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from lib import checksums, config, store
 from lib.config import Scale
-from lib.engine import archive, goals
-from lib.engine.alone import Alone
-from lib.engine.archive import CARD, TABLE, WEIGHTS, ArchiveError, Contents, rests_on
-from lib.engine.pool import Pool
-from lib.engine.survey import survey
+from lib.engine import jobs
+from lib.engine.archive import CARD, TABLE, WEIGHTS, ArchiveError, code_hash, plain, read, rests_on, ships
+from lib.engine.plan import Plan, call, survey, what_is_left
 
 
-@dataclass
 class Merge:
     """What becomes of each file of an archive.
 
+    Args:
+        replace: networks whose cards may be replaced by those of other weights, as names or patterns.
+
     Attributes:
-        replace: networks whose cards may be replaced, as names or patterns.
         new: {path in the archive: the files that it is written to}.
         there: paths that are there already.
         refused: {path: why}.
-        outdated: hashes of weights whose cards are replaced.
-        removed: files of the cache that would stand before a card that is replaced.
+        removed: files that go, as they belong to a card that is replaced.
     """
 
-    scale: Scale
-    contents: Contents
-    replace: Sequence[str] = ()
-    new: dict[str, list[Path]] = field(default_factory=dict)
-    there: list[str] = field(default_factory=list)
-    refused: dict[str, str] = field(default_factory=dict)
-    outdated: dict[str, str] = field(default_factory=dict)
-    removed: list[Path] = field(default_factory=list)
+    def __init__(self, scale: Scale, files: dict[str, bytes], replace: Sequence[str] = ()) -> None:
+        self.scale, self.files, self.replace = scale, files, replace
+        self.results = config.results_dir(scale.name)
+        self.new: dict[str, list[Path]] = {}
+        self.there: list[str] = []
+        self.refused: dict[str, str] = {}
+        self.removed: list[Path] = []
 
-    @property
-    def results(self) -> Path:
-        return config.results_dir(self.scale.name)
+    def judge(self) -> None:
+        """Look at every file: networks first, as tables rest on them.
 
-    def judge(self, pool: Pool) -> None:
-        """Look at every file: networks first, as tables rest on them."""
-        cards = self._read_cards()
-        asked = [
-            (call, {"name": about["name"], "scale": self.scale.name, "seed": about["seed"]})
-            for about in cards.values()
-            for call in ("lib.zoo:key", "lib.zoo:folder")
-        ]
-        answers = pool.ask(asked)
-        accepted: dict[str, tuple[dict[str, Any], Path]] = {}
-        for (name, about), key, folder in zip(cards.items(), answers[::2], answers[1::2], strict=True):
-            if key["event"] != "done":
-                raise config.ConfigError(f"{name}: {key['error']}")
-            reason = self._card(name, about, key["value"], Path(folder["value"]))
-            if reason:
-                self.refused[name] = reason
+        Raises: ConfigError where data are missing, without which a recipe has no address.
+        """
+        taken: dict[str, tuple[dict[str, Any], Path]] = {}
+        for name in sorted(filter(CARD.fullmatch, self.files)):
+            card = plain(self.files[name])
+            why, folder = self._card(name, card)
+            if why:
+                self.refused[name] = why
             else:
-                accepted[name] = about, Path(folder["value"])
-        for name in sorted(self.contents.files):
-            if WEIGHTS.fullmatch(name):
-                self._weights(name, accepted.get(name.replace(".safetensors", ".json")))
-        known = {about["weights"] for about in self._present()} - set(self.outdated)
-        known |= {about["weights"] for about, _ in accepted.values()}
-        for name in sorted(self.contents.files):
-            if TABLE.fullmatch(name):
-                self._table(name, known)
-
-    def _read_cards(self) -> dict[str, dict[str, Any]]:
-        """The cards that are whole and name a network of this scale; the others are refused."""
-        found = {}
-        for name, content in sorted(self.contents.files.items()):
-            match = CARD.fullmatch(name)
-            if match is None:
-                continue
-            about = _plain(content)
-            told = {key: value for key, value in about.items() if key != "checksum"}
-            if about.get("checksum") != store.fingerprint(told):
-                self.refused[name] = "its checksum does not match"
-            elif (about.get("name"), about.get("seed")) != (match[1], int(match[2])):
-                self.refused[name] = f"it is the card of {about.get('name')}, seed {about.get('seed')}"
-            elif match[1] not in self.scale.networks or about.get("scale") != self.scale.name:
-                self.refused[name] = f"scale {self.scale.name!r} has no network {match[1]!r}"
+                taken[name] = card, folder
+        for name in sorted(filter(WEIGHTS.fullmatch, self.files)):
+            card_name = name.replace(".safetensors", ".json")
+            if card_name in taken:
+                self._weights(name, card_name, *taken[card_name])
             else:
-                found[name] = about
-        return found
+                self.refused[name] = "its card is not in the archive, or was refused"
+        here = [*(self.results / "networks").glob("*.json")]
+        here += (config.cache_dir(self.scale.name) / "networks").glob("*/card.json")
+        gone = {path.with_suffix(".json") for path in self.removed} | set(self.removed)
+        known = {_read(path).get("weights", "") for path in here if path not in gone}
+        known |= {card["weights"] for card, _ in taken.values()}
+        for name in sorted(filter(TABLE.fullmatch, self.files)):
+            self._table(name, known)
 
-    def _card(self, name: str, about: Mapping[str, Any], key: str, folder: Path) -> str:
-        """Why a card is refused; empty where it is not."""
-        if about["key"] != key:
-            return f"network {about['name']} was made from another recipe, other data or by another version of the code"
-        target, cached = self.results / name, folder / "card.json"
-        here, own = _card_at(target), _card_at(cached)
-        other = [card for card in (here, own) if card and card.get("weights") != about["weights"]]
-        if other and not any(fnmatchcase(about["name"], pattern) for pattern in self.replace):
-            place = target if here in other else cached
+    def _card(self, name: str, card: dict[str, Any]) -> tuple[str, Path]:
+        """Why a card is refused, empty where it is not; and the network's folder in the cache."""
+        network, seed = str(card.get("name")), card.get("seed")
+        if card.get("checksum") != store.fingerprint({key: card[key] for key in card if key != "checksum"}):
+            return "its checksum does not match", Path()
+        if name != f"networks/{network}-seed{seed}.json" or not isinstance(seed, int):
+            return f"it is the card of {network}, seed {seed}", Path()
+        if network not in self.scale.networks or card.get("scale") != self.scale.name:
+            return f"scale {self.scale.name!r} has no network {network!r}", Path()
+        about = {"name": network, "scale": self.scale.name, "seed": seed}
+        try:
+            address, folder = call("lib.zoo:key", about), call("lib.zoo:folder", about)
+        except Exception as error:  # as where its data are missing
+            raise config.ConfigError(f"{name}: {error}") from error
+        if card["key"] != address:
             return (
-                f"{place} is of other weights: tables of these are kept. To take the archive's instead: "
-                f"--replace {about['name']}"
+                f"network {network} was made from another recipe, other data or by another version of the code",
+                folder,
             )
-        self.outdated.update({str(card["weights"]): str(about["name"]) for card in other})
-        if own in other and own is not None:
-            self.removed += [cached, folder / "weights.safetensors"]
-        if here and here in other:
-            self.removed.append(target.with_suffix(".safetensors"))
-        if here and here not in other and here.get("key") == key:
+        target, cached = self.results / name, folder / "card.json"
+        others = [path for path in (target, cached) if _read(path).get("weights", card["weights"]) != card["weights"]]
+        if others and not any(fnmatchcase(network, pattern) for pattern in self.replace):
+            why = (
+                f"{others[0]} is of other weights: tables of these are kept. To take the archive's instead: --replace "
+            )
+            return why + network, folder
+        self.removed += [cached, folder / "weights.safetensors"] if cached in others else []
+        self.removed += [target.with_suffix(".safetensors")] if target in others else []
+        if _read(target).get("key") == address and target not in others:
             self.there.append(name)
         else:
             self.new[name] = [target]
-        return ""
+        return "", folder
 
-    def _weights(self, name: str, held: tuple[dict[str, Any], Path] | None) -> None:
+    def _weights(self, name: str, card_name: str, card: dict[str, Any], folder: Path) -> None:
         """Weights go to the results where the scale ships them, else into the cache, with their card."""
-        if held is None:
-            self.refused[name] = "its card is not in the archive, or was refused"
-            return
-        about, folder = held
-        content = self.contents.files[name]
-        if store.bytes_sha256(content) != about["weights"]:
+        if store.bytes_sha256(self.files[name]) != card["weights"]:
             self.refused[name] = "it does not match its card"
             return
-        ships = about["name"] in self.scale.ship and about["seed"] == archive.first_seed(self.scale)
-        ships = ships and len(content) <= archive.WEIGHTS_MB * 1e6
-        target = self.results / name if ships else folder / "weights.safetensors"
-        if target.exists() and target not in self.removed and store.file_sha256(target) == about["weights"]:
+        shipped = ships(self.scale, card["name"], card["seed"])
+        target = self.results / name if shipped else folder / "weights.safetensors"
+        if target.exists() and target not in self.removed and store.file_sha256(target) == card["weights"]:
             self.there.append(name)
             return
         self.new[name] = [target]
-        if not ships:
-            card = name.replace(".safetensors", ".json")
-            self.new[card] = [*self.new.get(card, []), folder / "card.json"]
+        if not shipped:
+            self.new.setdefault(card_name, []).append(folder / "card.json")
 
     def _table(self, name: str, known: Collection[str]) -> None:
-        match = TABLE.fullmatch(name)
-        body, why = _plain(self.contents.files[name]), ""
+        body, why = plain(self.files[name]), ""
         key, value = body.get("key"), body.get("value")
-        made = body.get("made", {})
         if not isinstance(key, dict) or not isinstance(value, dict) or set(value) != {"columns", "rows"}:
             why = "it is no kept table"
-        elif match is None or store.fingerprint(key).removeprefix("sha256:")[:24] != match[2]:
+        elif f"evaluations/{store.cached_name(name.split('/')[1], key)}" != name:
             why = "its name does not follow from its key"
         elif body.get("checksum") != store.fingerprint(value):
             why = "its checksum does not match"
-        elif body.get("about", store.fingerprint(made)) != store.fingerprint(made):
+        elif body.get("about", store.fingerprint(body.get("made", {}))) != store.fingerprint(body.get("made", {})):
             why = "the checksum of where it was made does not match"
         elif set(rests_on(key)) - set(known) and key.get("network", "") in ("", *self.scale.networks):
             why = "it rests on weights whose card is neither here nor taken from the archive"
+        here = _read(self.results / name)
         if why:
             self.refused[name] = why
-        elif key and _table_at(self.results / name, key):
+        elif here.get("key") == key and here.get("checksum") == store.fingerprint(here.get("value")):
             self.there.append(name)
         else:
             self.new[name] = [self.results / name]
-
-    def _present(self) -> list[dict[str, Any]]:
-        """The cards that are here, with the results or in the cache."""
-        paths = [*(self.results / "networks").glob("*.json")]
-        paths += (config.cache_dir(self.scale.name) / "networks").glob("*/card.json")
-        return [card for card in map(_card_at, paths) if card and "weights" in card]
 
     def write(self) -> None:
         """Write what is new: weights, their cards, tables; and enter the checksums."""
@@ -171,98 +136,49 @@ class Merge:
             path.unlink(missing_ok=True)
         for name in sorted(self.new, key=lambda name: (not WEIGHTS.fullmatch(name), name)):
             for target in self.new[name]:
-                store.write_atomic(target, self.contents.files[name])
-        places = [path for paths in self.new.values() for path in paths] + self.removed
-        entered = [path.relative_to(self.results).as_posix() for path in places if path.is_relative_to(self.results)]
+                store.write_atomic(target, self.files[name])
+        changed = [path for paths in self.new.values() for path in paths] + self.removed
+        entered = [path.relative_to(self.results).as_posix() for path in changed if path.is_relative_to(self.results)]
         if entered:
             checksums.note(self.results, entered)
 
-    def orphans(self) -> Counter[str]:
-        """Tables here that rest on weights which were replaced, by kind."""
-        found: Counter[str] = Counter()
-        for path in (self.results / "evaluations").glob("*/*.json"):
-            if not path.name.startswith(".") and set(rests_on(_plain(path.read_bytes()).get("key"))) & set(
-                self.outdated
-            ):
-                found[path.parent.name] += 1
-        return found
 
-
-def merge(path: Path, dry_run: bool = False, replace: Sequence[str] = ()) -> int:
+def merge(archive: Path, dry_run: bool = False, replace: Sequence[str] = ()) -> int:
     """Take an archive into the results of its scale, and say what became of it.
 
     Args:
-        path: the archive.
+        archive: its file.
         dry_run: only say it.
         replace: networks, or patterns of their names, whose cards may be replaced by those of other weights.
     Returns: 0, or 1 where a part was refused.
     Raises: ArchiveError for an archive that is damaged or of another format: nothing of it is taken.
     """
-    contents = archive.read(path)
-    name = str(contents.manifest["scale"])
+    about, files = read(archive)
+    name = str(about["scale"])
     if name not in config.SCALES:
-        raise ArchiveError(f"{path}: no scale {name!r} here: one of {', '.join(config.SCALES)}")
-    preset = config.load(name)
-    merging = Merge(preset, contents, replace)
-    with nullcontext() if dry_run else Alone(name):
-        pool = Pool(name, 1, preset.compute.threads)
-        try:
-            merging.judge(pool)
-            if not dry_run:
-                merging.write()
-            print("\n".join([*_told(path, merging, dry_run), *_items(merging, pool, dry_run)]))
-        finally:
-            pool.end()
+        raise ArchiveError(f"{archive}: no scale {name!r} here: one of {', '.join(config.SCALES)}")
+    scale = config.load(name)
+    merging = Merge(scale, files, replace)
+    with nullcontext() if dry_run else jobs.alone(name):
+        merging.judge()
+        if not dry_run:
+            merging.write()
+        machine = f"{about.get('device', 'unknown')}, torch {about.get('torch', 'unknown')}"
+        print(f"{archive}: scale {name}, {machine}, written {about.get('written')}")
+        if (about.get("code"), about["config"]) != (code_hash(), scale.hash):
+            print("made by other code or with other settings than are here; what fits the present recipes is taken")
+        print(f"{'would be new' if dry_run else 'new'}: {_counted(merging.new)}")
+        print(f"there already: {_counted(merging.there)}")
+        if merging.refused:
+            print(f"refused: {_counted(merging.refused)}")
+        print("".join(f"  {file}: {why}\n" for file, why in merging.refused.items()), end="")
+        for wanted in {} if dry_run else dict.fromkeys(name.rpartition(" seed ")[0] for name in about.get("asked", ())):
+            try:
+                plan = Plan(scale, [wanted])
+                print("\n".join(what_is_left(plan, survey(plan))))
+            except config.ConfigError as error:  # an item or family that the scale has no longer
+                print(f"{wanted}: {error}")
     return 1 if merging.refused else 0
-
-
-def _told(path: Path, merging: Merge, dry_run: bool) -> list[str]:
-    about = merging.contents.manifest
-    changed = {True: ", changed", False: "", None: ", changed or not: unknown"}[about.get("dirty")]
-    lines = [
-        f"{path}: scale {merging.scale.name}, commit {about.get('commit')}{changed}, {about.get('device', 'unknown')}, "
-        f"torch {about.get('torch', 'unknown')}, written {about.get('written')}"
-    ]
-    if about.get("code") != archive.code_hash():
-        lines.append("made by other code than is here; what fits the present recipes is taken all the same")
-    if about.get("config") != merging.scale.hash:
-        lines.append(f"made with other settings than config/{merging.scale.name}.yaml now has; the same holds")
-    lines.append(f"{'would be new' if dry_run else 'new'}: {_counted(merging.new)}")
-    lines.append(f"there already: {_counted(merging.there)}")
-    if merging.refused:
-        lines.append(f"refused: {_counted(merging.refused)}")
-        lines += [f"  {name}: {why}" for name, why in merging.refused.items()]
-    orphans = merging.orphans()
-    for weights, name in merging.outdated.items():
-        lines.append(f"{'would be replaced' if dry_run else 'replaced'}: {name}, whose weights were {weights[:19]}")
-    if orphans:
-        counted = ", ".join(f"{count} of {kind}" for kind, count in sorted(orphans.items()))
-        lines.append(f"tables of the replaced weights, which nothing reads any more: {counted}")
-    return lines
-
-
-def _items(merging: Merge, pool: Pool, dry_run: bool) -> list[str]:
-    """For each item or family asked for, the seeds at which all is there now, and what is missing at others."""
-    about = merging.contents.manifest
-    if dry_run:
-        return [f"finished, as the archive says: {', '.join(about.get('finished', ())) or 'nothing'}"]
-    lines, known = [], []
-    for wanted in dict.fromkeys(name.rpartition(" seed ")[0] for name in about.get("asked", ())):
-        try:
-            goals.plan(merging.scale, [wanted])
-            known.append(wanted)
-        except config.ConfigError as error:  # an item or family that the scale has no longer
-            lines.append(f"{wanted}: {error}")
-    plan = goals.plan(merging.scale, known)
-    done = survey(plan, pool)
-    for wanted in known:
-        left = {goal.seed: plan.closure(goal.tasks, done) for goal in plan.goals if goal.wanted == wanted}
-        whole = " ".join(str(seed) for seed, tasks in left.items() if not tasks)
-        lines.append(f"{wanted}: complete at seed {whole}" if whole else f"{wanted}: complete at no seed yet")
-        lines += [
-            f"  seed {seed}: {len(tasks)} tasks are left, as {min(tasks)}" for seed, tasks in left.items() if tasks
-        ]
-    return lines
 
 
 def _counted(names: Iterable[str]) -> str:
@@ -272,22 +188,5 @@ def _counted(names: Iterable[str]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) or "nothing"
 
 
-def _plain(content: bytes) -> dict[str, Any]:
-    """A JSON mapping; an empty one for anything else."""
-    try:
-        found = json.loads(content)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _card_at(path: Path) -> dict[str, Any] | None:
-    return _plain(path.read_bytes()) or None if path.is_file() else None
-
-
-def _table_at(path: Path, key: Mapping[str, Any]) -> bool:
-    """Whether a whole table of this key is there."""
-    body = _plain(path.read_bytes()) if path.is_file() else {}
-    if "value" not in body or body.get("checksum") != store.fingerprint(body["value"]):
-        return False
-    return store.fingerprint(body.get("key")) == store.fingerprint(key)
+def _read(path: Path) -> dict[str, Any]:
+    return plain(path.read_bytes()) if path.is_file() else {}

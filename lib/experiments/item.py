@@ -105,12 +105,13 @@ class Results:
 
     def values(self, measure: str, **where: Any) -> pd.DataFrame:
         """Numbers of one measure as rows, only those at `where`: value, low, high, n, per_seed, and what tells them
-        apart; a list in `where` lets several values pass."""
+        apart; a list in `where` lets several values pass. One seed may have no interval: low and high are NaN then."""
         rows = record.frame({"numbers": self.numbers})
         rows = rows[rows["name"] == measure]
         for key, wanted in where.items():
             rows = rows[rows[key].isin(wanted) if isinstance(wanted, (list, tuple, set)) else rows[key] == wanted]
-        return (rows.dropna(axis=1, how="all") if len(rows) else rows).reset_index(drop=True)
+        told = rows.notna().any() | rows.columns.isin(["low", "high"]) | rows.empty
+        return rows.loc[:, told].reset_index(drop=True)
 
     def rows(self, measure: str) -> pd.DataFrame:
         """What the frames of all seeds say of one measure, of the record's or beyond, with a column seed."""
@@ -135,9 +136,7 @@ class Results:
         the scale's."""
         own, scale, read = self.settings, self.settings.scale, self.read
         entry = config.items()[self.item.name]
-        paper, about = type(own).of("paper"), self.item.about
-        full = {"seeds": paper.seeds, **paper.described(about)}
-        used = {"seeds": own.seeds, **own.described(about)}
+        used, full = own.compared(self.item.about)
         networks = list(dict.fromkeys(name for name, _ in read.networks))
         phrases = reduced.phrases(scale, networks, used, full, entry.paper, models.defaults)
         first = self.frames[own.seeds[0]].attrs["read"].tables
@@ -185,8 +184,10 @@ def pivot(
 
 
 def markdown(table: pd.DataFrame, places: int = 3) -> str:
-    """A table for display, numbers to some places."""
+    """A table for display, numbers to some places; a column of whole or large ones (10,000 and more) without."""
     shown = table.copy()
     for column in shown.select_dtypes("float"):
-        shown[column] = shown[column].map(lambda v: "" if pd.isna(v) else f"{v:.{places}f}")
+        there = shown[column].dropna()
+        form = ",.0f" if (there % 1 == 0).all() or there.abs().max() >= 1e4 else f".{places}f"
+        shown[column] = ["" if pd.isna(value) else f"{value:{form}}" for value in shown[column]]
     return tables.markdown(shown.astype(str))

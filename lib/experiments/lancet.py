@@ -94,22 +94,25 @@ def backdoored(scale: str, name: str) -> Backdoored:
     )
 
 
-def networks(settings: Backdoors) -> list[Backdoored]:
+def networks(settings: Backdoors, kinds: Sequence[str] | None = None) -> list[Backdoored]:
     """The backdoored networks of the settings' families, in the order of the scale's file.
 
+    Args:
+        kinds: of attack; None: those of the experiment.
     Raises: LancetError where these families hold none, or none with such a trigger.
     """
+    kinds = settings.kinds if kinds is None else kinds
     known = config.load(settings.scale).networks
     names = [
         name
         for name, recipe in known.items()
         if recipe.family in settings.families and any(plug["use"].startswith(FOLDER) for plug in recipe.prepare)
     ]
-    found = [one for name in names if (one := backdoored(settings.scale, name)).kind in settings.kinds]
+    found = [one for name in names if (one := backdoored(settings.scale, name)).kind in kinds]
     if not found:
         raise LancetError(
             f"scale {settings.scale}: none of the families {', '.join(settings.families)} holds a backdoored network "
-            f"({' or '.join(settings.kinds)}): name families whose recipes prepare poisoned images"
+            f"({' or '.join(kinds)}): name families whose recipes prepare poisoned images"
         )
     if settings.triggers is None:
         return found

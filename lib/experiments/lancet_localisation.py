@@ -23,7 +23,7 @@ from lib.experiments.item import Item, Results
 from lib.experiments.lancet import BackdoorRun, backdoored, networks
 from lib.experiments.settings import Count
 from lib.lancet.locating import Votes, choose_layer, locate
-from lib.lancet.study.repairs import Material, pairs
+from lib.lancet.pairs import stamped_pairs
 from lib.progress import bar
 
 NAMES = {
@@ -73,8 +73,8 @@ class LocalisationRun(BackdoorRun[Settings]):
         on = next(model.parameters()).device
         repair = self.parts(one.data)[0]
         images, labels = repair.float(on), repair.labels.to(on)
-        held = Material(images, labels, images[:0], labels[:0], 0, one.target)
-        inputs, companions, truth = pairs(model, self.attack(name).trigger.to(on), held, self.settings.pairs)
+        trigger = self.attack(name).trigger.to(on)
+        inputs, companions, truth = stamped_pairs(model, trigger, images, labels, one.target, self.settings.pairs)
         target = one.target if VARIANTS[variant].get("until") == "not-target" else None
         return locate(model, inputs, companions, truth, target=target, **VARIANTS[variant])
 

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
-from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
-from filelock import FileLock
 from pydantic import Field
 from torch import Tensor, nn
 
-from lib import compute, config, data, store, tensors
+from lib import cache, compute, config, data
 from lib.experiments.run import Run
 from lib.experiments.settings import Count, Settings, Share
 from lib.slicing import scores as scoring
-from lib.slicing.graph import SlicingError
-from lib.slicing.profiling import NeuronProfile, profile
+from lib.slicing.kinds import SlicingError
+from lib.slicing.profiling import CODEC, NeuronProfile, first_correct, profile
 
 VERSION = 1  # raise it when a change here or in lib.slicing changes profiles or slices
 
@@ -91,21 +87,20 @@ class SlicingRun(Run[S]):
             network: its name; None: the settings' network.
         """
         name = network or self.settings.network
-        path = self._path(name, "profile", self.profile_key(name))
 
         def make() -> NeuronProfile:
             train, per_class = self.train, self.settings.profile_per_class
-            made = profile(self.network(name), train.images, train.labels, len(train.classes), per_class)
-            made.save(path)
-            return made
+            return profile(self.network(name), train.images, train.labels, len(train.classes), per_class)
 
-        return _kept(path, NeuronProfile.load, make).to(compute.device(self.preset.compute.device))
+        kept = self._cached(name, "profile", self.profile_key(name), make, CODEC)
+        return kept.to(compute.device(self.preset.compute.device))
 
     def scores_key(self, method: str) -> dict[str, Any]:
         """What a method's scores depend on beside the network's weights."""
         key = {"method": method, "per_class": self.settings.scores_per_class, "profile": self.profile_key()}
         return key | (self.settings.unusual("theta", "reference") if method == "nnslicer" else {})
 
+    @lru_cache(maxsize=2)  # noqa: B019 (a run is short-lived)
     def scores(self, method: str = "nnslicer") -> dict[str, Tensor]:
         """Sum of |CONTRIB| of each synapse over each class's first correctly classified training images, kept by class.
 
@@ -113,14 +108,14 @@ class SlicingRun(Run[S]):
             method: "nnslicer" or "effective-path".
         Returns: layer -> int64 (classes, *weight.shape), on the scale's device.
         """
-        parts = []
+        network, key, parts = self.settings.network, self.scores_key(method), []
         for label in range(self.classes):
-            path = self._path(self.settings.network, f"scores-{method}-{label}", self.scores_key(method))
-            parts.append(_kept(path, _load_scores, partial(self._make_scores, method, label, path)))
+            make = partial(self._make_scores, method, label)
+            parts.append(self._cached(network, f"scores-{method}-{label}", key, make, cache.TENSORS))
         on = compute.device(self.preset.compute.device)
         return {layer: torch.stack([part[layer] for part in parts]).to(on) for layer in parts[0]}
 
-    def _make_scores(self, method: str, label: int, path: Path) -> dict[str, Tensor]:
+    def _make_scores(self, method: str, label: int) -> dict[str, Tensor]:
         train, chosen = self.train, self.settings
         mine = (train.labels == label).nonzero()[:, 0]
         index = first_correct(self.model, train, mine, chosen.scores_per_class)
@@ -130,14 +125,17 @@ class SlicingRun(Run[S]):
         own = slices if method == "nnslicer" else {}
         few = train.subset(index)
         found = scoring.class_scores(self.model, few.images, few.labels, len(train.classes), method, **own)
-        kept = {layer: value[label].contiguous() for layer, value in found.items()}
-        tensors.write(path, kept)
-        return kept
+        return {layer: value[label].contiguous() for layer, value in found.items()}
 
-    def _path(self, network: str, kind: str, key: Mapping[str, Any]) -> Path:
-        address = store.fingerprint({"weights": self.card(network)["weights"], "seed": self.seed, **key})
-        folder = f"{network}-seed{self.seed}-{address.removeprefix('sha256:')[:16]}"
-        return config.cache_dir(self.scale) / "slicing" / folder / f"{kind}.safetensors"
+    def _cached(self, network: str, what: str, key: Mapping[str, Any], make: Callable[[], Any], codec: Any) -> Any:
+        whole = {"weights": self.card(network)["weights"], "seed": self.seed, **key}
+        name = f"{network}-seed{self.seed}-{cache.digest(whole, 16)}/{what}"
+        return cache.get("slicing", whole, make, codec, folder=config.cache_dir(self.scale), name=name)
+
+
+def name_of(classes: Sequence[int]) -> str:
+    """A subset of classes in a table: (0, 3, 5, 8) is "0 3 5 8"."""
+    return " ".join(map(str, classes))
 
 
 def make_scores(scale: str, seed: int) -> None:
@@ -147,40 +145,6 @@ def make_scores(scale: str, seed: int) -> None:
         run.scores(method)
 
 
-@torch.no_grad()
-def first_correct(model: nn.Module, images: data.ImageSet, positions: Tensor, count: int) -> Tensor:
-    """The first positions at which the network is right, up to a count."""
-    on = next(model.parameters()).device
-    found: list[Tensor] = []
-    for part in positions.split(500):
-        if sum(map(len, found)) >= count:
-            break
-        right = model(images.float(on, part)).argmax(1).cpu() == images.labels[part]
-        found.append(part[right])
-    return torch.cat(found)[:count] if found else positions[:0]
-
-
 @lru_cache(maxsize=2)
 def _training_images(name: str) -> data.ImageSet:
     return data.load(name, "train")
-
-
-def _load_scores(path: Path) -> dict[str, Tensor]:
-    try:
-        return tensors.read(path, before=[])[0]
-    except (OSError, ValueError) as error:
-        raise SlicingError(f"{path} holds no scores, or it is damaged ({error})") from error
-
-
-def _kept(path: Path, load: Callable[[Path], Any], make: Callable[[], Any]) -> Any:
-    """What lies at a path; made, by one process, where nothing does, or something damaged."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        if path.exists():
-            try:
-                return load(path)
-            except SlicingError as error:
-                warnings.warn(f"{error}; it is made anew", stacklevel=3)
-                os.unlink(path)
-        store.about_to_make(path.name)
-        return make()

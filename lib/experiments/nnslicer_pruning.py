@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -24,7 +24,7 @@ from lib import plots
 from lib.config import Recipe
 from lib.experiments import nnslicer
 from lib.experiments.item import SHARE, Item, Results, pivot
-from lib.experiments.nnslicer import NAMES, SlicingRun
+from lib.experiments.nnslicer import NAMES, SlicingRun, name_of
 from lib.experiments.settings import Count, Share
 from lib.models.layers import weight_layers
 from lib.progress import bar
@@ -113,10 +113,6 @@ class PruningRun(SlicingRun[Settings]):
         profile = self.profile()
         return centres(self.model, {layer: profile.input_mean(layer) for layer in weight_layers(self.model)})
 
-    @lru_cache(maxsize=2)  # noqa: B019 (a run is short-lived)
-    def scores_of(self, method: str) -> dict[str, Tensor]:
-        return self.scores(method)
-
     def kept(self, kind: str, method: str, key: dict[str, Any], columns: list[str], rows: Any) -> pd.DataFrame:
         """A table that depends on the images, the means and a method's scores, beside `key`."""
         shared = {
@@ -162,7 +158,7 @@ class PruningRun(SlicingRun[Settings]):
         ratios = [float(ratio) for ratio in self.settings.ratios]
 
         def rows() -> Iterator[list[Any]]:
-            scores, second = self.scores_of(method), weight_scores(self.model) if ties == "weight" else None
+            scores, second = self.scores(method), weight_scores(self.model) if ties == "weight" else None
             for classes in chunk:
                 part = self.bank.of_classes(sorted({*range(self.classes)} - {*classes}) if others else classes)
                 summed = subset_scores(scores, classes)
@@ -189,7 +185,7 @@ class PruningRun(SlicingRun[Settings]):
 
         def rows() -> Iterator[list[Any]]:
             part = self.bank if classes is None else self.bank.of_classes(classes)
-            summed = {} if classes is None else subset_scores(self.scores_of(method), classes)
+            summed = {} if classes is None else subset_scores(self.scores(method), classes)
             places = ranking(summed)
             for ratio in ratios:
                 masks = whole_masks(self.model, method, ratio) if classes is None else masks_of(places, ratio)
@@ -218,7 +214,7 @@ class PruningRun(SlicingRun[Settings]):
 
         def rows() -> Iterator[list[Any]]:
             part = self.bank.of_classes(classes)
-            places = ranking(subset_scores(self.scores_of("nnslicer"), classes))
+            places = ranking(subset_scores(self.scores("nnslicer"), classes))
             for ratio in ratios:
                 with masked(self.model, masks_of(places, ratio)):
                     for compensation in (False, True):
@@ -236,11 +232,6 @@ def whole_masks(model: Any, method: str, ratio: float) -> dict[str, Tensor]:
     if method == "channel":
         return channel_masks(model, ratio)
     return masks_of(ranking(weight_scores(model)), ratio) if method == "weight" else {}
-
-
-def name_of(classes: Sequence[int]) -> str:
-    """A subset of classes in a table: (0, 3, 5, 8) is "0 3 5 8"."""
-    return " ".join(map(str, classes))
 
 
 def pruned(settings: Settings, seed: int) -> pd.DataFrame:

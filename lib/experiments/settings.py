@@ -89,6 +89,15 @@ class Settings(BaseModel):
         chosen = [name for name in fields if fields[name].title and (name in names or not names)]
         return {str(fields[name].title): self.told(name) for name in chosen}
 
+    def compared(self, names: Collection[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What a record compares, as `described`: these settings, and the source's (`scale: paper`, where it has the
+        study)."""
+        own = {"seeds": self.seeds, **self.described(names)}
+        if self.study not in config.load("paper").study:
+            return own, {}
+        paper = type(self).of("paper")
+        return own, {"seeds": paper.seeds, **paper.described(names)}
+
     def told(self, name: str) -> Any:
         """A setting's value as `described` gives it; a subclass may count what None stands for."""
         return getattr(self, name)

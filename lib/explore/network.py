@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lib import attacks, compute, config, data, zoo
+from lib import attacks, cache, compute, config, data, zoo
 from lib.attacks.goal import device_of
 from lib.experiments import lcs_decisions
-from lib.slicing.graph import SlicingError
-from lib.slicing.profiling import NeuronProfile, profile
+from lib.slicing.profiling import CODEC, NeuronProfile, profile
 
 IMAGES = 60
 """Test images to choose from: the first that the network classifies correctly, class by class in turn."""
@@ -125,12 +124,12 @@ def profile_of(network: Network) -> NeuronProfile:
     asked = config.load(network.scale).study.get("nnslicer", {}).get("profile_per_class", PROFILED)
     count = min(int(asked), PROFILED)
     weights = network.weights.removeprefix("sha256:")[:16]
-    path = config.cache_dir(network.scale) / "explore" / f"{network.name}-{weights}-{count}.safetensors"
-    try:
-        return NeuronProfile.load(path).to(device_of(network.model))
-    except SlicingError:  # not there yet, or damaged
+
+    def make() -> NeuronProfile:
         train = data.load(network.test.name, "train")
-    train = train.stratified(min(len(train), 2 * count * len(train.classes)), seed=0)
-    made = profile(network.model, train.images, train.labels, len(train.classes), count)
-    made.save(path)
-    return made
+        train = train.stratified(min(len(train), 2 * count * len(train.classes)), seed=0)
+        return profile(network.model, train.images, train.labels, len(train.classes), count)
+
+    folder, name = config.cache_dir(network.scale), f"{network.name}-{weights}-{count}"
+    kept = cache.get("explore", {"weights": weights, "count": count}, make, CODEC, folder=folder, name=name)
+    return kept.to(device_of(network.model))

@@ -4,21 +4,6 @@
 parametrisations become plain weights, and `verify` compares the calls with the network itself on a few images.
 """
 
-from lib.graph.copies import copied, parametrised, structure, unwrapped
-from lib.graph.errors import GraphError
+from lib.graph.copies import GraphError, copied, logits_in, parametrised, structure, unwrapped
 from lib.graph.layout import Layout
 from lib.graph.network import Network, behind_output, read
-from lib.graph.outputs import logits_in
-
-__all__ = [
-    "GraphError",
-    "Layout",
-    "Network",
-    "behind_output",
-    "copied",
-    "logits_in",
-    "parametrised",
-    "read",
-    "structure",
-    "unwrapped",
-]

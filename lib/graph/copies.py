@@ -1,8 +1,10 @@
-"""Copies of a network: out of its wrappers, with plain weights in place of parametrisations."""
+"""What a network is given as: out of its wrappers, copied with plain weights, its output read as logits."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +12,12 @@ from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weig
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from lib.graph.errors import GraphError
+
+class GraphError(ValueError):
+    """A network that cannot be read; the message names the step, what it does and what to do.
+
+    A method that reads networks may have its own kind raised in place of this one.
+    """
 
 
 def unwrapped(model: nn.Module, error: type[ValueError] = GraphError) -> nn.Module:
@@ -125,3 +132,20 @@ def _plain(module: nn.Module) -> None:
             module.register_parameter(name, nn.Parameter(value, requires_grad=trained))
         else:
             module.register_buffer(name, value)
+
+
+def logits_in(output: Any, error: type[ValueError] = GraphError) -> Tensor:
+    """The logits of what a network returned: the tensor itself, or what it holds under the name `logits`.
+
+    Args:
+        output: a tensor, a named tuple as GoogLeNet and Inception return while training, or a mapping.
+        error: what is raised.
+    Raises: error for anything else.
+    """
+    found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
+    if isinstance(found, Tensor):
+        return found
+    raise error(
+        f"the network returns a {type(output).__name__}: one tensor of logits is wanted, or a named tuple or mapping "
+        "that holds it as `logits`; wrap the network in a module that returns the logits alone"
+    )

@@ -8,13 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lib.graph.copies import copied, fold
-from lib.graph.effects import functional
-from lib.graph.errors import GraphError
+from lib.graph.copies import GraphError, copied, fold, logits_in
 from lib.graph.layout import PLAIN, Layout, layout_of, near
 from lib.graph.operations import said
-from lib.graph.outputs import logits_in
-from lib.graph.tracing import traced
+from lib.graph.tracing import functional, traced
 
 ROUNDING = 1e-8  # largest difference of equal values in float64, relative to the largest value of a tensor
 CAST = 1e-3  # the same, of a network that casts to another precision on its way

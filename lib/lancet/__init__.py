@@ -5,7 +5,7 @@ Submodules load on first use.
 
 from typing import TYPE_CHECKING
 
-from lib import late
+from lib import lazy
 
 if TYPE_CHECKING:
     from lib.lancet.backdoors.triggers import Trigger
@@ -19,34 +19,18 @@ if TYPE_CHECKING:
     from lib.lancet.repair.unlearning import unlearn
     from lib.lancet.reversal import reverse
 
-__all__ = [
-    "FlipReport",
-    "LancetError",
-    "Trigger",
-    "Votes",
-    "choose_layer",
-    "fine_prune",
-    "fine_tune",
-    "flip",
-    "flip_by_trial",
-    "locate",
-    "measure",
-    "repair_own",
-    "reverse",
-    "unlearn",
-]
-
-_HOMES = {
-    "backdoors.triggers": ("Trigger",),
-    "errors": ("LancetError",),
-    "locating": ("Votes", "choose_layer", "locate"),
-    "measures": ("measure",),
-    "own": ("repair_own",),
-    "repair.fine_pruning": ("fine_prune",),
-    "repair.fine_tune": ("fine_tune",),
-    "repair.flip": ("FlipReport", "flip", "flip_by_trial"),
-    "repair.unlearning": ("unlearn",),
-    "reversal": ("reverse",),
-}
-
-__getattr__, __dir__ = late.attach(__name__, _HOMES)
+__getattr__, __dir__, __all__ = lazy(
+    __name__,
+    {
+        "backdoors.triggers": ("Trigger",),
+        "errors": ("LancetError",),
+        "locating": ("Votes", "choose_layer", "locate"),
+        "measures": ("measure",),
+        "own": ("repair_own",),
+        "repair.fine_pruning": ("fine_prune",),
+        "repair.fine_tune": ("fine_tune",),
+        "repair.flip": ("FlipReport", "flip", "flip_by_trial"),
+        "repair.unlearning": ("unlearn",),
+        "reversal": ("reverse",),
+    },
+)

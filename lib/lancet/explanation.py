@@ -23,6 +23,7 @@ from lib.graph import copied
 from lib.lancet.companions import apply, blur
 from lib.lancet.errors import LancetError
 from lib.lancet.locating import Votes
+from lib.lancet.locating.votes import error_inducing
 from lib.models.layers import weight_layers
 
 STEPS = 256
@@ -32,7 +33,7 @@ VARIATION = 0.05  # weight of the total variation, a pixel and channel
 SIDE = 32
 
 
-def isolated(model: nn.Module, votes: Mapping[str, Votes], layer: str, *, least_votes: int = 1) -> nn.Module:
+def isolated(model: nn.Module, votes: Votes | Mapping[str, Votes], layer: str, *, least_votes: int = 1) -> nn.Module:
     """A copy in which a layer keeps its error-inducing weights only; its other weights are zero, its bias stays.
 
     Args:
@@ -42,29 +43,26 @@ def isolated(model: nn.Module, votes: Mapping[str, Votes], layer: str, *, least_
         least_votes: votes that make a weight error-inducing, from 1.
     Raises: LancetError where the layer is unknown or no weight has so many votes.
     """
-    return _with_layer(model, votes, layer, least_votes, keep=True)
+    return _masked(model, layer, error_inducing(votes, layer, _weight(model, layer), least_votes))
 
 
-def ablated(model: nn.Module, votes: Mapping[str, Votes], layer: str, *, least_votes: int = 1) -> nn.Module:
+def ablated(model: nn.Module, votes: Votes | Mapping[str, Votes], layer: str, *, least_votes: int = 1) -> nn.Module:
     """A copy in which a layer's error-inducing weights are zero; arguments as `isolated`."""
-    return _with_layer(model, votes, layer, least_votes, keep=False)
+    return _masked(model, layer, ~error_inducing(votes, layer, _weight(model, layer), least_votes))
 
 
-def _with_layer(model: nn.Module, votes: Mapping[str, Votes], layer: str, least_votes: int, keep: bool) -> nn.Module:
-    if layer not in votes:
-        raise LancetError(f"layer {layer!r} has no votes: one of {', '.join(votes)}")
-    chosen = votes[layer].counts >= max(1, least_votes)
-    if not bool(chosen.any()):
-        raise LancetError(f"no weight of layer {layer!r} has {max(1, least_votes)} vote(s): nothing is located there")
+def _weight(model: nn.Module, layer: str) -> Tensor:
+    known = weight_layers(model)
+    if layer not in known:
+        raise LancetError(f"no layer {layer!r} with weights in this network: one of {', '.join(known)}")
+    return known[layer].weight
+
+
+@torch.no_grad()
+def _masked(model: nn.Module, layer: str, keep: Tensor) -> nn.Module:
     changed = copied(model, LancetError)
     weight = weight_layers(changed)[layer].weight
-    if weight.shape != chosen.shape:
-        raise LancetError(
-            f"votes of layer {layer!r} have the shape {tuple(chosen.shape)}, its weights {tuple(weight.shape)}: "
-            "give the votes on this network"
-        )
-    with torch.no_grad():
-        weight.mul_((chosen if keep else ~chosen).to(weight))
+    weight.mul_(keep.to(weight))
     return changed
 
 

@@ -12,26 +12,25 @@ them nothing can be said of its accuracy. Weights are read as tensors, images as
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import math
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lib import store
+from lib.data import as_batch
 from lib.lancet.errors import LancetError
 from lib.lancet.locating import choose_layer, locate
 from lib.lancet.locating.votes import RULES
 from lib.lancet.measures import predictions
-from lib.lancet.own_files import Labelled, check_normalisation, load_classifier, read_folder
+from lib.lancet.own_files import Labelled, load_classifier, read_folder
 from lib.lancet.pairs import found_companions, least_votes
 from lib.lancet.repair.fine_tune import fine_tune, transforms_of
 from lib.lancet.repair.flip import flip, flip_by_trial
@@ -51,11 +50,11 @@ class OwnReport:
         given, wrong, pairs: inputs given as wrong, those that are, those of them that votes came from.
         reached: whether the repair reached what it aimed at on its own half: flip, the threshold; fine-tune, more
             inputs right than before.
-        recall_before, recall_after: of each class among the clean images, by its number.
         before, after: accuracy on clean images; success, the share of wrong inputs that are still taken for the
             target, or without a target are still wrong; wrong_right, the share that gets its true label; with a target
             target_recall and natural_target_rate of clean images. NaN where there are no images to tell.
         reported_on: wrong inputs and clean images behind these numbers.
+        images_of: clean images of each class, by its number; `before` and `after` have its "recall_of_class_<number>".
     """
 
     method: str
@@ -70,51 +69,47 @@ class OwnReport:
     before: dict[str, float]
     after: dict[str, float]
     reported_on: tuple[int, int]
-    recall_before: dict[int, float] = field(default_factory=dict)
-    recall_after: dict[int, float] = field(default_factory=dict)
-    recall_of: dict[int, int] = field(default_factory=dict)
+    images_of: dict[int, int]
 
     @property
     def worse(self) -> list[int]:
         """Classes whose recall fell by more than `LOSS` and by more than one image."""
-        fallen = {k: self.recall_before[k] - self.recall_after[k] for k in self.recall_before}
-        return [k for k, fall in fallen.items() if fall > LOSS and fall * self.recall_of[k] > 1 + 1e-6]
+        fallen = {k: self.before[_recall(k)] - self.after[_recall(k)] for k in self.images_of}
+        return [k for k, fall in fallen.items() if fall > LOSS and fall * self.images_of[k] > 1 + 1e-6]
 
     @property
     def succeeded(self) -> bool:
         """Whether what was aimed at was reached, and no class of the clean images pays for it."""
-        return self.reached and bool(self.recall_before) and not self.worse
-
-    def _verdict(self) -> str:
-        if not self.reached:
-            return "**what was aimed at was not reached:** this is the best that was found."
-        if not self.recall_before:
-            return "what was aimed at was reached; what it costs clean images is not known, as none were given."
-        if self.worse:
-            told = ", ".join(f"{k} ({self.recall_before[k]:.3f} to {self.recall_after[k]:.3f})" for k in self.worse)
-            return f"**what was aimed at was reached, but this is no success:** recall fell of class {told}."
-        return "what was aimed at was reached, and no class lost recall."
+        return self.reached and bool(self.images_of) and not self.worse
 
     def text(self) -> str:
         """The report in a few lines of Markdown."""
-        if self.method == "flip":
-            done = f"{self.weights:,} weights of layer `{self.layer}` ({100 * self.fraction:.2f} %) were negated"
+        if not self.reached:
+            verdict = "**what was aimed at was not reached:** this is the best that was found."
+        elif not self.images_of:
+            verdict = "what was aimed at was reached; what it costs clean images is not known, as none were given."
+        elif self.worse:
+            lost = ", ".join(f"{k} ({self.before[_recall(k)]:.3f} to {self.after[_recall(k)]:.3f})" for k in self.worse)
+            verdict = f"**what was aimed at was reached, but this is no success:** recall fell of class {lost}."
         else:
-            done = f"{self.weights:,} weights of layer `{self.layer}` ({100 * self.fraction:.2f} %) were fine-tuned"
-        lines = [
-            f"{self.wrong} of {self.given} inputs given are classified wrongly; {self.pairs} pairs of an input and its "
-            f"companion gave votes. {done}; {self._verdict()}",
-            "",
-            "| | before | after |",
-            "| --- | --- | --- |",
-        ]
+            verdict = "what was aimed at was reached, and no class lost recall."
+        done = "negated" if self.method == "flip" else "fine-tuned"
+        rows = []
         for name, value in self.before.items():
             cells = ["not measured" if math.isnan(v) else f"{v:.3f}" for v in (value, self.after[name])]
-            lines.append(f"| {name.replace('_', ' ')} | {cells[0]} | {cells[1]} |")
-        for k, value in self.recall_before.items():
-            lines.append(f"| recall of class {k} ({self.recall_of[k]}) | {value:.3f} | {self.recall_after[k]:.3f} |")
-        lines += ["", f"On {self.reported_on[0]} wrong inputs and {self.reported_on[1]} clean images not used above."]
-        return "\n".join(lines)
+            rows.append(f"| {name.replace('_', ' ')} | {cells[0]} | {cells[1]} |")
+        return "\n".join(
+            [
+                f"{self.wrong} of {self.given} inputs given are classified wrongly; {self.pairs} pairs of an input and "
+                f"its companion gave votes. {self.weights:,} weights of layer `{self.layer}` "
+                f"({100 * self.fraction:.2f} %) were {done}; {verdict}",
+                "",
+                *("| | before | after |", "| --- | --- | --- |"),
+                *rows,
+                "",
+                f"On {self.reported_on[0]} wrong inputs and {self.reported_on[1]} clean images not used above.",
+            ]
+        )
 
 
 def repair_own(
@@ -160,14 +155,13 @@ def repair_own(
         is unchanged then too.
     Source: AI-Lancet (Zhao et al. 2021).
     """
-    if method is None:
-        method = "fine-tune" if target is None else "flip"
+    method = method or ("fine-tune" if target is None else "flip")
     if method not in METHODS:
         raise LancetError(f"method is {method!r}: one of {', '.join(METHODS)}")
     if rule == "trial" and method != "flip":
         raise LancetError('rule "trial" is for method "flip": name one of ' + ", ".join(RULES))
     images, labels = _samples(wrong)
-    others = None if without is None else without.images if isinstance(without, Labelled) else without
+    others = without.images if isinstance(without, Labelled) else without
     if others is not None and others.shape != images.shape:
         raise LancetError(f"companions {tuple(others.shape)} and wrong inputs {tuple(images.shape)}: want one for each")
     errs = torch.nonzero(predictions(model, images) != labels).flatten()
@@ -177,12 +171,16 @@ def repair_own(
             "ones are needed, one to locate the error and one to report on; it is left as it is"
         )
     first, second = (errs[part] for part in _halves(labels[errs], seed))
-    kept, told = (None, None) if clean is None else _clean_halves(_samples(clean), seed)
     inputs, truth = images[first], labels[first]
+    known = (images[:0], labels[:0]) if clean is None else _samples(clean)
+    if len(known[0]) == 1:
+        raise LancetError("one clean image cannot be halved: give at least two, or none")
+    kept, unseen = ((known[0][part], known[1][part]) for part in _halves(known[1], seed))
     pairs = _pairs(model, inputs, truth, None if others is None else others[first], steps)
     votes = locate(model, *pairs, until="label" if target is None else "not-target", target=target)
-    if rule is None:
-        rule = "trial" if method == "flip" and kept is not None else "smallest-fraction"
+    rule = rule or ("trial" if method == "flip" and len(kept[0]) else "smallest-fraction")
+    if rule == "trial" and layer is None and not len(kept[0]):
+        raise LancetError('rule "trial" chooses the layer that costs clean images least: give clean images')
     chosen = layer or (choose_layer(votes, rule) if rule != "trial" else "")
     if chosen and chosen not in votes:
         raise LancetError(f"no layer {chosen!r} was looked at: one of {', '.join(votes)}")
@@ -191,66 +189,57 @@ def repair_own(
         if chosen:
             repaired, flipped = flip(model, votes, inputs, truth, layer=chosen, **aim)
         else:
-            repaired, flipped, _ = flip_by_trial(model, votes, inputs, truth, clean=_needed(kept), **aim)
+            repaired, flipped, _ = flip_by_trial(model, votes, inputs, truth, clean=kept, **aim)
         chosen, count, fraction, reached = flipped.layer, flipped.flipped, flipped.fraction, flipped.reached
     else:
         least = least_votes(votes[chosen], share)
         errors = (torch.cat([inputs, transforms_of(inputs, seed=seed)]), truth.repeat(5))
         options: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate, "seed": seed}
-        old = (inputs[:0], truth[:0]) if kept is None else kept
-        repaired, tuned = fine_tune(model, votes, errors, old, layer=chosen, least_votes=least, **options)
+        repaired, tuned = fine_tune(model, votes, errors, kept, layer=chosen, least_votes=least, **options)
         count, fraction, reached = tuned.weights, tuned.fraction, tuned.right_after > tuned.right_before
     rest = (images[second], labels[second])
-    recalls = [{} if told is None else recalls_of(each, told) for each in (model, repaired)]
-    before = measured(model, rest, told, target)
-    if told is not None and len(told[0]) >= 20 and before["accuracy"] < 2 / max(2.5, len(recalls[0])):
+    before, after = (_measured(each, rest, unseen, target) for each in (model, repaired))
+    images_of = {int(k): int((unseen[1] == k).sum()) for k in unseen[1].unique()}
+    if len(unseen[0]) >= 20 and before["accuracy"] < 2 / max(2.5, len(images_of)):
         warnings.warn(
             f"the network is right on {before['accuracy']:.3f} of the clean images, about as chance would be: are they "
             "normalised twice or not at all, in 0..255, or are the classes in another order?",
             stacklevel=2,
         )
     return repaired, OwnReport(
-        method,
-        rule if layer is None else "given",
-        chosen,
-        count,
-        fraction,
-        len(images),
-        len(errs),
-        len(pairs[0]),
-        reached,
-        before,
-        measured(repaired, rest, told, target),
-        (len(second), 0 if told is None else len(told[0])),
-        recall_before=recalls[0],
-        recall_after=recalls[1],
-        recall_of={} if told is None else {int(k): int((told[1] == k).sum()) for k in told[1].unique()},
+        method=method,
+        rule="given" if layer else rule,
+        layer=chosen,
+        weights=count,
+        fraction=fraction,
+        given=len(images),
+        wrong=len(errs),
+        pairs=len(pairs[0]),
+        reached=reached,
+        before=before,
+        after=after,
+        reported_on=(len(second), len(unseen[0])),
+        images_of=images_of,
     )
 
 
-def measured(model: nn.Module, wrong: Samples, clean: Samples | None, target: int | None) -> dict[str, float]:
-    """What `OwnReport.before` and `.after` hold."""
-    taken = predictions(model, wrong[0])
-    still = taken != wrong[1] if target is None else taken == target
-    found = {"accuracy": math.nan, "success": _share(still), "wrong_right": _share(taken == wrong[1])}
-    if clean is not None:
-        decided = predictions(model, clean[0])
-        found["accuracy"] = _share(decided == clean[1])
+def _measured(model: nn.Module, wrong: Samples, clean: Samples, target: int | None) -> dict[str, float]:
+    """What `OwnReport.before` holds."""
+    taken, decided = predictions(model, wrong[0]), predictions(model, clean[0])
+    found = {
+        "accuracy": _share(decided == clean[1]),
+        "success": _share(taken != wrong[1] if target is None else taken == target),
+        "wrong_right": _share(taken == wrong[1]),
+    }
     if target is not None:
-        found |= {"target_recall": math.nan, "natural_target_rate": math.nan}
-        if clean is not None:
-            own = clean[1] == target
-            found |= {
-                "target_recall": _share((decided == target)[own]),
-                "natural_target_rate": _share((decided == target)[~own]),
-            }
-    return found
+        own = clean[1] == target
+        found["target_recall"] = _share((decided == target)[own])
+        found["natural_target_rate"] = _share((decided == target)[~own])
+    return found | {_recall(int(k)): _share((decided == k)[clean[1] == k]) for k in clean[1].unique()}
 
 
-def recalls_of(model: nn.Module, clean: Samples) -> dict[int, float]:
-    """Recall of each class that the images have, by its number."""
-    right = predictions(model, clean[0]) == clean[1]
-    return {int(k): _share(right[clean[1] == k]) for k in clean[1].unique()}
+def _recall(label: int) -> str:
+    return f"recall_of_class_{label}"
 
 
 def _pairs(
@@ -264,22 +253,10 @@ def _pairs(
     return images[right], others[right], labels[right]
 
 
-def _needed(clean: Samples | None) -> Samples:
-    if clean is None:
-        raise LancetError('rule "trial" chooses the layer that costs clean images least: give clean images')
-    return clean
-
-
 def _samples(given: Samples | Labelled) -> Samples:
-    images, labels = (given.images, given.labels) if isinstance(given, Labelled) else given
-    if images.ndim != 4 or labels.shape != images.shape[:1] or not images.is_floating_point():
-        raise LancetError(
-            f"images {images.dtype} {tuple(images.shape)} and labels {tuple(labels.shape)}: want floating point "
-            "(N, C, H, W) in [0, 1] and (N,)"
-        )
-    if not len(images):
-        raise LancetError("no image was given: at least two that the network gets wrong are needed")
-    return images.float().cpu(), labels.cpu()
+    pair = (given.images, given.labels) if isinstance(given, Labelled) else given
+    images, labels = as_batch(*pair, LancetError, unit=True)
+    return (images / 255 if images.dtype == torch.uint8 else images.float()).cpu(), labels.cpu()
 
 
 def _halves(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -287,13 +264,6 @@ def _halves(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     order = shuffled[labels[shuffled].argsort(stable=True)]
     return order[::2].sort().values, order[1::2].sort().values
-
-
-def _clean_halves(clean: Samples, seed: int) -> tuple[Samples, Samples]:
-    if len(clean[0]) < 2:
-        raise LancetError("one clean image cannot be halved: give at least two, or none")
-    first, second = _halves(clean[1], seed)
-    return (clean[0][first], clean[1][first]), (clean[0][second], clean[1][second])
 
 
 def _share(hits: Tensor) -> float:
@@ -304,9 +274,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """python -m lib.lancet.own; see the head of this file."""
     parser = argparse.ArgumentParser(prog="python -m lib.lancet.own", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--weights", required=True, help=".safetensors, or a state dict saved by torch")
-    parser.add_argument(
-        "--structure", required=True, help="a name of lib.models or torchvision, timm:<name>, module:function"
-    )
+    parser.add_argument("--structure", required=True, help="a name of lib.models or torchvision, or module:function")
     parser.add_argument("--arguments", type=json.loads, default={}, help='of the structure, as JSON: {"width": 16}')
     parser.add_argument("--shape", type=int, nargs=3, default=[3, 32, 32], metavar=("C", "H", "W"))
     parser.add_argument("--classes", required=True, help="how many, or a file with one name a line")
@@ -320,9 +288,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--rule", choices=(*RULES, "trial"))
     parser.add_argument("--layer", help="dotted name; left out: chosen by the rule")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--out", required=True, help="where the repaired weights go: .safetensors, or .pt or .pth for torch.load"
-    )
+    parser.add_argument("--out", required=True, help="where the repaired weights go: .safetensors, .pt or .pth")
     chosen = parser.parse_args(words)
     try:
         report = _run(chosen)
@@ -334,7 +300,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _run(chosen: argparse.Namespace) -> OwnReport:
-    from safetensors.torch import save
+    from safetensors.torch import save_file
 
     names: Sequence[str] | int
     if chosen.classes.isdigit():
@@ -344,14 +310,17 @@ def _run(chosen: argparse.Namespace) -> OwnReport:
     else:
         raise LancetError(f"--classes {chosen.classes!r} is neither a number nor a file with one name a line")
     count = names if isinstance(names, int) else len(names)
-    out = _checked_out(chosen, count)
+    out = Path(chosen.out)
+    if out.suffix not in (".safetensors", ".pt", ".pth") or out.is_dir():
+        raise LancetError(f"--out {out}: a file whose name ends with .safetensors, .pt or .pth is wanted")
+    if out.resolve() in (Path(chosen.weights).resolve(), Path(chosen.classes).resolve()):
+        raise LancetError(f"--out {out} is what is read: give another file")
+    if chosen.target is not None and not 0 <= chosen.target < count:
+        raise LancetError(f"--target {chosen.target}: a class in 0..{count - 1} is wanted")
     about = {"shape": chosen.shape, "classes": count, "mean": chosen.mean, "std": chosen.std}
     model = load_classifier(chosen.weights, chosen.structure, **about, **chosen.arguments)
-    wrong, clean, without = (
-        None if folder is None else read_folder(folder, names, chosen.shape)
-        for folder in (chosen.wrong, chosen.clean, chosen.companions)
-    )
-    assert wrong is not None
+    wrong = read_folder(chosen.wrong, names, chosen.shape)
+    clean, without = (f and read_folder(f, names, chosen.shape) for f in (chosen.clean, chosen.companions))
     if without is not None and without.names != wrong.names:
         odd = sorted(set(wrong.names) ^ set(without.names))[:3]
         raise LancetError(
@@ -360,39 +329,13 @@ def _run(chosen: argparse.Namespace) -> OwnReport:
     ways = {"target": chosen.target, "method": chosen.method, "rule": chosen.rule, "layer": chosen.layer}
     repaired, report = repair_own(model, wrong, clean=clean, without=without, seed=chosen.seed, **ways)
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in repaired.state_dict().items()}
-    if out.suffix == ".safetensors":
-        store.write_atomic(out, save(tensors))
-    else:
-        held = io.BytesIO()
-        torch.save(tensors, held)
-        store.write_atomic(out, held.getvalue())
-    store.write_atomic(out.with_suffix(".json"), json.dumps(_plain(asdict(report)), indent=1))
+    save: Any = save_file if out.suffix == ".safetensors" else torch.save
+    store.write_atomic(out, lambda part: save(tensors, part))
+    told = asdict(report)
+    for side in ("before", "after"):  # JSON has no NaN
+        told[side] = {name: None if math.isnan(value) else value for name, value in told[side].items()}
+    store.write_atomic(out.with_suffix(".json"), json.dumps(told, indent=1))
     return report
-
-
-def _checked_out(chosen: argparse.Namespace, classes: int) -> Path:
-    """Where the weights go. Raises: LancetError for what would fail only after the work."""
-    out = Path(chosen.out)
-    if out.suffix not in (".safetensors", ".pt", ".pth"):
-        raise LancetError(f"--out {out}: a name that ends with .safetensors, .pt or .pth is wanted")
-    if out.is_dir():
-        raise LancetError(f"--out {out} is a folder: a file is wanted")
-    for given in (chosen.weights, chosen.classes):
-        if Path(given).exists() and out.resolve() == Path(given).resolve():
-            raise LancetError(f"--out {out} is what is read: give another file")
-    if chosen.target is not None and not 0 <= chosen.target < classes:
-        raise LancetError(f"--target {chosen.target}: a class in 0..{classes - 1} is wanted")
-    check_normalisation(chosen.shape, chosen.mean, chosen.std)
-    return out
-
-
-def _plain(value: Any) -> Any:
-    """Plain values with NaN as null."""
-    if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 if __name__ == "__main__":

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lib.lancet.backdoors.excite import frozen
 from lib.lancet.backdoors.triggers import Trigger
 from lib.lancet.errors import LancetError
 from lib.progress import bar
@@ -46,55 +48,9 @@ class Reversed:
     rounds: int
 
 
-def reverse(
-    model: nn.Module,
-    images: Tensor,
-    target: int,
-    *,
-    steps: int = 1000,
-    cost: float = 1e-3,
-    threshold: float = 0.99,
-    batch: int = 32,
-    batches: int = 10,
-    patience: int = 5,
-    stop_after: int = 25,
-    learning_rate: float = 0.1,
-    seed: int = 0,
-) -> Reversed:
-    """The smallest stamp found that makes a network predict one class.
-
-    Args:
-        model: any classifier of images in [0, 1]; in evaluation mode, left as it was found.
-        images: float (N, C, H, W) in [0, 1], clean; best without those of the target class, which need no stamp.
-        target: the class.
-        steps: of Adam, at most.
-        cost: weight of the mask's sum once the stamp first succeeds; adapted from there.
-        threshold: share of a round's stamped images to be predicted as the target.
-        batch: images a step.
-        batches: steps a round; after each round the cost may change (the released code: one pass over 1,000 images).
-        patience: rounds above (below) the threshold before the cost goes up (down).
-        stop_after: rounds without a stamp at least 1 % smaller than the best before it ends, once the cost has gone
-            both ways.
-        learning_rate: Adam's; its betas are (0.5, 0.9).
-        seed: of the first mask and pattern, and of the order of the images.
-    Returns: the smallest stamp that reached the threshold, over a round and once more by itself; where none did, the
-        most successful one, `reached` False.
-    Raises: LancetError where there is no image, or the target is no class of the network.
-    """
-    return reverse_all(
-        model,
-        images,
-        [target],
-        steps=steps,
-        cost=cost,
-        threshold=threshold,
-        batch=batch,
-        batches=batches,
-        patience=patience,
-        stop_after=stop_after,
-        learning_rate=learning_rate,
-        seed=seed,
-    )[0]
+def reverse(model: nn.Module, images: Tensor, target: int, **settings: Any) -> Reversed:
+    """The smallest stamp found that makes a network predict one class; arguments as `reverse_all`."""
+    return reverse_all(model, images, [target], **settings)[0]
 
 
 def reverse_all(
@@ -113,35 +69,42 @@ def reverse_all(
     group: int = 8,
     seed: int = 0,
 ) -> list[Reversed]:
-    """As `reverse`, for several classes, `group` of them side by side.
+    """For each of several classes the smallest stamp found that makes a network predict it.
 
     Args:
+        model: any classifier of images in [0, 1]; in evaluation mode, left as it was found.
+        images: float (N, C, H, W) in [0, 1], clean; best without those of the target class, which need no stamp.
         classes: which; a number stands for all classes below it.
-        group: classes in one forward pass, of `group` x `batch` images.
-    Returns: one for each class, in order.
+        steps: of Adam, at most.
+        cost: weight of the mask's sum once the stamp first succeeds; adapted from there.
+        threshold: share of a round's stamped images to be predicted as the target.
+        batch: images a step.
+        batches: steps a round; after each round the cost may change (the released code: one pass over 1,000 images).
+        patience: rounds above (below) the threshold before the cost goes up (down).
+        stop_after: rounds without a stamp at least 1 % smaller than the best before it ends, once the cost has gone
+            both ways.
+        learning_rate: Adam's; its betas are (0.5, 0.9).
+        group: classes optimised side by side, in one forward pass of `group` x `batch` images.
+        seed: of the first mask and pattern, and of the order of the images.
+    Returns: one for each class, in order: the smallest stamp that reached the threshold, over a round and once more by
+        itself; where none did, the most successful one, `reached` False.
+    Raises: LancetError where there is no image or class, or a class is none of the network's.
     """
     wanted = list(range(classes)) if isinstance(classes, int) else [int(c) for c in classes]
     if len(images) == 0 or not wanted:
         raise LancetError(
             f"{len(images)} images and {len(wanted)} classes: a trigger is reversed from at least one each"
         )
-    was_training = model.training
-    asked = [parameter.requires_grad for parameter in model.parameters()]
-    model.eval().requires_grad_(False)
-    try:
+    settings = (steps, cost, threshold, batch, batches, patience, stop_after, learning_rate, seed)
+    with frozen(model):
         with torch.no_grad():
             count = model(_on(model, images[:1])).shape[1]
         if not all(0 <= c < count for c in wanted):
             raise LancetError(f"classes {wanted}: the network has logits for 0 to {count - 1}")
-        settings = (steps, cost, threshold, batch, batches, patience, stop_after, learning_rate, seed)
         found: list[Reversed] = []
         for start in bar(range(0, len(wanted), group), desc="reversed triggers"):
             found += _Search(model, images, wanted[start : start + group], *settings).run()
         return found
-    finally:
-        model.train(was_training)
-        for parameter, flag in zip(model.parameters(), asked, strict=True):
-            parameter.requires_grad_(flag)
 
 
 def anomaly_index(norms: Sequence[float] | Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Architectures, one file a family. Every network takes images in [0, 1]; its normalisation is inside."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from inspect import signature
 from typing import Any
 
@@ -13,85 +13,28 @@ from lib.models.deepid import DeepID
 from lib.models.digits_cnn import DigitsCNN
 from lib.models.fully_connected import FC5
 from lib.models.gtsrb_cnn import SignsCNN
+from lib.models.layers import Normalise
 from lib.models.mobilenet import MobileNetV1, MobileNetV2
-from lib.models.normalise import Normalise
-from lib.models.resnet import ResNet
-from lib.models.resnet_bottleneck import BottleneckResNet
+from lib.models.resnet import BottleneckResNet, ResNet
 from lib.models.resnet_cifar import CifarResNet
 from lib.models.resnet_preact import PreActResNet
 from lib.models.vgg import VGG
 
-__all__ = [
-    "ARCHITECTURES",
-    "FC5",
-    "VGG",
-    "AlexNet",
-    "BottleneckResNet",
-    "CifarResNet",
-    "DeepID",
-    "DigitsCNN",
-    "MobileNetV1",
-    "MobileNetV2",
-    "Normalise",
-    "PreActResNet",
-    "ResNet",
-    "SignsCNN",
-    "build",
-    "defaults",
-]
-
-
-def _resnet18(**args: Any) -> nn.Module:
-    return ResNet(blocks=(2, 2, 2, 2), **args)
-
-
-def _resnet10_preact(**args: Any) -> nn.Module:
-    return PreActResNet(blocks=(1, 1, 1, 1), **args)
-
-
-def _resnet18_preact(**args: Any) -> nn.Module:
-    return PreActResNet(blocks=(2, 2, 2, 2), **args)
-
-
-def _resnet20(**args: Any) -> nn.Module:
-    return CifarResNet(blocks=3, **args)
-
-
-def _resnet56(**args: Any) -> nn.Module:
-    return CifarResNet(blocks=9, **args)
-
-
-def _resnet110(**args: Any) -> nn.Module:
-    return CifarResNet(blocks=18, **args)
-
-
-def _resnet50(**args: Any) -> nn.Module:
-    return BottleneckResNet(blocks=(3, 4, 6, 3), **args)
-
-
-def _vgg16_bn(**args: Any) -> nn.Module:
-    return VGG(blocks=(2, 2, 3, 3, 3), **args)
-
-
-def _vgg19_bn(**args: Any) -> nn.Module:
-    return VGG(blocks=(2, 2, 4, 4, 4), **args)
-
-
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
-    "resnet18": _resnet18,
-    "resnet10-preact": _resnet10_preact,
-    "resnet18-preact": _resnet18_preact,
+    "resnet18": partial(ResNet, blocks=(2, 2, 2, 2)),
+    "resnet10-preact": partial(PreActResNet, blocks=(1, 1, 1, 1)),
+    "resnet18-preact": partial(PreActResNet, blocks=(2, 2, 2, 2)),
     "alexnet": AlexNet,
     "fc5": FC5,
     "digits-cnn": DigitsCNN,
     "gtsrb-cnn": SignsCNN,
     "deepid": DeepID,
-    "vgg16-bn": _vgg16_bn,
-    "vgg19-bn": _vgg19_bn,
-    "resnet20": _resnet20,
-    "resnet56": _resnet56,
-    "resnet110": _resnet110,
-    "resnet50": _resnet50,
+    "vgg16-bn": partial(VGG, blocks=(2, 2, 3, 3, 3)),
+    "vgg19-bn": partial(VGG, blocks=(2, 2, 4, 4, 4)),
+    "resnet20": partial(CifarResNet, blocks=3),
+    "resnet56": partial(CifarResNet, blocks=9),
+    "resnet110": partial(CifarResNet, blocks=18),
+    "resnet50": partial(BottleneckResNet, blocks=(3, 4, 6, 3)),
     "mobilenet-v1": MobileNetV1,
     "mobilenet-v2": MobileNetV2,
 }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lib.models.initialise import he_normal
+from lib.models.layers import he_normal
 
 
 class AlexNet(nn.Module):

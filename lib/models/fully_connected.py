@@ -5,7 +5,7 @@ from math import prod
 
 from torch import Tensor, nn
 
-from lib.models.initialise import he_normal
+from lib.models.layers import he_normal
 
 
 class FC5(nn.Module):

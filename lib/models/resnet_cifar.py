@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.models.initialise import he_normal
+from lib.models.layers import he_normal
 from lib.models.resnet import BasicBlock
 
 

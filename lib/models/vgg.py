@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lib.models.initialise import he_normal
+from lib.models.layers import he_normal
 
 WIDTHS = (1, 2, 4, 8, 8)  # filters of the five stages, in units of the first
 

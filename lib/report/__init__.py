@@ -1,13 +1,12 @@
 """The report: every figure, table and verdict of a scale on one page, its notebooks as HTML, and the README's gallery.
 
-`python -m lib.report --scale S` writes results/<scale>/index.html, claims.md and notebooks/*.html and prints the page's
-path; with `--readme README.md` it rewrites the gallery between that file's two markers.
+`python -m lib.report --scale S` writes results/<scale>/index.html and notebooks/*.html and prints the page's path;
+ `python -m lib.report --readme README.md` rewrites the gallery between that file's two markers.
 """
 
-from lib.report.command import main
-from lib.report.gallery import END, START, ReportError, claims_markdown, gallery_markdown, write_gallery
-from lib.report.page import build
-from lib.report.times import benchmarks, critical_path, duration
+from lib.report.entries import duration
+from lib.report.gallery import END, START, ReportError, gallery_markdown, write_gallery
+from lib.report.page import benchmarks, build, main
 
 __all__ = [
     "END",
@@ -15,8 +14,6 @@ __all__ = [
     "ReportError",
     "benchmarks",
     "build",
-    "claims_markdown",
-    "critical_path",
     "duration",
     "gallery_markdown",
     "main",

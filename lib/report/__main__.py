@@ -2,6 +2,6 @@
 
 import sys
 
-from lib.report.command import main
+from lib.report import main
 
 sys.exit(main())

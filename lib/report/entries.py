@@ -1,17 +1,21 @@
-"""What the page shows of one table or figure, from its record and the files beside it."""
+"""What the page shows of one table or figure, and of one claim."""
 
-import re
-import struct
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lib import cite, config, record, reduced, tables, units
-from lib.report.times import duration
+from PIL import Image
+
+from lib import cite, claims, config, record, reduced, tables, units
 
 FIRST = 6  # rows of a long table that are not folded away
 WHOLE = 10  # rows of a table that is not folded at all
 LARGEST_SVG = 1_500_000  # bytes; a larger figure is shown as PNG
+ALTERNATIVE = 150  # characters of an alternative text
+DPI = 300  # of the figures' PNG
+MARKS = dict(zip(claims.VERDICTS, "✓◐✗⊘?○", strict=True))
+EVIDENCE = ["item", "comparison", "setting", "measure", "left", "right", "difference", "95 % interval", "outcome"]
 
 
 def entry(item: config.Item, scale: str, folder: Path, verdicts: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,21 +28,18 @@ def entry(item: config.Item, scale: str, folder: Path, verdicts: Mapping[str, An
         verdicts: what the page shows of each claim, by its name.
     Returns: state "done", "missing" (no record) or "damaged" (with its problem), and the rest as the template reads it.
     """
-    told: dict[str, Any] = {"item": item.item, "title": item.title, "paper": item.paper, "notebook": item.notebook}
-    told |= {"source": opening(item.source), "state": "missing", "problem": ""}
-    told["verdicts"] = [verdicts[name] for name in item.claims if name in verdicts]
+    shown: dict[str, Any] = {"item": item.item, "title": item.title, "paper": item.paper, "notebook": item.notebook}
+    shown |= {"source": opening(item.source), "state": "missing", "problem": ""}
+    shown["verdicts"] = [verdicts[name] for name in item.claims if name in verdicts]
     if not record.exists(item.item, scale):
-        return told
+        return shown
     try:
         found = record.read(item.item, scale)
     except record.RecordError as error:
-        return {**told, "state": "damaged", "problem": str(error)}
-    shown = tables.display(found)
-    stated = beside(found)
-    facts = found["provenance"]
-    seeds = sorted({seed for number in found["numbers"] for seed in number["seeds"]})
+        return {**shown, "state": "damaged", "problem": str(error)}
+    table, stated, facts = tables.display(found), beside(found), found["provenance"]
     smaller, other = reduced.split(found["reduced"])
-    return told | {
+    return shown | {
         "state": "done",
         "title": found["title"],
         "source": opening(found["source"]),
@@ -48,15 +49,15 @@ def entry(item: config.Item, scale: str, folder: Path, verdicts: Mapping[str, An
         "other": other,
         "stated": stated,
         "table": {
-            "columns": list(shown.columns),
-            "rows": shown.to_numpy().tolist(),
-            "visible": 0 if stated["rows"] else (len(shown) if len(shown) <= WHOLE else FIRST),
+            "columns": list(table.columns),
+            "rows": table.to_numpy().tolist(),
+            "visible": 0 if stated["rows"] else visible(table),
         },
         "provenance": provenance(found),
         "commit": facts["git"],
         "date": facts["date"][:10],
         "seconds": duration(facts["seconds"]),
-        "seeds": ", ".join(map(str, seeds)),
+        "seeds": ", ".join(map(str, sorted({seed for number in found["numbers"] for seed in number["seeds"]}))),
         "n": samples(found["numbers"]),
         "files": [(text, link(path, folder)) for text, path in files(folder, item) if path.is_file()],
         "identifier": cite.identifier(item.item, scale),
@@ -64,44 +65,42 @@ def entry(item: config.Item, scale: str, folder: Path, verdicts: Mapping[str, An
     }
 
 
+def visible(rows: Any) -> int:
+    """How many rows of a table are shown before it is unfolded."""
+    return len(rows) if len(rows) <= WHOLE else FIRST
+
+
 def samples(numbers: Sequence[Mapping[str, Any]]) -> str:
     """What a record's numbers rest on, from fewest to most: "73 to 2,000 test images; 1 network"."""
     kinds = {units.counted(number) for number in numbers}
-    several = sum(kind.endswith("images") for kind in kinds) > 1  # all are told as images then
+    several = sum(kind.endswith("images") for kind in kinds) > 1  # all are called images then
     by_kind: dict[str, list[Mapping[str, Any]]] = {}
     for number in numbers:
         kind = units.counted(number)
         by_kind.setdefault("images" if several and kind.endswith("images") else kind, []).append(number)
-    told = []
-    for kind, own in by_kind.items():
-        least, most = min(own, key=lambda number: number["n"]), max(own, key=lambda number: number["n"])
-        told.append((f"{least['n']:,} to " if least["n"] != most["n"] else "") + units.sample(most, kind))
-    return "; ".join(told)
+    return "; ".join(units.samples(group, kind) for kind, group in by_kind.items())
 
 
 def beside(found: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers that the source states, each beside ours: columns, rows of text, how many stay visible."""
     rows = []
     for number in found["numbers"]:
-        if number["paper_value"] is None:
-            continue
-        setting = ", ".join(f"{key} {tables.cell(value, key)}" for key, value in number["where"].items())
-        ours = [tables.cell(number["value"]), tables.interval(number["ci95"])]
-        measure = units.measure(number)
-        count = [units.sample(number), str(len(number["seeds"])), number["note"]]
-        rows.append([measure, setting, tables.cell(number["paper_value"]), *ours, *count])
+        if number["paper_value"] is not None:
+            setting = ", ".join(f"{key} {tables.cell(value, key)}" for key, value in number["where"].items())
+            ours = [tables.cell(number["value"]), tables.interval(number["ci95"])]
+            row = [units.measure(number), setting, tables.cell(number["paper_value"]), *ours]
+            rows.append([*row, units.sample(number), str(len(number["seeds"])), number["note"]])
     columns = ["measure", "setting", "stated", "ours", "95 % interval", "n", "seeds", "note"]
     if not any(row[-1] for row in rows):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
-    return {"columns": columns, "rows": rows, "visible": len(rows) if len(rows) <= WHOLE else FIRST}
+    return {"columns": columns, "rows": rows, "visible": visible(rows)}
 
 
 def provenance(found: Mapping[str, Any]) -> dict[str, str]:
     """Where a record comes from, in words, for a list of terms."""
     facts = found["provenance"]
-    changed = {None: "", False: "", True: " (with uncommitted changes)"}[facts["dirty"]]
     return {
-        "commit": facts["git"] + changed,
+        "commit": facts["git"] + (" (with uncommitted changes)" if facts["dirty"] else ""),
         "device": f"{facts['device']}; {facts['threads']} thread{'s' * (facts['threads'] != 1)}",
         "time": duration(facts["seconds"]),
         "peak memory": f"{facts['peak_mb']:,} MB",
@@ -113,39 +112,23 @@ def provenance(found: Mapping[str, Any]) -> dict[str, str]:
 
 
 def description(found: Mapping[str, Any]) -> str:
-    """A figure in words for those who do not see it: what is measured, from where to where, over which settings."""
-    spans: dict[str, list[float]] = {}
-    for number in found["numbers"]:
-        spans.setdefault(units.measure(number), []).append(number["value"])
-    measures = [
-        f"{name} from {tables.cell(min(values))} to {tables.cell(max(values))}"
-        if min(values) < max(values)
-        else f"{name} of {tables.cell(values[0])}"
-        for name, values in spans.items()
-    ]
-    settings = []
-    for key in tables.where_keys(found):
-        values = list(dict.fromkeys(n["where"][key] for n in found["numbers"] if key in n["where"]))
-        settings.append(f"{key.replace('_', ' ')} {_several(values, key)}")
-    over = f" Over {'; '.join(settings)}." if settings else ""
-    return f"{opening(found['source'])}: {found['title']}. Shows {_listed(measures, 4)}.{over}"
+    """A figure in words for those who do not see it: its title, what is measured, over which settings."""
+    measures = dict.fromkeys(number["name"].replace("_", " ") for number in found["numbers"])
+    settings = [key.replace("_", " ") for key in tables.where_keys(found)]
+    over = f" by {', '.join(settings)}" if settings else ""
+    return textwrap.shorten(f"{found['title']}: {', '.join(measures)}{over}", ALTERNATIVE, placeholder=" ...")
 
 
 def figure(folder: Path, item: str) -> dict[str, Any]:
     """The picture of an item: {src, width, height} with the size in pixels; nothing where it has none."""
     svg, png = (folder / "figures" / f"{item}.{kind}" for kind in ("svg", "png"))
-    if svg.is_file() and svg.stat().st_size <= LARGEST_SVG:
-        head = svg.read_bytes()[:2000].decode(errors="replace")
-        sides = [re.search(rf'<svg[^>]*\s{side}="([\d.]+)pt"', head) for side in ("width", "height")]
-        size = [round(float(found[1]) * 4 / 3) for found in sides if found]
-        return {"src": link(svg, folder), "width": size[0], "height": size[1]} if len(size) == 2 else {}
-    if not png.is_file():
+    try:
+        with Image.open(png) as picture:
+            width, height = (round(side * 96 / DPI) for side in picture.size)
+    except OSError:
         return {}
-    head_bytes = png.read_bytes()[:24]
-    if len(head_bytes) < 24 or not head_bytes.startswith(b"\x89PNG"):
-        return {}
-    width, height = struct.unpack(">II", head_bytes[16:24])
-    return {"src": link(png, folder), "width": round(width * 96 / 300), "height": round(height * 96 / 300)}
+    small = svg.is_file() and svg.stat().st_size <= LARGEST_SVG
+    return {"src": link(svg if small else png, folder), "width": width, "height": height}
 
 
 def files(folder: Path, item: config.Item) -> list[tuple[str, Path]]:
@@ -172,13 +155,50 @@ def opening(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _several(values: Sequence[Any], key: str) -> str:
-    """A setting's values: the ends of many numbers, else the first few."""
-    if len(values) > 4 and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
-        return f"from {tables.cell(min(values), key)} to {tables.cell(max(values), key)}"
-    return _listed([tables.cell(value, key) for value in values], 8)
+def duration(seconds: float) -> str:
+    """Seconds in words, as "2 h 05 min", "3 min 20 s", "41 s" or "0.8 s"."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    if whole >= 60:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
 
 
-def _listed(texts: Sequence[str], most: int) -> str:
-    left = len(texts) - most
-    return ", ".join(texts[:most]) + (f" and {left} more" if left > 0 else "")
+def slug(verdict: str) -> str:
+    """A verdict as a class and in an address: "reproduced", "reproduced-in-part", "not-testable" and so on."""
+    return verdict.split(" at ")[0].replace(" ", "-")
+
+
+def claim(verdict: claims.Verdict) -> dict[str, Any]:
+    """What the page shows of one claim."""
+    rows = []
+    for effect in verdict.effects:  # all comparisons together, above each of them
+        value, low, high = (effect[key] - effect["relative"] for key in ("value", "low", "high"))
+        against = f"against {effect['rival']}, the strongest" if effect["rival"] else ""
+        numbers = ["", "", f"{value:+.3f}", f"[{low:+.3f}, {high:+.3f}]"]
+        rows.append(["all together", effect["name"], against, effect["measure"], *numbers, effect["outcome"]])
+    for row in verdict.evidence.to_dict("records"):
+        known = row["difference"] == row["difference"]  # not NaN
+        ends = f"[{row['low']:+.3f}, {row['high']:+.3f}]" if known else ""
+        numbers = [
+            tables.cell(row["left"]),
+            tables.cell(row["right"]),
+            f"{row['difference']:+.3f}" if known else "",
+            ends,
+        ]
+        rows.append([*(row[key] for key in EVIDENCE[:4]), *numbers, row["outcome"]])
+    keys = ("id", "statement", "verdict", "why", "paper", "source", "ours", "items", "rule", "remarks")
+    shown = {name: getattr(verdict, name) for name in keys}
+    # Where a verdict says more than its name: the part it holds for, and the networks it was seen on.
+    shown["words"] = "" if verdict.headline == verdict.verdict else opening(verdict.headline)
+    return shown | {"slug": slug(verdict.verdict), "columns": EVIDENCE, "rows": rows}
+
+
+def tally(verdicts: Iterable[claims.Verdict]) -> list[dict[str, Any]]:
+    """How many claims have each verdict: name, mark, slug, count (the sources' claims), ours; in the order of MARKS."""
+    found = [(verdict.verdict, verdict.ours) for verdict in verdicts]
+    return [
+        {"name": n, "mark": mark, "slug": slug(n), "count": found.count((n, False)), "ours": found.count((n, True))}
+        for n, mark in MARKS.items()
+    ]

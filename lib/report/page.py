@@ -1,61 +1,98 @@
-"""The page of a scale: results/<scale>/index.html, with claims.md and the notebooks as HTML beside it."""
+"""The page of a scale: results/<scale>/index.html, with the notebooks as HTML beside it."""
 
+import argparse
 import base64
+import csv
 import hashlib
+import math
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from lib import checksums, claims, config, store
-from lib.claims import conditions
-from lib.report import entries, verdicts
-from lib.report.gallery import claims_markdown
-from lib.report.times import benchmarks, critical_path, duration
+from lib import checksums, claims, config, record, store
+from lib.report import entries
+from lib.report.gallery import ReportError, write_gallery
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 
 
 def build(scale: str = "smoke") -> Path:
-    """Judge the claims and write results/<scale>/index.html, claims.md and notebooks/*.html, from the results alone.
+    """Judge the claims and write results/<scale>/index.html and notebooks/*.html, from the results alone.
 
     Args:
         scale: smoke, cpu, gpu or paper.
     Returns: the page's path. It opens from a file, fetches nothing from outside, and links the files beside it. Items
-        without a record are listed as not run; damaged ones with the reason.
+        without a record are listed as not run; damaged ones with the reason. Where no claim can be tested at this
+        scale, as at smoke, the page shows the verdicts of the largest scale that has some, and says so.
     """
-    from lib.report import executed
+    from lib.report import notebooks
 
-    folder = config.results_dir(scale)
+    folder, items = config.results_dir(scale), config.items()
     judged = claims.judge_all(scale)
-    views = {verdict.id: verdicts.view(verdict) for verdict in judged}
-    items = config.items()
+    judged_at = _scale_of_verdicts(scale, judged)
+    if judged_at != scale:
+        judged = claims.verdicts(judged_at)
+    views = {verdict.id: entries.claim(verdict) for verdict in judged}
     jinja = environment()
     with_record = {
         name: {"title": item.title, "source": entries.opening(item.source)}
         for name, item in items.items()
-        if (folder / "numbers" / f"{name}.json").is_file()
+        if record.exists(name, scale)
     }
-    notebooks = executed.convert(folder, jinja, with_record)
+    executed = notebooks.convert(folder, jinja, with_record)
     shown = [entries.entry(item, scale, folder, views) for item in items.values()]
+    studies = []
     papers = dict.fromkeys([*(item.paper for item in items.values()), *(verdict.paper for verdict in judged)])
-    jobs = benchmarks(scale)
+    for number, paper in enumerate(papers, 1):
+        own = [verdict for verdict in judged if verdict.paper == paper]
+        study = {"number": number, "paper": paper, "tally": entries.tally(own), "claims": [views[v.id] for v in own]}
+        study["entries"] = [entry for entry in shown if entry["paper"] == paper and entry["state"] == "done"]
+        study["waiting"] = [entry for entry in shown if entry["paper"] == paper and entry["state"] != "done"]
+        studies.append(study)
     page = jinja.get_template("page.html.j2").render(
         scale=scale,
-        studies=[_study(number, paper, shown, judged, views) for number, paper in enumerate(papers, 1)],
-        tally=verdicts.tally(judged),
-        frozen=conditions.frozen_in_words(scale),
+        judged_at=judged_at,
+        studies=studies,
+        tally=entries.tally(judged),
+        frozen=claims.frozen_in_words(judged_at),
         done=sum(entry["state"] == "done" for entry in shown),
         total=len(shown),
-        notebooks=notebooks,
-        jobs=jobs,
-        path=critical_path(scale),
+        notebooks=executed,
+        jobs=benchmarks(scale),
         files=[name for name in ("tables/claims.csv", "tables/claims.tex", "claims.json") if (folder / name).is_file()],
     )
-    store.write_atomic(folder / "claims.md", claims_markdown(scale, judged))
     path = store.write_atomic(folder / "index.html", page)
     checksums.complete(folder)
     return path
+
+
+def _scale_of_verdicts(scale: str, judged: Sequence[claims.Verdict]) -> str:
+    """This scale; or the largest one with verdicts, where no claim can be tested at this one."""
+    if any(verdict.verdict != claims.NOT_TESTABLE for verdict in judged):
+        return scale
+    others = [each for each in reversed(config.SCALES) if (config.results_dir(each) / "claims.json").is_file()]
+    return next((each for each in others if each != scale), scale)
+
+
+def benchmarks(scale: str) -> list[dict[str, Any]]:
+    """Run time and memory of the graph's jobs, from results/<scale>/benchmarks/*.tsv as Snakemake writes them.
+
+    Returns: {node, seconds, peak_mb (None where not measured)}, the longest first.
+    """
+    rows = []
+    for path in (config.results_dir(scale) / "benchmarks").glob("**/*.tsv"):
+        try:
+            with open(path, encoding="utf-8", newline="") as handle:
+                runs = list(csv.DictReader(handle, delimiter="\t"))
+            seconds = max(float(run["s"]) for run in runs)
+        except (OSError, KeyError, TypeError, ValueError):
+            continue  # of a job that was stopped
+        peaks = [float(run["max_rss"]) for run in runs if run.get("max_rss") not in (None, "", "-")]
+        rows.append({"node": path.stem, "seconds": seconds, "peak_mb": max(filter(math.isfinite, peaks), default=None)})
+    return sorted(rows, key=lambda row: (-row["seconds"], row["node"]))
 
 
 def environment() -> Any:
@@ -70,25 +107,9 @@ def environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"duration": duration}
-    made.globals |= {"marks": verdicts.MARKS, "inline": _inline, "csp_hash": _csp_hash, "pygments": _pygments}
+    made.filters["duration"] = entries.duration
+    made.globals |= {"marks": entries.MARKS, "inline": _inline, "csp_hash": _csp_hash, "pygments": _pygments}
     return made
-
-
-def _study(
-    number: int, paper: str, shown: list[dict[str, Any]], judged: list[claims.Verdict], views: dict[str, Any]
-) -> dict[str, Any]:
-    """What the page shows of one paper."""
-    own = [entry for entry in shown if entry["paper"] == paper]
-    told = [verdict for verdict in judged if verdict.paper == paper]
-    return {
-        "number": number,
-        "paper": paper,
-        "entries": [entry for entry in own if entry["state"] == "done"],
-        "waiting": [entry for entry in own if entry["state"] != "done"],
-        "claims": [views[verdict.id] for verdict in told],
-        "tally": verdicts.tally(told),
-    }
 
 
 def _inline(name: str) -> Markup:
@@ -96,9 +117,9 @@ def _inline(name: str) -> Markup:
     return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
 
 
-def _csp_hash(*parts: str) -> str:
-    """What a Content-Security-Policy calls a style or script whose text is these parts, one after the other."""
-    return "'sha256-" + base64.b64encode(hashlib.sha256("".join(parts).encode()).digest()).decode() + "'"
+def _csp_hash(text: str) -> str:
+    """What a Content-Security-Policy calls a style or script with this text."""
+    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
 
 
 def _pygments() -> Markup:
@@ -107,3 +128,32 @@ def _pygments() -> Markup:
 
     light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("xcode", "github-dark"))
     return Markup(f"{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; prints the path of what was written.
+
+    Args:
+        arguments: words of the call; None: this process's own.
+    Returns: the exit status, 1 with one line on standard error where something cannot be used.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m lib.report",
+        description="Build results/<scale>/index.html from the records, or the gallery of a Markdown file.",
+    )
+    parser.add_argument("--scale", choices=config.SCALES, default="smoke")
+    parser.add_argument("--readme", metavar="FILE", help="rewrite the gallery in this Markdown file instead")
+    chosen = parser.parse_args(arguments)
+    known = (ReportError, checksums.ChecksumError, claims.ClaimError, config.ConfigError, record.RecordError, OSError)
+    try:
+        if chosen.readme:
+            print(write_gallery(chosen.readme))
+            return 0
+        print(build(chosen.scale))
+        missing = [name for name in config.items() if not record.exists(name, chosen.scale)]
+        if missing:
+            print(f"report: not run at {chosen.scale}, and said so on the page: {', '.join(missing)}", file=sys.stderr)
+    except known as error:
+        print(f"report: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -5,11 +5,10 @@ Submodules load on first use: a recipe that names one hook does not load the att
 
 from typing import TYPE_CHECKING
 
-from lib import late
+from lib import lazy
 
 if TYPE_CHECKING:
     from lib.robustness.adversarial_training import FgsmRs
-    from lib.robustness.evaluation import masking_of, spectra_of, sweep
     from lib.robustness.fgsm import cross_entropy_gradient, fgsm_correct, fgsm_sweep
     from lib.robustness.low_rank import NuclearNorm, decompose, nuclear_norm
     from lib.robustness.magnitude_pruning import GradualPruning, schedule, sparsity
@@ -17,43 +16,15 @@ if TYPE_CHECKING:
     from lib.robustness.spectra import effective_rank, layer_spectra, prunable_share, singular_values, stable_rank
     from lib.robustness.temperature import ScaledLogits, scale_last_layer
 
-__all__ = [
-    "FgsmRs",
-    "GradualPruning",
-    "NuclearNorm",
-    "ScaledLogits",
-    "cross_entropy_gradient",
-    "cw_distances",
-    "decompose",
-    "diagnose",
-    "effective_rank",
-    "exact_sign_gradient",
-    "examine",
-    "fgsm_correct",
-    "fgsm_sweep",
-    "layer_spectra",
-    "masking_of",
-    "nuclear_norm",
-    "pgd_correct",
-    "prunable_share",
-    "scale_last_layer",
-    "schedule",
-    "singular_values",
-    "sparsity",
-    "spectra_of",
-    "stable_rank",
-    "sweep",
-]
-
-_HOMES = {
-    "adversarial_training": ("FgsmRs",),
-    "evaluation": ("masking_of", "spectra_of", "sweep"),
-    "fgsm": ("cross_entropy_gradient", "fgsm_correct", "fgsm_sweep"),
-    "low_rank": ("NuclearNorm", "decompose", "nuclear_norm"),
-    "magnitude_pruning": ("GradualPruning", "schedule", "sparsity"),
-    "masking": ("cw_distances", "diagnose", "exact_sign_gradient", "examine", "pgd_correct"),
-    "spectra": ("effective_rank", "layer_spectra", "prunable_share", "singular_values", "stable_rank"),
-    "temperature": ("ScaledLogits", "scale_last_layer"),
-}
-
-__getattr__, __dir__ = late.attach(__name__, _HOMES)
+__getattr__, __dir__, __all__ = lazy(
+    __name__,
+    {
+        "adversarial_training": ("FgsmRs",),
+        "fgsm": ("cross_entropy_gradient", "fgsm_correct", "fgsm_sweep"),
+        "low_rank": ("NuclearNorm", "decompose", "nuclear_norm"),
+        "magnitude_pruning": ("GradualPruning", "schedule", "sparsity"),
+        "masking": ("cw_distances", "diagnose", "exact_sign_gradient", "examine", "pgd_correct"),
+        "spectra": ("effective_rank", "layer_spectra", "prunable_share", "singular_values", "stable_rank"),
+        "temperature": ("ScaledLogits", "scale_last_layer"),
+    },
+)

@@ -199,6 +199,7 @@ def examine(
     cw_images: int = 50,
     seed: int = 0,
     batch_size: int | None = None,
+    pgd_steps: int = 10,
 ) -> pd.DataFrame:
     """Attacks that gradient masking stops and attacks that it does not, on a network trained at T and on the control.
 
@@ -207,8 +208,8 @@ def examine(
 
     - fgsm-unaware, fgsm-aware: cross-entropy at temperature 1, and at T;
     - fgsm-exact-sign, fgsm-exact-sign-aware: the loss of the same sign that does not cancel, at 1 and at T;
-    - pgd-unaware, pgd-aware (trained only), pgd-exact-sign (at 1): Foolbox's LinfPGD, 10 steps of eps / 4 from a
-      random start;
+    - pgd-unaware, pgd-aware (trained only), pgd-exact-sign (at 1): Foolbox's LinfPGD, steps of eps / 4 from a random
+      start;
     - transfer (trained only): FGSM made on the twin at temperature 1;
     - cw (trained only): Carlini-Wagner, accuracy within L2 distance eps sqrt(C H W), a ball around that of L_inf.
 
@@ -225,6 +226,7 @@ def examine(
         pgd_images, cw_images: these attacks take the first so many images; 0 leaves them out.
         seed: of PGD's random starts.
         batch_size: images a pass, as in `fgsm_sweep`.
+        pgd_steps: of PGD, >= 1.
 
     Returns:
         One row a number: name, value, unit, n, temperature, network, attack, epsilon (NaN where a
@@ -258,7 +260,7 @@ def examine(
             told = aware if network == "trained" else []
             losses = {f"pgd{suffix}": _cross_entropy(t) for suffix, t in [("-unaware", 1.0), *told]}
             for attack, loss in {**losses, "pgd-exact-sign": exact_sign_loss}.items():
-                correct = pgd_correct(net, few, few_labels, epsilons, loss, seed=seed, batch_size=batch_size)
+                correct = pgd_correct(net, few, few_labels, epsilons, loss, pgd_steps, seed=seed, batch_size=batch_size)
                 accuracies(attack, correct)
         if network == "trained" and twin is not None and temperature != 1:
             correct = fgsm_correct(net, images, labels, epsilons, 1.0, batch_size, _gradient_of(twin))

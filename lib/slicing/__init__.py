@@ -5,39 +5,28 @@ Submodules load on first use.
 
 from typing import TYPE_CHECKING
 
-from lib import late
+from lib import lazy
 
 if TYPE_CHECKING:
     from lib.slicing.backward import effective_path, slice, slices_by_chunk
+    from lib.slicing.detection import slice_features
     from lib.slicing.features import feature_map
-    from lib.slicing.graph import SlicingError
+    from lib.slicing.kinds import SlicingError
     from lib.slicing.profiling import NeuronProfile, profile
     from lib.slicing.rules import EffectivePath, NNSlicer
     from lib.slicing.scores import class_scores
     from lib.slicing.slices import Slices
 
-__all__ = [
-    "EffectivePath",
-    "NNSlicer",
-    "NeuronProfile",
-    "Slices",
-    "SlicingError",
-    "class_scores",
-    "effective_path",
-    "feature_map",
-    "profile",
-    "slice",
-    "slices_by_chunk",
-]
-
-_HOMES = {
-    "backward": ("effective_path", "slice", "slices_by_chunk"),
-    "features": ("feature_map",),
-    "graph": ("SlicingError",),
-    "profiling": ("NeuronProfile", "profile"),
-    "rules": ("EffectivePath", "NNSlicer"),
-    "scores": ("class_scores",),
-    "slices": ("Slices",),
-}
-
-__getattr__, __dir__ = late.attach(__name__, _HOMES)
+__getattr__, __dir__, __all__ = lazy(
+    __name__,
+    {
+        "backward": ("effective_path", "slice", "slices_by_chunk"),
+        "detection": ("slice_features",),
+        "features": ("feature_map",),
+        "kinds": ("SlicingError",),
+        "profiling": ("NeuronProfile", "profile"),
+        "rules": ("EffectivePath", "NNSlicer"),
+        "scores": ("class_scores",),
+        "slices": ("Slices",),
+    },
+)

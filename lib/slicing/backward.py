@@ -19,12 +19,11 @@ from torch import Tensor, nn
 from lib import progress
 from lib.data import as_images, with_gradients
 from lib.slicing import compiled, tensors
-from lib.slicing.convolutions import convolve
-from lib.slicing.graph import Graph, Operation, SlicingError
-from lib.slicing.pools import pooled
+from lib.slicing.kinds import Graph, Operation, SlicingError
 from lib.slicing.profiling import NeuronProfile
 from lib.slicing.rules import EffectivePath, NNSlicer, Rule
 from lib.slicing.slices import Slices
+from lib.slicing.windows import convolve, pooled
 
 MEMORY = 2**30  # bytes that the values and contributions of one chunk of inputs may take
 LIMIT = 8 * 2**30  # bytes that a result may take

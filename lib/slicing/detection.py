@@ -15,14 +15,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy import sparse
+from torch import Tensor, nn
 
-from lib.data import splits
+from lib.data import ImageSet, splits
 from lib.detectors import BinaryForest, TreeRule, auroc, rates, threshold_at
+from lib.progress import bar
+from lib.slicing.backward import slices_by_chunk
+from lib.slicing.kinds import SlicingError
+from lib.slicing.profiling import first_correct, profile
+from lib.slicing.rules import NNSlicer, Rule
 
 SIMILARITY = ("similarity", "overlap", "margin")
 ACTIVITY = ("synapses", "positive", "neurons")
 SHARES = {"fit": 0.5, "validation": 0.15, "test": 0.35}
+MEMORY = 2**28  # bytes that a chunk of slices may take before it is reduced to a few numbers
 
 
 def stated_arithmetic(fpr: float) -> dict[str, float]:
@@ -134,6 +142,74 @@ def describe(
         active = _csr(neurons[layer])
         columns[f"neurons:{layer}"] = np.diff(active.indptr) / active.shape[1]
     return pd.DataFrame(columns)
+
+
+def mean_slices(model: nn.Module, images: Tensor, labels: Any, classes: int, rule: Rule) -> ClassMeans:
+    """The mean slices of the classes, whole network.
+
+    Args:
+        model: evaluation mode, of the operations that `lib.slicing.slice` knows.
+        images: (N, C, H, W) in [0, 1], clean.
+        labels: (N,) their classes.
+        classes: how many.
+        rule: `NNSlicer` or `EffectivePath`.
+    """
+    means, labels, start = ClassMeans(classes), np.asarray(labels), 0
+    for part in slices_by_chunk(model, images, rule, memory=MEMORY):
+        means.add({layer: value.numpy() for layer, value in part.synapses.items()}, labels[start:][: len(part)])
+        start += len(part)
+    return means
+
+
+def describe_inputs(model: nn.Module, images: Tensor, rule: Rule, means: ClassMeans) -> pd.DataFrame:
+    """The few numbers a layer of `describe`, for the whole slices of images.
+
+    Args:
+        model, rule: as `mean_slices` takes them.
+        images: (N, C, H, W) in [0, 1], clean or not.
+        means: from `mean_slices`.
+    Returns: one row an image; columns as of `describe`.
+    """
+    parts = []
+    for part in slices_by_chunk(model, images, rule, memory=MEMORY):
+        synapses = {layer: value.numpy() for layer, value in part.synapses.items()}
+        neurons = {layer: part.neurons[layer].numpy() for layer in synapses}
+        parts.append(describe(synapses, neurons, part.predicted.numpy(), means))
+    return pd.concat(parts, ignore_index=True)
+
+
+def slice_features(
+    model: nn.Module,
+    train: ImageSet,
+    images: Mapping[str, Tensor],
+    per_class: int = 50,
+    reference: str = "dataset",
+) -> dict[str, np.ndarray]:
+    """Similarity and activity of the whole slices of inputs, layer by layer: what the forests on slices are fitted on.
+
+    Args:
+        model: as `mean_slices` takes it.
+        train: clean training images; the first `per_class` correctly classified of each class give the profile and
+            the mean slices; of a class that is never classified correctly, the first `per_class` as they are.
+        images: kind of inputs -> (N, C, H, W) in [0, 1].
+        per_class: see `train`.
+        reference: mean that slices are taken with.
+    Returns: kind -> float64 (N, F), a row an input.
+    Raises: SlicingError where the network cannot be sliced, or gets no image right, or a class has no image.
+    """
+    chosen, classes = [], len(train.classes)
+    for k in range(classes):
+        mine = (train.labels == k).nonzero()[:, 0]
+        right = first_correct(model, train, mine, per_class)
+        chosen.append(right if len(right) else mine[:per_class])  # what it makes of them has a mean, too
+        if not len(mine):
+            raise SlicingError(f"there is no training image of class {k} to take the mean slice of")
+    rows = torch.cat(chosen)
+    labels = train.labels[rows]
+    rule = NNSlicer(profile(model, train.images[rows], labels, classes, per_class), reference=reference)
+    means = mean_slices(model, train.float(index=rows), labels, classes, rule)
+    described = {kind: describe_inputs(model, some, rule, means) for kind, some in bar(images.items(), desc="slices")}
+    return {kind: columns_of(numbers, SIMILARITY + ACTIVITY) for kind, numbers in described.items()}
 
 
 def columns_of(described: pd.DataFrame, measures: Sequence[str]) -> np.ndarray:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.data import as_images
-from lib.slicing.graph import Graph, SlicingError
+from lib.slicing.kinds import Graph, SlicingError
 
 
 def feature_map(model: nn.Module, images: Tensor, layer: str | None = None, batch_size: int = 250) -> Tensor:

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lib import tensors
-from lib.data import as_batch, with_gradients
+from lib import cache, tensors
+from lib.data import ImageSet, as_batch, with_gradients
 from lib.progress import bar
-from lib.slicing.graph import Graph, SlicingError
+from lib.slicing.kinds import Graph, SlicingError
 
 REFERENCES = ("predicted", "dataset")
 
@@ -64,10 +64,6 @@ class NeuronProfile:
         """Mean input of a layer over all images, float64, without the batch dimension."""
         return self.mean(self._only(layer)[0])[0]
 
-    def output_mean(self, layer: str) -> Tensor:
-        """Mean output of a layer over all images, float64, without the batch dimension."""
-        return self.mean(self._only(layer)[1])[0]
-
     def to(self, device: torch.device | str) -> NeuronProfile:
         """The same profile on a device."""
         moved = {name: value.to(device) for name, value in self.by_class.items()}
@@ -94,6 +90,12 @@ class NeuronProfile:
         if len(calls) != 1:
             raise SlicingError(f"layer {layer!r} is called {len(calls)} times: one call has a mean")
         return calls[0]
+
+
+CODEC: cache.Codec[NeuronProfile] = cache.Codec(
+    ".safetensors", lambda path, _, made: made.save(path), lambda path, _: NeuronProfile.load(path)
+)
+"""How the cache keeps a profile."""
 
 
 @with_gradients
@@ -153,3 +155,24 @@ def profile(
         if ops[0].kind in ("convolution", "linear")
     }
     return NeuronProfile(by_class, counts.to(graph.device), calls)
+
+
+@torch.no_grad()
+def first_correct(model: nn.Module, images: ImageSet, positions: Tensor, count: int) -> Tensor:
+    """The first positions at which the network is right, up to a count.
+
+    Args:
+        model: evaluation mode.
+        images: the set that the positions are in.
+        positions: int64 (M,), where to look, in this order.
+        count: how many to find.
+    Returns: int64 (at most count,).
+    """
+    on = next(model.parameters()).device
+    found: list[Tensor] = []
+    for part in positions.split(500):
+        if sum(map(len, found)) >= count:
+            break
+        right = model(images.float(on, part)).argmax(1).cpu() == images.labels[part]
+        found.append(part[right])
+    return torch.cat(found)[:count] if found else positions[:0]

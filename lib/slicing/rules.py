@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib.slicing.graph import Graph, SlicingError
 from lib.slicing.kernels import PRESENCE, SIGNED
+from lib.slicing.kinds import Graph, SlicingError
 from lib.slicing.profiling import REFERENCES, NeuronProfile
 
 

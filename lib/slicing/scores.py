@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lib.data import as_batch
 from lib.slicing.backward import slices_by_chunk
-from lib.slicing.graph import SlicingError
+from lib.slicing.kinds import SlicingError
 from lib.slicing.profiling import NeuronProfile
 from lib.slicing.rules import EffectivePath, NNSlicer, Rule
 

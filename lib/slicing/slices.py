@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lib import tensors
-from lib.slicing.graph import SlicingError
+from lib.slicing.kinds import SlicingError
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,20 +40,6 @@ class Slices:
         if isinstance(index, int):
             index = [index]
         return self._each(lambda value: value[index], self.predicted[index])
-
-    def restrict(self, layers: Iterable[str]) -> Slices:
-        """Only some layers. Raises: SlicingError for one that was not kept."""
-        chosen = [layers] if isinstance(layers, str) else list(layers)
-        for layer in chosen:
-            if layer not in self.synapses and layer not in self.neurons:
-                raise SlicingError(
-                    f"layer {layer!r} is not in these slices: {', '.join({**self.synapses, **self.neurons})}"
-                )
-        return Slices(
-            {layer: value for layer, value in self.synapses.items() if layer in chosen},
-            {layer: value for layer, value in self.neurons.items() if layer in chosen},
-            self.predicted,
-        )
 
     def merge(self) -> Slices:
         """The slice of all inputs together: the sum of theirs, int64, N = 1; `predicted` is -1 where they differ."""

@@ -1,15 +1,22 @@
-"""Where the windows of convolutions and pools lie."""
+"""Convolutions and pools of every kind, by an engine's plain ones over rows and columns: where their windows lie.
+
+A transposed convolution goes phase by phase. Outputs that lie a stride apart are made of the same taps: together they
+are a plain convolution of stride 1 over the input. So the terms are the products that torch forms; the zeros that a
+stride would insert are none.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import gcd, prod
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
+import torch
 from torch import nn
 
-from lib.slicing.graph import Operation, SlicingError
+from lib.slicing.kinds import Operation, SlicingError
 
 Pair = tuple[int, int]
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
@@ -54,8 +61,8 @@ class Windows:
 
 def pair(value: Any) -> Pair:
     """Two whole numbers from one or two."""
-    first, second = value if isinstance(value, (tuple, list)) else (value, value)
-    return int(first), int(second)
+    first, *rest = value if isinstance(value, (tuple, list)) else (value,)
+    return int(first), int(rest[0] if rest else first)
 
 
 def convolution(op: Operation) -> Convolution:
@@ -106,54 +113,31 @@ def pool(op: Operation, shape: tuple[int, ...], out: tuple[int, ...], given: tup
 
 
 def _settings(op: Operation, given: tuple[list, dict]) -> tuple[bool, Any]:
-    layer = op.module
-    if along_one_axis(op):
-        return _settings_of_one_axis(op, given)
-    if isinstance(layer, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)):
-        return True, _sides(layer.output_size, op)
-    if isinstance(layer, (nn.AvgPool2d, nn.MaxPool2d)):
-        stride = layer.kernel_size if layer.stride is None else layer.stride
-        dilation = layer.dilation if isinstance(layer, nn.MaxPool2d) else 1
-        return False, tuple(pair(value) for value in (layer.kernel_size, stride, layer.padding, dilation))
-    arguments, keywords = given[0][1:], given[1]
+    """Whether a pool is adaptive, and its output sizes, or else its kernel, stride, padding and dilation, as pairs.
+
+    A pool of one dimension is one of an image of one row.
+    """
+    flat, missing = along_one_axis(op), {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
     target = op.node.target
-    if target == "mean" or getattr(target, "__name__", "") == "mean":
-        return True, (1, 1)
-    if target in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d):
-        return True, _sides(keywords.get("output_size", arguments[0] if arguments else None), op)
-    names = (
-        ["kernel_size", "stride", "padding", "dilation"]
-        if target is not F.avg_pool2d
-        else ["kernel_size", "stride", "padding"]
-    )
-    named = {**dict(zip(names, arguments, strict=False)), **keywords}
-    step = named.get("stride") or named["kernel_size"]
-    return False, tuple(
-        pair(value) for value in (named["kernel_size"], step, named.get("padding", 0), named.get("dilation", 1))
-    )
-
-
-def _settings_of_one_axis(op: Operation, given: tuple[list, dict]) -> tuple[bool, Any]:
-    """Settings of a pool of one dimension, as of an image of one row."""
-    missing = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
     if op.module is not None:
         named = vars(op.module)
+    elif name == "mean":
+        return True, (1, 1)
     else:
-        name = op.node.target.__name__  # type: ignore[union-attr]
         known = ["output_size"] if "adaptive" in name else list(missing)[: 4 if "max" in name else 3]
         named = {**dict(zip(known, given[0][1:], strict=False)), **given[1]}
-    one = {key: value[0] if isinstance(value, (tuple, list)) else value for key, value in named.items()}
-    if "output_size" in one:
-        return True, (1, int(one["output_size"]))
-    one["stride"] = one.get("stride") or one["kernel_size"]
-    return False, tuple((default, int(one.get(key, default))) for key, default in missing.items())
 
+    def both(value: Any, row: int) -> Pair:
+        return (row, pair(value)[-1]) if flat else pair(value)
 
-def _sides(size: Any, op: Operation) -> Pair:
-    sides = size if isinstance(size, (tuple, list)) else (size, size)
-    if any(side is None for side in sides):
-        raise SlicingError(f"pool in {op.where!r} leaves an output size open: give both")
-    return pair(sides)
+    if "output_size" in named:
+        sizes = named["output_size"]
+        if sizes is None or (isinstance(sizes, (tuple, list)) and None in sizes):
+            raise SlicingError(f"pool in {op.where!r} leaves an output size open: give both")
+        return True, both(sizes, 1)
+    named = {**named, "stride": named.get("stride") or named["kernel_size"]}
+    return False, tuple(both(named.get(key, default), default) for key, default in missing.items())
 
 
 def _adaptive(size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -161,3 +145,117 @@ def _adaptive(size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     steps = np.arange(count)
     start = steps * size // count
     return start, -((-(steps + 1) * size) // count) - start
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Some outputs along one axis, as a convolution of stride 1.
+
+    Attributes:
+        outputs, taps: which of them.
+        count: how many taps.
+        padding, dilation: of the convolution; taps run against the input, so dilation is negative.
+    """
+
+    outputs: slice
+    taps: slice
+    count: int
+    padding: int
+    dilation: int
+
+
+def phases(geometry: Convolution, axis: int, length: int) -> Iterator[Phase]:
+    """The phases along an axis of `length` outputs; outputs that no tap reaches are in none.
+
+    Tap i takes input h to output h * stride - padding + i * dilation.
+    """
+    kernel, stride, padding, dilation = (
+        pair[axis] for pair in (geometry.kernel, geometry.stride, geometry.padding, geometry.dilation)
+    )
+    common = gcd(stride, dilation)
+    for first in range(min(stride, length)):
+        taps = [i for i in range(kernel) if (first + padding - i * dilation) % stride == 0]
+        if taps:
+            start = (first + padding - taps[0] * dilation) // stride  # the input of the first output's first tap
+            every = slice(taps[0], None, stride // common)
+            yield Phase(slice(first, None, stride), every, len(taps), -start, -(dilation // common))
+
+
+def convolve(engine: Any, op: Operation, x: Any, weight: Any, marks: Any, synapses: Any, into: Any) -> None:
+    """A convolution; `into` and `synapses` are added to.
+
+    Args:
+        engine: of the backward phase; all arrays are its own.
+        op: a call of the layer.
+        x, marks, into: as an engine's `weighted`, or along one axis (N, C, L).
+        weight: the layer's, flat from its second axis on; synapses: (N, *weight.shape), or None.
+    """
+    if x.ndim == 3:  # an image of one row
+        x, marks, into = (a.reshape(*a.shape[:2], 1, a.shape[2]) for a in (x, marks, into))
+    work = _transposed if isinstance(op.module, TRANSPOSED) else type(engine).weighted
+    work(engine, x, weight, marks, synapses, into, convolution(op))
+
+
+def _transposed(engine: Any, x: Any, weight: Any, marks: Any, synapses: Any, into: Any, geometry: Convolution) -> None:
+    groups, outputs = geometry.groups, marks.shape[1]
+    shape = (groups, x.shape[1] // groups, outputs // groups, *geometry.kernel)
+    whole, signs = torch.as_tensor(weight).reshape(shape).transpose(1, 2), torch.as_tensor(marks)
+    kept = None if synapses is None else torch.as_tensor(synapses).view(len(x), *shape).transpose(2, 3)
+    for rows in phases(geometry, 0, marks.shape[2]):
+        for columns in phases(geometry, 1, marks.shape[3]):
+            part = whole[..., rows.taps, columns.taps]
+            taps = engine.contributions(part.reshape(outputs, -1).contiguous())
+            chosen = engine.contributions(signs[:, :, rows.outputs, columns.outputs].contiguous())
+            found = None if kept is None else engine.zeros((len(x), *taps.shape))
+            padding, dilation = (rows.padding, columns.padding), (rows.dilation, columns.dilation)
+            plain = Convolution((1, 1), padding, dilation, groups, (rows.count, columns.count))
+            engine.weighted(x, taps, chosen, found, into, plain)
+            if kept is not None:
+                kept[..., rows.taps, columns.taps] += torch.as_tensor(found).view(len(x), *part.shape)
+
+
+def pooled(
+    engine: Any, work: Callable[..., None], op: Operation, x: Any, marks: Any, into: Any, given: tuple[list, dict]
+) -> None:
+    """A pool, or a mean or maximum over some axes: one window that holds them all. `into` is added to.
+
+    Args:
+        engine: of the backward phase; all arrays are its own.
+        work: its `average` or `maximum`.
+        op: the operation.
+        x, marks, into: its input, what its outputs have, and where that goes, as the network lays them out.
+        given: positional and named arguments that it is called with, the input first.
+    """
+    axes = pooled_axes(op, x.ndim, given)
+    if axes is not None:
+        _over_axes(engine, work, axes, x, marks, into)
+        return
+    if along_one_axis(op):  # an image of one row
+        x, marks, into = (a.reshape(*a.shape[:2], 1, a.shape[2]) for a in (x, marks, into))
+    work(x, marks, into, pool(op, x.shape, marks.shape, given))
+
+
+def _over_axes(engine: Any, work: Callable[..., None], axes: list[int], x: Any, marks: Any, into: Any) -> None:
+    kept = [axis for axis in range(x.ndim) if axis not in axes]
+    moved = torch.as_tensor(x).permute(*kept, *axes)
+    length = prod(moved.shape[len(kept) :])
+    rows = engine.array(moved.reshape(-1, 1, 1, length))
+    found = engine.zeros(tuple(rows.shape))
+    work(rows, marks.reshape(-1, 1, 1, 1), found, Windows.whole(length))
+    back = torch.as_tensor(found).reshape(moved.shape).permute(*torch.tensor([*kept, *axes]).argsort().tolist())
+    into += engine.contributions(back)
+
+
+def pooled_axes(op: Operation, dimensions: int, given: tuple[list, dict]) -> list[int] | None:
+    """The axes of a mean or maximum over some; None for pools of windows, and a mean over those of (N, C, H, W).
+
+    Raises: SlicingError for all axes.
+    """
+    name = op.node.target if isinstance(op.node.target, str) else getattr(op.node.target, "__name__", "")
+    if op.module is not None or name not in ("mean", "amax"):
+        return None
+    axes = given[1].get("dim", given[0][1] if len(given[0]) > 1 else None)
+    if axes is None:
+        raise SlicingError(f"{name} over all axes in {op.where!r}: name the axes of one image")
+    wanted = sorted(int(axis) % dimensions for axis in (axes if isinstance(axes, (list, tuple)) else [axes]))
+    return None if name == "mean" and dimensions == 4 and wanted == [2, 3] else wanted

@@ -3,9 +3,7 @@
 `./run_all.sh verify cpu`, or `python -m lib.verify --scale cpu`: docs/reproducibility.md says what is checked.
 """
 
-from lib.verify.checks import check
-from lib.verify.findings import DIFFERS, OK, UNTRACED, Finding, told
-from lib.verify.numbers import compare, is_measured
-from lib.verify.rerun import rerun, twice
+from lib.verify.checks import DIFFERS, OK, UNTRACED, Finding, check, summary
+from lib.verify.rerun import against, compare, is_measured, rerun
 
-__all__ = ["DIFFERS", "OK", "UNTRACED", "Finding", "check", "compare", "is_measured", "rerun", "told", "twice"]
+__all__ = ["DIFFERS", "OK", "UNTRACED", "Finding", "against", "check", "compare", "is_measured", "rerun", "summary"]

@@ -1,18 +1,22 @@
-"""Results made again, elsewhere: a notebook from the tables that are kept, or a whole scale twice from nothing."""
+"""Records made twice, compared number by number: a notebook executed again, or the results of another run."""
 
+import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from lib import config, engine, record
-from lib.engine import jobs, profile
-from lib.verify.findings import DIFFERS, UNTRACED, Finding
-from lib.verify.numbers import compare
+from lib import config, engine, record, store
+from lib.engine import jobs
+from lib.verify.checks import DIFFERS, OK, UNTRACED, Finding
 
 KEPT = ("evaluations", "networks")
+# Units of what a clock or the operating system measured; no two runs agree on them to the last digit.
+_MEASURED = re.compile(r"(s|seconds|milliseconds)\b.*|.*\btime|MB")
 
 
 def rerun(scale: str, only: str | None = None) -> list[Finding]:
@@ -51,75 +55,72 @@ def _notebook(notebook: str, items: Sequence[str], scale: str, again: Path) -> l
     executed.parent.mkdir(parents=True, exist_ok=True)
     words = [sys.executable, "-m", "papermill", f"notebooks/{notebook}.ipynb", str(executed), "-p", "scale", scale]
     words += ["--cwd", "notebooks", "-k", "python3", "--no-progress-bar", "--start-timeout", "120"]
-    threads = config.load(scale).compute.threads
-    done = _run(words, {**jobs.environment(scale, threads), "NEURONS_RESULTS": str(again.parent)})
+    changes = {**jobs.environment(scale, config.load(scale).compute.threads), "NEURONS_RESULTS": str(again.parent)}
+    command = ["env", *(f"{name}={value}" for name, value in changes.items()), *words]
+    done = subprocess.run(command, cwd=config.ROOT, text=True, check=False, capture_output=True)
     if done.returncode:
         failed = jobs.failing_cell(executed)
-        why = f"its notebook failed: {failed[1] if failed else _last_line(done.stderr)}"
-        return [Finding(item, "numbers", DIFFERS, why) for item in items]
+        reason = failed[1] if failed else (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        return [Finding(item, "numbers", DIFFERS, f"its notebook failed: {reason}") for item in items]
     anew = len(_tables(again) - before)
-    found = []
-    for item in items:
-        try:
-            made = record.read(item, scale, again)
-        except record.RecordError as error:
-            found.append(Finding(item, "numbers", DIFFERS, f"its notebook made no record that can be used: {error}"))
-            continue
-        found.append(compare(item, record.read(item, scale), made))
-        why = f"{anew} kept tables of {notebook} did not fit the present settings, and were computed anew"
-        found.append(Finding(item, "kept tables", UNTRACED, why) if anew else Finding(item, "kept tables"))
-    return found
-
-
-def twice(scale: str, cores: int = 1, only: str | None = None, place: str | None = None) -> list[Finding]:
-    """Run a scale twice from nothing, each time with a cache and results of its own, and compare every record.
-
-    Args:
-        scale: smoke, cpu, gpu or paper.
-        cores: jobs side by side, here; a profile has its own.
-        only: an item or a notebook; None: all.
-        place: where the second run's jobs run, a folder of profiles/, as a cluster; None: here, as the first's. Both
-            runs then lie below the cache folder, which every node sees.
-    Returns: one finding an item.
-    Raises: ConfigError for an item or a profile that does not exist.
-    """
-    wanted = [item for name in engine.select([only] if only else []) for item in engine.notebooks()[name]]
-    shared = None
-    if place is not None:
-        profile.load(place)
-        shared = config.cache_dir(scale)
-        shared.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="verify-", dir=shared) as whole:
-        folders = [Path(whole) / name for name in ("first", "second")]
-        for folder in folders:
-            jobs.say(f"verify: {scale} from nothing, {folder.name} time")
-            words = [sys.executable, "-m", "lib.engine", "run", "--scale", scale]
-            words += ["--profile", place] if place and folder is folders[1] else ["--cores", str(cores)]
-            words += ["--only", only] if only else []
-            places = {"NEURONS_CACHE": str(folder / "cache"), "NEURONS_RESULTS": str(folder / "results")}
-            done = _run(words, places, shown=True)
-            if done.returncode:
-                return [Finding(scale, "numbers", DIFFERS, f"the {folder.name} run failed; what it said is above")]
-        found = []
-        for item in wanted:
-            try:
-                first, second = (record.read(item, scale, folder / "results" / scale) for folder in folders)
-            except record.RecordError as error:
-                found.append(Finding(item, "numbers", DIFFERS, f"a run made no record that can be used: {error}"))
-            else:
-                found.append(compare(item, first, second, again="the second time"))
-    return found
-
-
-def _run(words: Sequence[str], changes: Mapping[str, str], shown: bool = False) -> subprocess.CompletedProcess[str]:
-    """Run a command in the checkout with variables added to this process's environment."""
-    command = ["env", *(f"{name}={value}" for name, value in changes.items()), *words]
-    return subprocess.run(command, cwd=config.ROOT, text=True, check=False, capture_output=not shown)
+    why = f"{anew} kept tables of {notebook} did not fit the present settings, and were computed anew"
+    kept = [Finding(item, "kept tables", UNTRACED, why) if anew else Finding(item, "kept tables") for item in items]
+    return [*(_compared(item, scale, again) for item in items), *kept]
 
 
 def _tables(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.glob("evaluations/*/*.json")}
 
 
-def _last_line(text: str) -> str:
-    return next((line for line in reversed(text.strip().splitlines()) if line.strip()), "it said nothing")
+def against(scale: str, results: str | os.PathLike) -> list[Finding]:
+    """Compare the numbers of a scale's records with those of another run, as on a cluster or from nothing.
+
+    Args:
+        scale: smoke, cpu, gpu or paper.
+        results: that run's results folder, as NEURONS_RESULTS had it.
+    Returns: one finding an item.
+    Raises: ConfigError where no item has a record in both.
+    """
+    folder = Path(results) / scale
+    both = [i for i in config.items() if record.exists(i, scale) and (folder / "numbers" / f"{i}.json").is_file()]
+    if not both:
+        raise config.ConfigError(f"{folder} and {config.results_dir(scale)} have no record in common")
+    return [_compared(item, scale, folder) for item in both]
+
+
+def _compared(item: str, scale: str, folder: Path) -> Finding:
+    """An item's record beside that of another results folder of the scale."""
+    try:
+        return compare(item, record.read(item, scale), record.read(item, scale, folder))
+    except record.RecordError as error:
+        return Finding(item, "numbers", DIFFERS, f"a run made no record that can be used: {error}")
+
+
+def compare(item: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> Finding:
+    """Whether two records of an item hold the same numbers, byte for byte, but for measured ones.
+
+    Args:
+        item: its name.
+        first, second: records, as `record.read` returns them.
+    """
+    one, other = _by_place(first), _by_place(second)
+    if gone := sorted(one.keys() ^ other.keys()):
+        why = f"{len(gone)} numbers are in one record only, first {' at '.join(gone[0])}"
+        return Finding(item, "numbers", DIFFERS, why)
+    unlike = [place for place in one if store.canonical_json(one[place]) != store.canonical_json(other[place])]
+    wrong = [place for place in unlike if not is_measured(one[place])]
+    if not wrong:
+        return Finding(item, "numbers", OK)
+    before, after = one[wrong[0]], other[wrong[0]]
+    key = next(key for key in before if before[key] != after[key])
+    why = f"{len(wrong)} of {len(one)} differ, first {' at '.join(wrong[0])}: {key} {before[key]}, again {after[key]}"
+    return Finding(item, "numbers", DIFFERS, why)
+
+
+def is_measured(number: Mapping[str, Any]) -> bool:
+    """Whether a record's number is seconds, a share of seconds, or memory in use: not the same in every run."""
+    return _MEASURED.fullmatch(number["unit"]) is not None
+
+
+def _by_place(found: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    return {(entry["name"], store.canonical_json(entry["where"])): entry for entry in found["numbers"]}

@@ -121,7 +121,7 @@ def test_a_damaged_file_is_made_anew(home, calls, damage):
         blob = path.read_bytes()
         place = blob.index(b'"successes":"') + len('"successes":"')
         path.write_bytes(blob[:place] + b"9" + blob[place + 1 :])
-    with pytest.warns(UserWarning, match="is damaged .* made anew"):
+    with pytest.warns(UserWarning, match="is damaged: .* made anew"):
         assert same(adversarials("plain", name=NAME), made)
     assert len(calls) == 4
     assert same(adversarials("plain", name=NAME), made) and len(calls) == 4

@@ -35,21 +35,22 @@ def results(tmp_path_factory):
         folder = root / "smoke"
         (folder / "notebooks").mkdir()
         nbformat.write(executed(), folder / "notebooks" / f"{NOTEBOOK}.ipynb")
+        nbformat.write(executed(hostile=True), folder / "notebooks" / "90_claims.ipynb")
         (folder / "benchmarks").mkdir()
         (folder / "benchmarks" / "train-resnet18-temperature-seed0.tsv").write_text("s\tmax_rss\n61.5\t812.25\n")
         report.build("smoke")
         yield folder
 
 
-def executed():
-    """A notebook with formulas, a wide table, and outputs that would run or fetch something."""
+def executed(hostile=False):
+    """A notebook with formulas and a wide table; where asked for, an output that would run and fetch something."""
     v4 = nbformat.v4
     wide = "| a | b |\n| --- | ---: |\n| " + "wide" * 60 + " | 2 |"
     evil = {"text/html": f"{HOSTILE}<table><tr><th>x</th></tr></table><iframe src='https://example.org'></iframe>"}
     outputs = [
-        v4.new_output("display_data", evil),
-        v4.new_output("display_data", {"application/javascript": "document.title='pwned'"}),
-        v4.new_output("display_data", {"text/markdown": f"{HOSTILE} ![far](https://example.org/x.png)\n\n{wide}"}),
+        v4.new_output("display_data", {"text/markdown": f"{HOSTILE}\n\n{wide}"}),
+        v4.new_output("display_data", {"application/javascript": "document.title='pwned'", "text/plain": "plain"}),
+        *([v4.new_output("display_data", evil)] if hostile else []),
     ]
     code = v4.new_code_cell("x = 1  # " + "long" * 80, outputs=outputs)
     text = v4.new_markdown_cell(f"# Figure 7\n\nsoftmax$(g/T)$ {HOSTILE} [go](javascript:document.title='pwned')")
@@ -72,6 +73,13 @@ def sideways(browser):
     return browser.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
 
 
+def load_images(browser):
+    """Load what a page loads when it is scrolled to."""
+    browser.run("for (const image of document.images) image.loading = 'eager'")
+    wait = "const done = arguments[0]; Promise.all([...document.images].map(i => i.decode())).then(done, done)"
+    browser.driver.execute_async_script(wait)
+
+
 def test_every_link_resolves(browser, results, page):
     for address in (page, (results / "notebooks" / f"{NOTEBOOK}.html").as_uri()):
         browser.window()
@@ -80,7 +88,7 @@ def test_every_link_resolves(browser, results, page):
         assert len(links) > 3
         for link in links:
             parts = urllib.parse.urlsplit(link)
-            if parts.scheme == "data":
+            if parts.scheme == "data" or parts.fragment == "harmful-link":  # what is left of one to a script
                 continue
             assert parts.scheme == "file", link
             target = results.joinpath(urllib.parse.unquote(parts.path))
@@ -105,6 +113,7 @@ def test_pages_load_whole_fetch_nothing_from_outside_and_do_not_complain(browser
     browser.window(dark=dark)
     for address in (page, (results / "notebooks" / f"{NOTEBOOK}.html").as_uri()):
         browser.open(address)
+        load_images(browser)
         assert browser.run("return [...document.images].filter(i => !(i.complete && i.naturalWidth)).length") == 0
         assert browser.complaints() == []
         assert all(asked.startswith(results.as_uri()) for asked in browser.fetched())
@@ -119,6 +128,7 @@ def test_the_page_works_from_a_server_too(browser, results):
         address = f"http://127.0.0.1:{server.server_address[1]}/"
         browser.window()
         browser.open(address + "index.html")
+        load_images(browser)
         assert browser.run("return [...document.images].every(i => i.complete && i.naturalWidth > 0)")
         assert browser.complaints() == [] and all(asked.startswith(address) for asked in browser.fetched())
         assert len(rows(browser)) > 10
@@ -223,6 +233,14 @@ def test_hostile_words_are_shown_and_do_nothing(browser, results, page):
         assert "pwned" not in browser.driver.title
         assert browser.run("return document.querySelectorAll('iframe, [onerror], [href^=javascript]').length") == 0
         assert browser.run("return document.scripts.length") == (1 if address == page else 0)
+
+
+def test_hostile_html_of_a_notebook_neither_runs_nor_fetches(browser, results):
+    browser.window()
+    browser.open((results / "notebooks" / "90_claims.html").as_uri())
+    assert browser.run("return document.querySelectorAll('iframe, [onerror], script').length") >= 3
+    assert "pwned" not in browser.driver.title
+    assert all(asked.startswith(results.as_uri()) for asked in browser.fetched())
 
 
 def test_a_screen_reader_finds_its_way(browser, results, page):

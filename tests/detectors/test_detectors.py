@@ -146,8 +146,9 @@ def test_lid_regression_tells_a_line_from_the_space_around_it():
         return line(count) + random.normal(scale=0.1, size=(count, 8))
 
     detector = detectors.LID(k=10, batch=100).fit({"a": line(300), "b": line(300)})
-    detector.fit_regression({"a": line(80), "b": line(80)}, {"a": off(80), "b": off(80)})
-    scores = detector.score({"a": np.concatenate([line(80), off(80)]), "b": np.concatenate([line(80), off(80)])})
+    kinds = [detector.dimensions({"a": kind(80), "b": kind(80)}) for kind in (line, off, line, off)]
+    regression = detectors.LayerRegression().fit(*kinds[:2])
+    scores = regression.score(np.concatenate(kinds[2:]))
     assert detectors.auroc(scores, np.repeat([False, True], 80)) > 0.95
 
 

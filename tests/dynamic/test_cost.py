@@ -43,13 +43,13 @@ def test_prices_of_kept_channels_are_those_of_the_narrower_network(arch):
         keep[name] = torch.rand(site.channels, generator=generator) < 0.6
         keep[name][0] = True
     counts = {name: int(mask.sum()) for name, mask in keep.items()}
-    assert cost.selected_macs(model, SHAPE, counts) == cost.macs(shrink(model, keep), SHAPE)
+    assert cost.Prices.of(model, SHAPE).total(counts) == cost.macs(shrink(model, keep), SHAPE)
 
 
 def test_each_image_has_its_own_price():
     model = build("resnet20")
     name = "layer2.0.conv1"
-    each = cost.selected_macs(model, SHAPE, {name: torch.tensor([8, 0, 4])})
+    each = cost.Prices.of(model, SHAPE).total({name: torch.tensor([8, 0, 4])})
     per_channel = 256 * 9 * (4 + 8)  # 16 x 16 positions, 9 taps: 4 inputs of its own, 8 outputs of the next
     assert each.tolist() == [each[0], each[0] - 8 * per_channel, each[0] - 4 * per_channel]
     assert each[0] == cost.macs(model, SHAPE)
@@ -110,7 +110,7 @@ def test_latency_is_per_image():
     ("call", "message"),
     [
         (lambda: cost.latency(nn.Linear(2, 2), torch.rand(0, 2)), "an image, not 20 repeats of 0 images"),
-        (lambda: cost.selected_macs(build("resnet20"), SHAPE, {"conv1": 2}), "conv1 is no convolution whose output"),
+        (lambda: cost.Prices.of(build("resnet20"), SHAPE).total({"conv1": 2}), "conv1 is no convolution whose output"),
         (lambda: gated_sites(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())), "no convolution followed by BatchNorm2d"),
         (lambda: sites(_Looks()), "_Looks cannot be traced by torch.fx"),
     ],

@@ -10,7 +10,7 @@ from dynamic import nets
 from lib import models
 from lib.dynamic.errors import DynamicError
 from lib.dynamic.lcs import budget
-from lib.dynamic.lcs.controls import entropies, static_masks, untrained
+from lib.dynamic.lcs.controls import CHOICES, choosing, entropies, narrowed, static_masks, untrained
 from lib.dynamic.lcs.network import LayerwiseChannelSelection, insert
 from lib.dynamic.lcs.units import DecisionUnit
 
@@ -260,6 +260,25 @@ def test_a_static_mask_of_the_same_macs(one_thread):
             logits = lcs(x)
         lcs.collapse(masks)
         assert torch.allclose(lcs(x), logits, atol=1e-5)
+        narrow = narrowed(lcs)
+        assert torch.allclose(narrow(x), logits, atol=1e-4)
+        for layer, mask in masks.items():
+            assert narrow.get_submodule(layer).out_channels == (mask != 0).sum() < len(mask)
+
+
+def test_every_choice_is_that_of_a_copy(one_thread):
+    lcs, x = selection(), pictures(40)
+    own, layer = lcs(x), lcs.layers[0]
+    logits, rows = {}, {}
+    for choice in CHOICES:
+        with choosing(lcs, choice, x, seed=3) as other:
+            assert other is not lcs
+            logits[choice], rows[choice] = other(x), other.run(x).masks[layer].unique(dim=0)
+    assert torch.equal(logits["decided"], own) and torch.equal(lcs(x), own) and lcs.choose == "decided"
+    assert {choice for choice, masks in rows.items() if len(masks) == 1} == {"static", "top"}
+    assert all(not torch.equal(found, own) for choice, found in logits.items() if choice != "decided")
+    with pytest.raises(DynamicError, match="no choice 'best': one of decided, static"), choosing(lcs, "best", x, 0):
+        pass
 
 
 def test_recalibrated_statistics_are_those_of_the_images(one_thread):

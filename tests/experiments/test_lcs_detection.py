@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from experiments.lcs_runs import ATTACKED, NAME, use
-from lib import models, plots
-from lib.data import ImageSet
+from lib import plots, slicing
 from lib.experiments import lcs_detection
 from lib.experiments.lcs_detection import ANEW, AVERAGE, OTHER, SAME, SLICES
 from lib.experiments.lcs_detectors import (
@@ -20,9 +19,7 @@ from lib.experiments.lcs_detectors import (
     UNTRAINED,
     area,
     noise_like,
-    slice_features,
 )
-from lib.slicing import SlicingError
 
 SMALL: dict[str, Any] = {
     "networks": [NAME],
@@ -54,7 +51,7 @@ def features(telling):
 def results():
     with pytest.MonkeyPatch.context() as patch:
         use(patch)
-        patch.setattr(lcs_detection, "slice_features", features(telling=True))
+        patch.setattr(slicing, "slice_features", features(telling=True))
         yield lcs_detection.DETECTION.of(lcs_detection.Settings.of("smoke", **SMALL))
 
 
@@ -80,7 +77,7 @@ def test_detectors_are_fitted_on_one_half_and_reported_on_the_other(run):
 
 def test_features_that_tell_everything_detect_everything_and_those_that_tell_nothing_nothing(run, monkeypatch):
     for telling, wanted in ((True, 1.0), (False, 0.5)):
-        monkeypatch.setattr(lcs_detection, "slice_features", features(telling))
+        monkeypatch.setattr(slicing, "slice_features", features(telling))
         table = run.sliced(NAME)
         assert set(table["detector"]) == {SLICES} and table["n_other"].max() <= 120  # of the first images only
         assert table[table["pair"] == PAIRS[0]]["auroc"].to_numpy() == pytest.approx(wanted)
@@ -138,48 +135,3 @@ def test_noise_is_as_large_as_the_perturbation_and_stays_an_image():
 
 def random(shape, seed):
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-
-
-# --- slices of an ordinary network
-
-
-@pytest.fixture
-def plain():
-    torch.manual_seed(0)
-    return models.build("digits-cnn", (1, 28, 28), 2, width=2).eval()
-
-
-@pytest.fixture
-def train(plain):
-    """Random images under the names that the network gives them, its last bias set so that it gives both."""
-    images = random((40, 1, 28, 28), 1)
-    last = [module for module in plain.modules() if isinstance(module, torch.nn.Linear)][-1]
-    with torch.no_grad():
-        last.bias -= plain(images).median(0).values
-        labels = plain(images).argmax(1)
-    return ImageSet(images, labels, ("a", "b"), "random", "train")
-
-
-def test_features_stand_a_row_an_input_and_do_not_depend_on_the_other_kinds(plain, train):
-    images = {"clean": train.images[:5], "attack": train.images[5:8]}
-    found = slice_features(plain, train, images, per_class=5)
-    assert {kind: len(rows) for kind, rows in found.items()} == {"clean": 5, "attack": 3}
-    alone = slice_features(plain, train, {"attack": images["attack"]}, per_class=5)
-    assert np.array_equal(found["attack"], alone["attack"]) and np.isfinite(found["clean"]).all()
-    assert not np.array_equal(found["clean"][:3], found["attack"])
-
-
-def test_a_class_that_the_network_never_gets_right_has_the_mean_of_its_images(plain, train):
-    first = (train.labels == 0).nonzero()[:, 0]  # what the network calls by the first name
-    labels = train.labels[first]
-    labels[5:] = 1
-    wrong = ImageSet(train.images[first], labels, train.classes, train.name, train.split)
-    assert not (plain(wrong.images).argmax(1) == 1).any() and (labels == 1).any()
-    found = slice_features(plain, wrong, {"clean": train.images[:6]}, per_class=5)
-    assert found["clean"].shape[0] == 6 and np.isfinite(found["clean"]).all()
-
-
-def test_a_class_without_images_is_named(plain, train):
-    wrong = ImageSet(train.images, torch.zeros_like(train.labels), train.classes, train.name, train.split)
-    with pytest.raises(SlicingError, match="no training image of class 1 to take"):
-        slice_features(plain, wrong, {"clean": train.images[:2]}, per_class=5)

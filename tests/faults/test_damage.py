@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import config, data, evaluations, store, tensors
+from lib import cache, config, data, evaluations, store, tensors
 from lib.data import folders
 from lib.slicing import NeuronProfile, Slices, SlicingError
 
@@ -153,7 +153,7 @@ def test_no_flipped_bit_changes_a_kept_table_unseen(tmp_path):
         made.append(1)
         return {"rows": [1.5]}, {"device": "here"}
 
-    wanted = store.cached(tmp_path, "kind", {"k": 1}, make)
+    wanted = cache.get("kind", {"k": 1}, make, cache.MADE, folder=tmp_path)
     (path,) = tmp_path.glob("kind/*.json")
     whole = path.read_bytes()
     with warnings.catch_warnings():
@@ -162,20 +162,23 @@ def test_no_flipped_bit_changes_a_kept_table_unseen(tmp_path):
             flipped = bytearray(whole)
             flipped[place] ^= 1 << place % 7  # of the seven bits that a character has
             path.write_bytes(flipped)
-            value, about = store.cached(tmp_path, "kind", {"k": 1}, make)
+            value, about = cache.get("kind", {"k": 1}, make, cache.MADE, folder=tmp_path)
             assert value == wanted[0] and about in (wanted[1], {})
     assert len(made) > 0.9 * len(whole)
 
 
-def test_a_decoded_copy_of_another_shape_is_made_anew(tmp_path):
+def test_a_decoded_copy_of_another_shape_is_refused(tmp_path):
     from safetensors.torch import save_file
 
     images = torch.zeros(4, 3, 2, 2, dtype=torch.uint8)
-    about = {"key": "k", "content": folders._content(images)}
-    save_file({"images": images}, tmp_path / "copy", about)
-    assert folders._kept(tmp_path / "copy", "k", (4, 3, 2, 2)) is not None
-    with pytest.warns(UserWarning, match=r"copy is damaged \(it is of shape \(4, 3, 2, 2\)\)"):
-        assert folders._kept(tmp_path / "copy", "k", (2, 3, 4, 2)) is None
+    key = {"shape": (3, 2, 2), "sources": [1, 2, 3, 4]}
+    about = {"key": store.fingerprint(key), "content": folders._content(images)}
+    save_file({"images": images}, tmp_path / "copy.safetensors", about)
+    assert folders._COPY.read(tmp_path / "copy.safetensors", key).shape == (4, 3, 2, 2)
+    other = {"shape": (3, 4, 2), "sources": [1, 2]}
+    save_file({"images": images}, tmp_path / "copy.safetensors", {**about, "key": store.fingerprint(other)})
+    with pytest.raises(ValueError, match=r"it is of shape \(4, 3, 2, 2\)"):
+        folders._COPY.read(tmp_path / "copy.safetensors", other)
 
 
 def test_a_data_root_that_is_a_file_is_said(tmp_path):

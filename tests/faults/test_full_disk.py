@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 import torch
 from safetensors.torch import save_file
 from training_tools import images, net, recipe
-from lib import store, tensors, training
+from lib import cache, store, tensors, training
 folder = Path(sys.argv[1])
 many, figure, made = {"a": torch.zeros(50_000)}, plt.subplots(figsize=(20, 20))[0], []
 model, settings = net(width=200), recipe(epochs=1)
@@ -43,7 +43,7 @@ def every():
     attempt("library", lambda path: store.write_atomic(path, lambda part: save_file(many, part)))
     attempt("figure", lambda path: store.write_atomic(path, lambda part: figure.savefig(part, format="png")))
     attempt("checkpoint", lambda path: training.fit(model, images(), settings, checkpoint=path))
-    attempt("kept", lambda path: store.cached_json(folder, "kept", {"k": 1}, kept))
+    attempt("kept", lambda path: cache.get("kept", {"k": 1}, kept, folder=folder))
 
 limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))

@@ -4,13 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from lib import config, store
-from lib.engine import jobs, summary
-from lib.engine.alone import STALE, Alone, clear
+from lib.engine import jobs, run
+from lib.engine.jobs import alone
 
 WRITER = """
 import sys, time
@@ -46,12 +45,12 @@ def writer(places):
 def test_a_half_written_file_is_cleared_once_its_writer_is_dead(writer):
     folder = config.results_dir("smoke") / "numbers"
     (half,) = folder.iterdir()
-    with Alone("smoke"):
+    with alone("smoke"):
         assert list(folder.iterdir()) == [half], "its writer lives: a notebook somebody works in, beside the run"
     os.kill(writer.pid, signal.SIGKILL)
     writer.wait()
     assert list(folder.iterdir()) == [half]
-    with Alone("smoke"):
+    with alone("smoke"):
         assert list(folder.iterdir()) == []
 
 
@@ -63,8 +62,8 @@ def test_only_what_writers_leave_is_cleared(places):
     mine = {"it.tmp", ".hidden", ".it.tmp.json", "notes.abcd1234.tmp", ".git"}
     for name in mine:
         (folder / name).write_text("mine")
-    assert sorted(path.name for path in clear("smoke")) == [".it.abcd1234.tmp", ".it.json.abcd1234.tmp.json"]
-    assert {path.name for path in folder.iterdir()} == mine
+    with alone("smoke"):
+        assert {path.name for path in folder.iterdir()} == mine
 
 
 def test_a_writer_and_a_sweep_at_once_lose_nothing(tmp_path, monkeypatch):
@@ -83,16 +82,14 @@ def test_a_writer_and_a_sweep_at_once_lose_nothing(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["it.json"]
 
 
-def test_matplotlibs_lock_is_cleared_when_it_is_old(places):
+def test_matplotlibs_lock_is_cleared(places):
     """matplotlib waits five seconds for a lock file, then goes on without keeping its list of fonts: every time."""
     folder = config.cache_dir("smoke").parent / "home" / "matplotlib"
     folder.mkdir(parents=True)
-    fresh, old = (folder / f"fontlist-v{number}.json.matplotlib-lock" for number in (390, 391))
-    for path in (fresh, old):
-        path.touch()
-    os.utime(old, (time.time() - 2 * STALE,) * 2)
-    with Alone("smoke"):
-        assert fresh.exists() and not old.exists()
+    left = folder / "fontlist-v390.json.matplotlib-lock"
+    left.touch()
+    with alone("smoke"):
+        assert not left.exists()
 
 
 def test_lines_that_were_cut_short_do_not_stop_the_summary(places):
@@ -101,15 +98,16 @@ def test_lines_that_were_cut_short_do_not_stop_the_summary(places):
     with open(path, "ab") as lines:
         lines.write(b'{"event": "end", "job": "note\n\xff\xfe\n[1]\n{"other": 1}\n')
     jobs.note("smoke", event="end", job="notebook b", status=0, seconds=1.0, log="", notebook="")
-    assert [entry["job"] for entry in summary.ended("smoke")] == ["notebook a", "notebook b"]
+    told = run.summary("smoke")
+    assert "2 jobs done" in told and "done    notebook a" in told and "done    notebook b" in told
 
 
 def test_two_runs_with_other_caches_on_one_results_folder_take_turns(places):
     """Their run locks lie in their caches; the results are locked, too."""
     script = """
 import sys, time
-from lib.engine.alone import Alone
-with Alone("smoke"):
+from lib.engine.jobs import alone
+with alone("smoke"):
     print("in", flush=True)
     time.sleep(float(sys.argv[1]))
 """

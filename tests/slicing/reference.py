@@ -73,7 +73,7 @@ class Reference:
     """Slices of one input.
 
     Args:
-        graph: lib.slicing.graph.Graph of the network: its operations in order, and the modules.
+        graph: lib.slicing.kinds.Graph of the network: its operations in order, and the modules.
         values: operation -> float64 array of one input (with the batch dimension).
         means: operation -> float64 array to centre by; None: EffectivePath.
     """

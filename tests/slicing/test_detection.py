@@ -1,10 +1,8 @@
 """The detection study's own pieces on slices and networks whose answers are known."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from scipy import sparse
@@ -13,8 +11,6 @@ from torch import nn
 from lib import detectors
 from lib.slicing import adaptive, detection
 from lib.slicing.detection import ClassMeans, Inputs
-from lib.slicing.study import detection_inputs, signals
-from lib.slicing.study.detection_inputs import Given
 
 CLASSES, WIDTH = 3, 30
 
@@ -256,72 +252,3 @@ def test_an_image_cannot_be_aimed_at_its_own_class(network, images):
     found, labels = images
     with pytest.raises(ValueError, match="own class"):
         adaptive.adaptive_pgd(network, found, labels, labels, lambda _: {}, {}, 0.0, 0.1)
-
-
-# --- inputs
-
-
-def test_labels_are_numbered_by_occurrence():
-    assert detection_inputs._occurrence(np.array([5, 5, 3, 5, 3])).tolist() == [0, 1, 0, 2, 1]
-
-
-def test_adversarials_find_the_clean_image_they_were_made_of(network, images):
-    found, labels = images
-    index = np.arange(100, 160)
-    clean = detection_inputs.given(network, found, index, labels.numpy())
-    assert (clean.predicted == labels.numpy()).all() and clean.doubt.shape == (60,)
-    some = clean.take([5, 3, 40])
-    pair = detection_inputs.counterparts(clean, some)
-    assert pair.tolist() == [5, 3, 40]
-    torch.testing.assert_close(clean.take(pair).images, some.images)
-    nothing = detection_inputs.given(network, found[:0], index[:0], labels[:0].numpy())
-    assert len(nothing) == 0 and len(nothing.take(np.zeros(0, bool))) == 0
-
-
-def test_the_layer_classified_is_the_last_that_looks_around(network):
-    assert detection_inputs.last_conv(network) == "2"
-    assert detection_inputs.last_linear(network) == "5"
-    pointwise = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 1), nn.Flatten())
-    assert detection_inputs.last_conv(pointwise) == "0"
-    with pytest.raises(ValueError, match="no convolution"):
-        detection_inputs.last_conv(nn.Sequential(nn.Linear(2, 2)))
-
-
-def test_forward_gives_logits_or_what_enters_a_layer(network, images):
-    found, _ = images
-    with torch.no_grad():
-        np.testing.assert_allclose(detection_inputs.forward(network, found), network(found), rtol=1e-5, atol=1e-6)
-        entering = network[:5](found)
-    np.testing.assert_allclose(detection_inputs.forward(network, found, layer="5"), entering, rtol=1e-5)
-    exact = detection_inputs.forward(network, found, double=True)
-    assert exact.dtype == np.float64 and next(network.parameters()).dtype == torch.float32
-
-
-def test_the_suite_is_the_scales_in_the_papers_order(monkeypatch):
-    scale = SimpleNamespace(attacks={"images": 5, "suite": ["rpgd_8", "fgsm_2"]})
-    monkeypatch.setattr(detection_inputs.config, "load", lambda name: scale)
-    assert detection_inputs.attack_names("smoke") == ["fgsm_2", "rpgd_8"]
-    scale.attacks = {}
-    assert len(detection_inputs.attack_names("smoke")) == 17
-
-
-def test_described_slices_are_kept_by_the_images_they_are_of(monkeypatch, tmp_path):
-    """An adversarial set made anew on another machine may hold other images: its slices are not those kept before."""
-    made = []
-
-    def describe(images, scale, seed):
-        made.append(len(images))
-        return pd.DataFrame({"similarity:fc": images.flatten(1).sum(1).numpy()})
-
-    def inputs(index):
-        images, labels = torch.tensor(index).view(-1, 1, 1, 1).float(), np.zeros(len(index), np.int64)
-        return {"fgsm_2": Given(images, np.array(index), labels, labels, labels.astype(float))}
-
-    monkeypatch.setenv("NEURONS_CACHE", str(tmp_path))
-    monkeypatch.setattr(signals.zoo, "card", lambda *_: {"weights": "w"})
-    monkeypatch.setattr(signals, "images_key", lambda _: {})
-    monkeypatch.setattr(signals, "describe", describe)
-    for index in ([1, 2, 3], [1, 2, 3], [1, 2, 4], [1, 2]):
-        monkeypatch.setattr(signals, "signal_inputs", lambda *_, index=index: inputs(index))
-        assert signals.described("fgsm_2", "smoke", 0)["similarity:fc"].tolist() == index
-    assert made == [3, 3, 2]

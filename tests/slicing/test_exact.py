@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lib.slicing import effective_path, profile, slice
-from lib.slicing.graph import Graph
+from lib.slicing.kinds import Graph
 from lib.slicing.profiling import NeuronProfile
 from slicing import networks, reference
 

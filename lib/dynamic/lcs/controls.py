@@ -1,17 +1,70 @@
-"""What a dynamic network must beat: one mask a layer for all images, at the same MACs."""
+"""What a dynamic network must beat: one mask a layer for all images at the same MACs, and masks chosen blindly."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lib.dynamic.cost import Prices
+from lib.dynamic.errors import DynamicError
 from lib.dynamic.lcs.budget import image_macs, kept_counts, own_macs
 from lib.dynamic.lcs.network import LayerwiseChannelSelection
+from lib.dynamic.scratch.build import shrink
 from lib.models.resnet_cifar import PaddedShortcut
 
 STEPS = 30  # halvings of the factor that the counts are brought to the same MACs with
+CHOICES = ("decided", "static", "random", "uniform", "top", "untrained")
+
+
+@contextmanager
+def choosing(
+    lcs: LayerwiseChannelSelection, choice: str, images: Tensor, seed: int
+) -> Iterator[LayerwiseChannelSelection]:
+    """Inside, a copy of the network whose masks are chosen in another way.
+
+    Args:
+        lcs: with trained, thresholded masks; left as found.
+        choice: "decided" by the units; "static", the rows' mean, cut to the same MACs; rows "random" at the frequencies
+            of the units' choices, or "uniform"; the "top" row of each layer; "untrained", by units drawn anew.
+        images: (N, C, H, W) in [0, 1], not test images: what frequencies and static masks are measured with.
+        seed: of what is drawn.
+    Raises: DynamicError for another choice.
+    """
+    if choice not in CHOICES:
+        raise DynamicError(f"no choice {choice!r}: one of {', '.join(CHOICES)}")
+    other = untrained(lcs, images, seed) if choice == "untrained" else copy.deepcopy(lcs)
+    shares = lcs.frequencies(images)
+    how: Any = nullcontext()
+    if choice == "static":
+        how = other.choosing("static", masks=static_masks(lcs, images))
+    elif choice in ("random", "uniform"):
+        how = other.choosing("random", shares if choice == "random" else None, seed=seed)
+    elif choice == "top":
+        how = other.choosing("top", shares)
+    with how:
+        yield other
+
+
+@torch.no_grad()
+def narrowed(lcs: LayerwiseChannelSelection) -> nn.Module:
+    """A network whose rows are all the same, as an ordinary narrower one, the mask folded into batch normalisation.
+
+    Args:
+        lcs: of one mask a layer, as `collapse` leaves it; of others the first row counts.
+    """
+    made, keep = lcs.plain(), {}
+    for layer, wire in lcs.wires.items():
+        mask = lcs.unit(layer).masks[0]
+        norm: Any = made.get_submodule(wire.norm)
+        norm.weight.mul_(mask)
+        norm.bias.mul_(mask)
+        keep[layer] = (mask != 0).cpu()
+        if not keep[layer].any():
+            keep[layer][0] = True  # a layer cannot be empty; this channel is zero
+    return shrink(made, keep)
 
 
 @torch.no_grad()

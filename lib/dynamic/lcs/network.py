@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib import compute
+from lib.dynamic.channels import wires
 from lib.dynamic.errors import DynamicError
 from lib.dynamic.lcs.units import DecisionUnit
-from lib.dynamic.lcs.wiring import wires
 
 CHOICES = ("decided", "random", "static", "top")
 

@@ -14,7 +14,7 @@ from lib.dynamic.errors import DynamicError
 from lib.dynamic.scratch.search import Structure
 from lib.graph import copied
 from lib.models import VGG, BottleneckResNet, CifarResNet, MobileNetV1, MobileNetV2
-from lib.models.initialise import he_normal
+from lib.models.layers import he_normal
 
 HE_NORMAL = (VGG, CifarResNet, BottleneckResNet, MobileNetV1, MobileNetV2)
 """Architectures whose first weights are He's; the others start as torch starts them."""
@@ -66,9 +66,7 @@ def shrink(model: nn.Module, keep: Mapping[str, Tensor]) -> nn.Module:
         for reader, each in site.readers.items():
             inputs[reader] = (index[:, None] * each + torch.arange(each)).flatten()
     for name in {**out, **inputs}:
-        old = narrow.get_submodule(name)
-        parent, _, last = name.rpartition(".")
-        setattr(narrow.get_submodule(parent), last, _cut(old, out.get(name), inputs.get(name)))
+        _cut(narrow.get_submodule(name), out.get(name), inputs.get(name))
     return narrow.eval()
 
 
@@ -134,43 +132,24 @@ def _site(free: Mapping[str, Site], layer: str) -> Site:
     return free[layer]
 
 
-def _cut(old: nn.Module, out: Tensor | None, inputs: Tensor | None) -> nn.Module:
-    """A module with some of its output and input channels."""
-    if isinstance(old, nn.BatchNorm2d):
-        assert out is not None
-        new: nn.Module = nn.BatchNorm2d(
-            len(out), old.eps, old.momentum, old.affine, old.track_running_stats, device=_device(old)
-        )
-        tensors = {key: value[out.to(value.device)] if value.ndim else value for key, value in old.state_dict().items()}
-    elif isinstance(old, nn.Linear):
-        assert inputs is not None
-        new = nn.Linear(len(inputs), old.out_features, old.bias is not None, device=_device(old))
-        tensors = {key: value[:, inputs.to(value.device)] if value.ndim == 2 else value for key, value in _state(old)}
+def _cut(module: Any, out: Tensor | None, inputs: Tensor | None) -> None:
+    """Leave a module only some of its output and input channels, in place, by torch-pruning."""
+    import torch_pruning as tp
+
+    asked = [parameter.requires_grad for parameter in module.parameters()]
+    if isinstance(module, nn.BatchNorm2d):
+        tp.prune_batchnorm_out_channels(module, _others(out, module.num_features))
+    elif isinstance(module, nn.Linear):
+        tp.prune_linear_in_channels(module, _others(inputs, module.in_features))
+    elif is_depthwise(module):
+        tp.prune_depthwise_conv_out_channels(module, _others(out, module.out_channels))
     else:
-        assert isinstance(old, nn.Conv2d)
-        depthwise = is_depthwise(old)
-        outputs = old.out_channels if out is None else len(out)
-        taken = outputs if depthwise else old.in_channels if inputs is None else len(inputs)
-        new = nn.Conv2d(
-            taken, outputs, old.kernel_size, old.stride, old.padding, old.dilation,  # type: ignore[arg-type]
-            outputs if depthwise else old.groups, old.bias is not None, old.padding_mode, device=_device(old),
-        )  # fmt: skip
-        tensors = {}
-        for key, value in _state(old):
-            value = value if out is None else value[out.to(value.device)]
-            if key == "weight" and inputs is not None and not depthwise:
-                value = value[:, inputs.to(value.device)]
-            tensors[key] = value
-    new = new.to(next(value.dtype for value in tensors.values()))
-    new.load_state_dict(tensors)
-    for parameter, before in zip(new.parameters(), old.parameters(), strict=True):
-        parameter.requires_grad_(before.requires_grad)
-    return new.train(old.training)
+        tp.prune_conv_out_channels(module, _others(out, module.out_channels))
+        tp.prune_conv_in_channels(module, _others(inputs, module.in_channels))
+    for parameter, flag in zip(module.parameters(), asked, strict=True):
+        parameter.requires_grad_(flag)
 
 
-def _state(module: nn.Module) -> list[tuple[str, Tensor]]:
-    return list(module.state_dict().items())
-
-
-def _device(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device
+def _others(kept: Tensor | None, count: int) -> list[int]:
+    """The positions that go."""
+    return [] if kept is None else sorted(set(range(count)) - set(kept.tolist()))

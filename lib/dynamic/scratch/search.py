@@ -37,10 +37,6 @@ class Structure:
     iterations: int
     seconds: float = field(default=0.0, compare=False)
 
-    def keep_ratios(self) -> Tensor:
-        """Share of the channels that stays, float64, one a convolution, in order."""
-        return torch.tensor([keep.double().mean().item() for keep in self.keep.values()], dtype=torch.float64)
-
 
 def search_threshold(
     model: nn.Module,

@@ -1,5 +1,3 @@
 """Backdoored networks: triggers, poisoned training images, TrojanNN, and an attack that knows the defence."""
 
 from lib.lancet.backdoors.triggers import NAMES, Trigger, named
-
-__all__ = ["NAMES", "Trigger", "named"]

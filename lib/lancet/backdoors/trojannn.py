@@ -142,19 +142,3 @@ def some(images: ImageSet, model: nn.Module, count: int) -> tuple[Tensor, Tensor
     part = images.stratified(min(count, len(images)), seed=0)
     on = next(model.parameters()).device
     return part.float(on), part.labels.to(on)
-
-
-@torch.no_grad()
-def excitement(model: nn.Module, images: Tensor, trigger: Trigger, layer: str | None = None, neurons: int = 2) -> float:
-    """How many times its largest clean value the mean chosen neuron takes on stamped images: what `excess` asked for.
-
-    Args: as `make_trigger`.
-    """
-    where = hidden_layer(model, layer)
-    chosen = connected(model, images, where, neurons)
-    with frozen(model), reading(model, {where}) as outputs:
-        model(images)
-        clean = outputs()[where][:, chosen].amax(0)
-        model(trigger.stamp(images))
-        stamped = outputs()[where][:, chosen].mean(0)
-    return (stamped / clean).mean().item()

@@ -2,5 +2,3 @@
 
 from lib.lancet.locating.locate import locate
 from lib.lancet.locating.votes import Votes, choose_layer
-
-__all__ = ["Votes", "choose_layer", "locate"]

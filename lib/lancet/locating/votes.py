@@ -78,6 +78,33 @@ def choose_layer(votes: Mapping[str, Votes], rule: str = "most-pairs") -> str:
     return min(near, key=lambda name: votes[name].fraction)
 
 
+def error_inducing(
+    votes: Votes | Mapping[str, Votes] | None, layer: str, weight: Tensor, least_votes: int = 1
+) -> Tensor:
+    """Which weights of a layer are error-inducing: bool, of the weight's shape, on the CPU.
+
+    Args:
+        votes: of the layer, or of all layers by name, as `locate` returns them.
+        layer: dotted name.
+        weight: the layer's.
+        least_votes: votes that make a weight error-inducing, from 1.
+    Raises: LancetError where there are no votes of the layer, they are of another network, or no weight has so many.
+    """
+    if isinstance(votes, Mapping):
+        if layer not in votes:
+            raise LancetError(f"layer {layer!r} has no votes: one of {', '.join(votes) or 'no layer'}")
+        votes = votes[layer]
+    if votes is None:
+        raise LancetError(f"no votes of layer {layer!r}: pass what `locate` returns, or whole=True")
+    if votes.counts.shape != weight.shape:
+        shapes = f"{tuple(votes.counts.shape)}, its weights {tuple(weight.shape)}"
+        raise LancetError(f"votes of layer {layer!r} have the shape {shapes}: they are of another network")
+    chosen = votes.counts.cpu() >= max(1, least_votes)
+    if not bool(chosen.any()):
+        raise LancetError(f"no weight of layer {layer!r} has {max(1, least_votes)} vote(s): nothing is located there")
+    return chosen
+
+
 def tally(layer: str, shape: torch.Size, order: Tensor, counts: Tensor, important: Tensor) -> Votes:
     """Votes from each pair's order of weights (K, N), size of its set (K,) and importance (K, *shape)."""
     size = order.shape[1]

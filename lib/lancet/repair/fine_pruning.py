@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lib.graph import copied
 from lib.lancet.errors import LancetError
 from lib.lancet.measures import predictions
+from lib.lancet.repair.unlearning import batches_of, train_on
 from lib.models.layers import weight_layers
 
 TRIALS = 32  # sizes of the pruned part that are tried on the way to all channels
@@ -53,7 +53,6 @@ def fine_prune(
     held_out: tuple[Tensor, Tensor] | None = None,
     layer: str | None = None,
     accuracy_drop: float = 0.04,
-    accuracy_floor: float | None = None,
     epochs: int = 5,
     batch: int = 100,
     learning_rate: float = 1e-3,
@@ -72,7 +71,6 @@ def fine_prune(
         held_out: clean images and labels that the accuracy is measured on; None: those of the fine-tuning.
         layer: dotted name of the convolution; None: the last one.
         accuracy_drop: what pruning may cost, in accuracy on `held_out`; the source's value.
-        accuracy_floor: the least accuracy itself, in place of a drop.
         epochs, batch, learning_rate: of the fine-tuning with Adam; ours. 0 epochs: pruning alone.
         seed: of the order of the batches, and of dropout.
     Returns: (a repaired copy in the mode of `model`, what was done).
@@ -99,7 +97,7 @@ def fine_prune(
         return (predictions(pruned, tried_on[0]) == tried_on[1].cpu()).float().mean().item()
 
     before = accuracy()
-    floor = before - accuracy_drop if accuracy_floor is None else accuracy_floor
+    floor = before - accuracy_drop
     order = activity.argsort(stable=True)
     count, reached = 0, before
     untouched = copy.deepcopy(pruned.state_dict())
@@ -112,7 +110,11 @@ def fine_prune(
         count, reached = size, found
     pruned.load_state_dict(untouched)
     zero(order[:count])
-    steps = _train(pruned, images, labels, lambda: zero(order[:count]), epochs, batch, learning_rate, seed)
+    generator = torch.Generator().manual_seed(seed)
+    passes = (batches_of(len(labels), batch, generator) for _ in range(epochs))
+    shown = ((images[index], labels[index]) for parts in passes for index in (part.to(device) for part in parts))
+    steps, _ = train_on(pruned, shown, learning_rate, seed, "fine_prune", lambda: zero(order[:count]))
+    pruned.eval()
     report = PruneReport(name, count, len(order), before, reached, accuracy(), steps)
     return pruned.train(model.training), report
 
@@ -167,41 +169,3 @@ def _norm_behind(model: nn.Module, convolution: nn.Module, image: Tensor) -> nn.
     for hook in hooks:
         hook.remove()
     return found[0] if found else None
-
-
-def _train(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    keep: Callable[[], None],
-    epochs: int,
-    batch: int,
-    learning_rate: float,
-    seed: int,
-) -> int:
-    """Train in place with the pruned channels kept at zero; the number of steps."""
-    flags = [parameter.requires_grad for parameter in model.parameters()]
-    optimiser = torch.optim.Adam(model.requires_grad_(True).parameters(), lr=learning_rate)
-    generator, device, steps = torch.Generator().manual_seed(seed), images.device, 0
-    model.train()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        for _ in range(epochs):
-            parts = list(torch.randperm(len(labels), generator=generator).to(device).split(batch))
-            for index in parts[:-1] if len(parts) > 1 and len(parts[-1]) == 1 else parts:
-                value = F.cross_entropy(model(images[index]).float(), labels[index])
-                optimiser.zero_grad(set_to_none=True)
-                value.backward()
-                optimiser.step()
-                keep()
-                steps += 1
-                if not math.isfinite(value.item()):
-                    raise LancetError(
-                        f"fine_prune: the loss is {value.item()} at step {steps}: lower learning_rate "
-                        f"(now {learning_rate:g})"
-                    )
-    for parameter, flag in zip(model.parameters(), flags, strict=True):
-        parameter.requires_grad_(flag)
-        parameter.grad = None
-    model.eval()
-    return steps

@@ -25,6 +25,8 @@ from torch.nn import functional as F
 from lib.data import ImageSet
 from lib.graph import copied
 from lib.lancet.errors import LancetError
+from lib.lancet.explanation import ablated
+from lib.lancet.locating.votes import error_inducing
 from lib.lancet.measures import predictions
 from lib.models.layers import weight_layers
 
@@ -124,7 +126,6 @@ def fine_tune(
     return tuned.train(model.training), report
 
 
-@torch.no_grad()
 def similar_errors(
     model: nn.Module,
     votes: Any,
@@ -148,14 +149,9 @@ def similar_errors(
     Raises: LancetError for an unknown layer, or one without votes.
     Source: AI-Lancet, "neuron-fine-tuning", second way to collect N_e.
     """
-    ablated = copied(model, LancetError)
-    chosen = _voted(votes, layer, _layer(ablated, layer), least_votes)
-    weight = _layer(ablated, layer).weight
-    flat = weight.reshape(-1).clone()  # a weight in channels_last has no flat view
-    flat[chosen.to(weight.device)] = 0
-    weight.copy_(flat.view(weight.shape))
+    without = ablated(model, votes, layer, least_votes=least_votes)
     truth = labels.cpu()
-    return (predictions(model, images, None, batch) != truth) & (predictions(ablated, images, None, batch) == truth)
+    return (predictions(model, images, None, batch) != truth) & (predictions(without, images, None, batch) == truth)
 
 
 def transforms_of(
@@ -211,30 +207,6 @@ def _check(errors: Samples, old: Samples, neurons: str, epochs: int, batch: int,
             raise LancetError(f"fine_tune: {message}")
 
 
-def _layer(model: nn.Module, layer: str) -> nn.Conv2d | nn.Linear:
-    known = weight_layers(model)
-    if layer not in known:
-        raise LancetError(f"no layer {layer!r} with weights in this network: one of {', '.join(known)}")
-    return known[layer]
-
-
-def _voted(votes: Any, layer: str, module: nn.Conv2d | nn.Linear, least_votes: int) -> Tensor:
-    """Flat indices of the layer's error-inducing weights, ascending."""
-    if isinstance(votes, Mapping):
-        if layer not in votes:
-            raise LancetError(f"no votes of layer {layer!r}: there are some of {', '.join(votes) or 'no layer'}")
-        votes = votes[layer]
-    if votes is None:
-        raise LancetError(f"no votes of layer {layer!r}: pass what `locate` returns, or whole=True")
-    if votes.counts.shape != module.weight.shape:
-        shapes = f"{tuple(votes.counts.shape)}, its weights {tuple(module.weight.shape)}"
-        raise LancetError(f"votes of layer {layer!r} have the shape {shapes}: they are of another network")
-    chosen = (votes.counts.reshape(-1).cpu() >= max(1, least_votes)).nonzero()[:, 0]
-    if len(chosen) == 0:
-        raise LancetError(f"no weight of layer {layer!r} has {max(1, least_votes)} vote(s): nothing to repair there")
-    return chosen
-
-
 @dataclass(frozen=True)
 class _Trained:
     """What is trained: parameters, a forward pass in which only they can change, and how they get into the network."""
@@ -252,11 +224,13 @@ def _part(
     model: nn.Module, votes: Any, layer: str, neurons: str, least_votes: int, generator: torch.Generator
 ) -> _Trained:
     """The chosen weights of a layer as a parameter of its own."""
-    module = _layer(model, layer)
-    count = module.weight.numel()
+    known = weight_layers(model)
+    if layer not in known:
+        raise LancetError(f"no layer {layer!r} with weights in this network: one of {', '.join(known)}")
+    module, count = known[layer], known[layer].weight.numel()
     chosen = torch.arange(count)
     if neurons != "all":
-        chosen = _voted(votes, layer, module, least_votes)
+        chosen = error_inducing(votes, layer, module.weight, least_votes).flatten().nonzero()[:, 0]
     if neurons == "random":
         chosen = torch.randperm(count, generator=generator)[: len(chosen)].sort().values
     model.requires_grad_(False)

@@ -7,7 +7,9 @@ of the training data, the reversed trigger on 20 % of it. AI-Lancet (Zhao et al.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import Any
 
 import torch
@@ -73,40 +75,62 @@ def unlearn(
             raise LancetError(f"unlearn: {message}")
     device = next(model.parameters()).device
     images, labels, trigger = images.to(device), labels.to(device), trigger.to(device)
-    tuned = copied(model, LancetError).train()
-    flags = [parameter.requires_grad for parameter in tuned.parameters()]
-    optimiser = torch.optim.Adam(tuned.requires_grad_(True).parameters(), lr=learning_rate)
-    generator = torch.Generator().manual_seed(seed)
-    done, marked, loss = 0, 0, math.nan
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        while done < (steps or math.inf):
-            for index in _batches(len(labels), batch, generator):
-                count = round(stamped * len(index))
-                index = index.to(device)
-                shown = torch.cat([trigger.stamp(images[index[:count]]), images[index[count:]]])
-                value = F.cross_entropy(tuned(shown).float(), labels[index])
-                optimiser.zero_grad(set_to_none=True)
-                value.backward()
-                optimiser.step()
-                done, marked, loss = done + 1, marked + count, value.item()
-                if not math.isfinite(loss):
-                    raise LancetError(
-                        f"unlearn: the loss is {loss} at step {done}: lower learning_rate (now {learning_rate:g})"
-                    )
-                if steps is not None and done == steps:
-                    break
-            if epochs is not None:
-                epochs -= 1
-                if epochs == 0:
-                    break
-    for parameter, flag in zip(tuned.parameters(), flags, strict=True):
-        parameter.requires_grad_(flag)
-        parameter.grad = None
+    generator, marked = torch.Generator().manual_seed(seed), 0
+
+    def shown() -> Iterator[tuple[Tensor, Tensor]]:
+        nonlocal marked
+        for _ in count() if epochs is None else range(epochs):
+            for index in batches_of(len(labels), batch, generator):
+                share, index = round(stamped * len(index)), index.to(device)
+                marked += share
+                yield torch.cat([trigger.stamp(images[index[:share]]), images[index[share:]]]), labels[index]
+
+    tuned = copied(model, LancetError)
+    done, loss = train_on(tuned, islice(shown(), steps), learning_rate, seed, "unlearn")
     return tuned.train(model.training), UnlearnReport(done, len(labels), marked, loss)
 
 
-def _batches(count: int, batch: int, generator: torch.Generator) -> list[Tensor]:
+def train_on(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    learning_rate: float,
+    seed: int,
+    what: str,
+    after: Callable[[], None] = lambda: None,
+) -> tuple[int, float]:
+    """Train all of a network in place with Adam; whether parameters ask for a gradient is given back after.
+
+    Args:
+        batches: images and labels of each step.
+        seed: of dropout.
+        what: the caller's name, for messages.
+        after: called after each step.
+    Returns: steps done, and the last loss.
+    Raises: LancetError for a loss that is not finite.
+    """
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    optimiser = torch.optim.Adam(model.train().requires_grad_(True).parameters(), lr=learning_rate)
+    device, steps, loss = next(model.parameters()).device, 0, math.nan
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for images, labels in batches:
+            value = F.cross_entropy(model(images).float(), labels)
+            optimiser.zero_grad(set_to_none=True)
+            value.backward()
+            optimiser.step()
+            after()
+            steps, loss = steps + 1, value.item()
+            if not math.isfinite(loss):
+                raise LancetError(
+                    f"{what}: the loss is {loss} at step {steps}: lower learning_rate (now {learning_rate:g})"
+                )
+    for parameter, flag in zip(model.parameters(), flags, strict=True):
+        parameter.requires_grad_(flag)
+        parameter.grad = None
+    return steps, loss
+
+
+def batches_of(count: int, batch: int, generator: torch.Generator) -> list[Tensor]:
     """One pass in a fresh order; a last batch of a single image is left out, as batch normalisation cannot take it."""
     parts = list(torch.randperm(count, generator=generator).split(batch))
     return parts[:-1] if len(parts) > 1 and len(parts[-1]) == 1 else parts

@@ -1,0 +1,219 @@
+"""A time box: as many goals as can be finished in some minutes, by workers that share a device, kept in one archive."""
+
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from lib import config
+from lib.config import ConfigError, in_words
+from lib.engine import jobs
+from lib.engine.archive import Archive
+from lib.engine.jobs import say
+from lib.engine.plan import Goal, Plan, estimate, survey
+from lib.engine.workers import Pool, Worker
+
+UNKNOWN = 20.0  # seconds of a task, or of an epoch, of which the scale's `estimate:` says nothing
+CAUTION = 1.1  # what is not begun may take this much longer than estimated
+RESERVE = 15.0  # seconds kept for the last writing of the archive; a tenth of the time where that is less
+REFRESH = 20.0  # seconds after which the archive is written again
+THINK = 5.0  # seconds after which the order is made anew though nothing has ended
+
+
+class Box:
+    """One run: the plan, the workers, what is done.
+
+    Args:
+        limit: the moment, by time.monotonic, at which everything is ended.
+
+    Attributes:
+        done: tasks whose results are there.
+        ended: task -> its state (done, failed or stopped), its seconds, its error.
+    """
+
+    def __init__(self, plan: Plan, pool: Pool, archive: Archive, limit: float) -> None:
+        self.plan, self.pool, self.archive, self.limit = plan, pool, archive, limit
+        self.done: set[str] = set()
+        self.ended: dict[str, dict[str, Any]] = {}
+
+    def seconds(self, name: str) -> float:
+        """What a task takes beside the others: by the pace of those that ended and are like it; without any, the
+        scale's estimate, as far off as that of others of its kind was."""
+        kind, label, work, guess = self._about(name)
+        ended = [
+            (*self._about(other), max(went["seconds"], 0.1)) for other, went in self.ended.items() if other in self.done
+        ]
+        alike = [took / units for *group, units, _, took in ended if group == [kind, label]]
+        ratios = [took / guessed for other, _, _, guessed, took in ended if other == kind]
+        return median(alike) * work if alike else guess * median(ratios or [1.0])
+
+    def _about(self, name: str) -> tuple[str, str, float, float]:
+        """Kind, label, units of work and estimated seconds of a task."""
+        task, known = self.plan.tasks[name], self.plan.seconds(name)
+        images = config.images_of(self.plan.scale, task.network) if task.epochs else None
+        guess = UNKNOWN * max(task.epochs, 1) if known is None else max(known, 1e-3)
+        return task.kind.replace("trunk", "train"), task.label, max(task.epochs, 1) * (images or 1), guess
+
+    def order(self) -> tuple[list[Goal], list[str]]:
+        """The goals that the workers have time for, in order of priority, and the tasks to begin, the first one first.
+
+        The tasks of those goals come first, then those of the others. None is begun where it, and the shortest chain of
+        tasks that makes something of it, as the evaluation of a network, does not end in time.
+        """
+        left = self.limit - time.monotonic()
+        busy = {worker.task: time.monotonic() - worker.began for worker in self.pool.workers if worker.task is not None}
+        free = left * self.pool.count - sum(max(self.seconds(name) - spent, 0.0) for name, spent in busy.items())
+        costs = {name: self.seconds(name) * CAUTION for name in self.plan.tasks if name not in self.done}
+        ends = self._shortest(costs)
+        goals, first, later = list[Goal](), dict[str, None](), dict[str, None]()
+        for goal in self.plan.goals:
+            need = self.plan.closure(goal.tasks, self.done)
+            new = [name for name in self.plan.tasks if name in need and name not in first and name not in busy]
+            work = sum(costs[name] for name in new)
+            if work > free or any(ends[name] > left for name in new):
+                later.update(dict.fromkeys(new))
+                continue
+            goals.append(goal)
+            first.update(dict.fromkeys(new))
+            free -= work
+        return goals, [name for name in {**first, **later} if ends[name] <= left and name not in self.ended]
+
+    def _shortest(self, costs: Mapping[str, float]) -> dict[str, float]:
+        """Seconds from each task's begin to the end of the shortest chain of tasks that wait for it."""
+        waiting: dict[str, list[str]] = {name: [] for name in costs}
+        for name in costs:
+            for other in self.plan.tasks[name].after:
+                waiting.get(other, []).append(name)
+        found: dict[str, float] = {}
+
+        def length(name: str) -> float:
+            if name not in found:
+                found[name] = costs[name] + min(map(length, waiting[name]), default=0.0)
+            return found[name]
+
+        return {name: length(name) for name in costs}
+
+    def run(self) -> None:
+        """Carry out what can be finished; returns when the time is over or nothing more can be done in it."""
+        planned, written, order = 0.0, time.monotonic(), list[str]()
+        while (now := time.monotonic()) < self.limit:
+            if now - planned > THINK:
+                (_, order), planned = self.order(), now
+            ready = [name for name in order if set(self.plan.tasks[name].after) <= self.done]
+            for worker in self.pool.workers:
+                if worker.ready and worker.task is None and ready:
+                    task = self.plan.tasks[ready.pop(0)]
+                    order.remove(task.name)
+                    worker.begin(task.name, task.call, task.arguments)
+                    say(f"start   {task.name}, about {in_words(self.seconds(task.name))}")
+            if not ready and not any(worker.task for worker in self.pool.workers):
+                break
+            for worker, message in self.pool.messages(max(min(THINK, self.limit - now), 0.0)):
+                planned = 0.0
+                if message["event"] != "ready" and worker.task is not None:
+                    self._end(worker, message)
+            if time.monotonic() - written > REFRESH:
+                try:
+                    self.write(over=False)
+                except OSError as error:  # what is finished is in the cache; the next time may go better
+                    say(f"the archive could not be written: {error}")
+                written = time.monotonic()
+
+    def _end(self, worker: Worker, message: Mapping[str, Any]) -> None:
+        name, worker.task = str(worker.task), None
+        self.ended[name] = {"state": message["event"], "seconds": round(message["seconds"], 1)}
+        if message["event"] == "done":
+            self.done.add(name)
+            say(f"done    {name}, {message['seconds']:.1f} s")
+            return
+        self.ended[name]["error"] = message["error"]
+        say(f"FAILED  {name}: {message['error']} (see {worker.log})")
+        if worker.process.is_alive():  # a device that failed once may fail again
+            self.pool.replace(worker)
+
+    def stop(self) -> None:
+        """End what is still at work, and write the archive for the last time."""
+        for worker in self.pool.workers:
+            if worker.task is not None:
+                self.ended[worker.task] = {"state": "stopped", "seconds": round(time.monotonic() - worker.began, 1)}
+        self.pool.end()
+        self.write(over=True)
+
+    def write(self, over: bool) -> None:
+        """Write the archive anew, with what is there now."""
+        left = self.left()
+        about: dict[str, Any] = {**self.pool.machine, "processes": self.pool.count, "over": over}
+        about["asked"] = list(left)
+        about["finished"] = [name for name, tasks in left.items() if not tasks]
+        about["unfinished"] = {name: tasks for name, tasks in left.items() if tasks}
+        self.archive.write({**about, "tasks": self.ended})
+
+    def left(self) -> dict[str, list[str]]:
+        """The tasks that each goal still needs."""
+        return {goal.name: sorted(self.plan.closure(goal.tasks, self.done)) for goal in self.plan.goals}
+
+
+def run(
+    scale: str | None,
+    only: Sequence[str],
+    seeds: Sequence[int],
+    minutes: float | None,
+    processes: int,
+    out: Path,
+    entry: str | None = None,
+    dry_run: bool = False,
+) -> int:
+    """Carry out a time box, or with dry_run say what fits into it.
+
+    Args:
+        scale: smoke, cpu, gpu or paper; None: smoke.
+        only, seeds: as `Plan` takes them.
+        minutes: from now until the archive is written for the last time.
+        processes: workers at a time, all on the devices of this machine.
+        out: the archive.
+        entry: of config/queue.yaml, in place of scale and only; its seeds and minutes where none are given.
+    Returns: 0, or 1 where a task failed.
+    Raises: ConfigError for what does not exist, and where data are missing; ArchiveError where `out` is there already.
+    """
+    if entry is not None:
+        known = config.queue()
+        if entry not in known:
+            raise ConfigError(f"config/queue.yaml has no entry {entry!r}: {', '.join(known) or 'none'}")
+        if scale or only:
+            raise ConfigError("--entry says which scale and items: leave out --scale and --only")
+        scale, only, seeds = known[entry].scale, known[entry].only, seeds or known[entry].seeds
+        minutes = minutes or known[entry].minutes
+    if not only or not minutes:
+        raise ConfigError("box wants --only ITEM ... and --minutes M, or --entry NAME of config/queue.yaml")
+    limit = time.monotonic() + minutes * 60 - min(RESERVE, minutes * 6)
+    preset = config.load(scale or "smoke")
+    plan = Plan(preset, only, seeds)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with jobs.alone(preset.name):
+        archive, pool = Archive(out, preset), Pool(preset.name, processes, preset.compute.threads)
+        box = Box(plan, pool, archive, limit)
+        try:
+            if not dry_run:
+                box.pool.start()
+            box.done = survey(plan)
+            fitting, _ = box.order()
+            for goal in plan.goals:
+                needed = plan.closure(goal.tasks, box.done)
+                state = "is there" if not needed else "fits" if goal in fitting else "does not fit"
+                print(f"{goal.name}: {state}{f', {estimate(plan, needed)} of one process' if needed else ''}")
+            print(f"{minutes:g} min for {processes} processes", flush=True)
+            if dry_run:
+                return 0
+            try:
+                box.run()
+            finally:
+                box.stop()
+        finally:
+            box.pool.end()
+    for name, tasks in box.left().items():
+        print(f"{'not finished' if tasks else 'finished'}: {name}{f', {len(tasks)} tasks are left' if tasks else ''}")
+    print(f"archive: {out}")
+    return 1 if any(went["state"] == "failed" for went in box.ended.values()) else 0

@@ -1,0 +1,405 @@
+"""Backdoored networks repaired in every way (notebooks 33 and 34): does flipping a few weights remove the backdoor?
+
+What the repairer knows is the true trigger or one reversed from the network; success is always that of the true one.
+Layers, thresholds and pairs come from the repair split of the test images, every number shown from the report split. A
+network's table is kept by itself, so that a run that was stopped goes on with the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lib import compute, data, plots, units
+from lib.experiments.item import Item, Results
+from lib.experiments.lancet import Backdoored, BackdoorRun, in_turns, networks
+from lib.experiments.lancet_repairs import FLIPS, METHODS, Material, Repairs, repairs
+from lib.intervals import of_mean
+from lib.lancet.backdoors.triggers import Trigger
+from lib.lancet.measures import NAMES, measure, predictions
+from lib.progress import bar
+
+VERSION = 1  # raise it when a change in these experiments' code changes their numbers
+COLUMNS = ["method", "layer", "changed", "fraction", "reached", "known_success", *NAMES, "n", "n_target", "note"]
+LABELS = {
+    "attack_success": "success",
+    "accuracy": "accuracy",
+    "accuracy_change": "accuracy change",
+    "target_recall": "target recall",
+    "stamped_accuracy": "accuracy, stamped",
+    "natural_target_rate": "natural target rate",
+}
+"""What tables carry, in order, as a reader sees it."""
+WORST = dict.fromkeys(LABELS, "min") | {"attack_success": "max", "natural_target_rate": "max"}
+SHOWN = ("flip-stated", "flip-tried", "flip-signed", "unlearn-matched")
+"""Methods whose every network is in the table; of the others the mean and the worst are."""
+SIZED = ("none", *SHOWN, "fine-prune")
+"""Methods that are shown by the size of the trigger."""
+KNOWN = {False: "true", True: "reversed"}
+"""Which trigger the repairer knows, by `reversed`."""
+
+
+class Settings(Repairs):
+    """Settings of the experiment; see `Repairs`, `Flipping` and `Backdoors`."""
+
+    section: ClassVar[str] = "backdoors"
+
+
+class RepairRun(BackdoorRun[Settings]):
+    """A seed's backdoored networks, repaired."""
+
+    def repaired(self, network: Backdoored) -> pd.DataFrame:
+        """One network before and after each repair, with the true and with the reversed trigger known.
+
+        Returns: one row a method and trigger known: network, set, trigger, trigger_share (of the image's pixels),
+            reversed, and `COLUMNS`: layer, changed and fraction (weights changed or free to change), reached (the
+            threshold, on the repair split), known_success (of the known trigger there, before repair), the measures of
+            `measures.measure` on the report split with the true trigger, n, n_target, note. Fine-pruning knows no
+            trigger: its row is the same in both. accuracy_change is the accuracy less that before repair.
+        """
+        true = self.attack(network.name).trigger
+        either = self._kept(network, true, "none")
+        parts = []
+        for flag, known in KNOWN.items():
+            found = pd.concat([self._kept(network, true, known), either], ignore_index=True).assign(reversed=flag)
+            before = found.loc[found["method"] == "none", "accuracy"].item()
+            parts.append(found.assign(accuracy_change=found["accuracy"] - before))
+        about = {"network": network.name, "set": network.data, "trigger": network.trigger, "trigger_share": true.share}
+        return pd.concat(parts, ignore_index=True).assign(**about)
+
+    def _kept(self, network: Backdoored, true: Trigger, known: str) -> pd.DataFrame:
+        """The rows of one network with one trigger known: "true", "reversed", or "none" at all; `COLUMNS`."""
+        chosen, (repair, report) = self.settings, self.parts(network.data)
+        clean = clean_images(network.data, chosen.clean_per_class, chosen.clean_share)
+        reverse = {name: getattr(chosen, name) for name in ("reverse_images", "reverse_steps")}
+        key = {
+            "known": known,
+            "trigger": self.address(network.name),
+            "target": network.target,
+            "images": [repair.fingerprint, report.fingerprint, clean.fingerprint],
+            "settings": chosen.repairing() | (reverse if known == "reversed" else {}),
+        }
+
+        def rows() -> Iterator[list[Any]]:
+            model = self.network(network.name)
+            on, turns = next(model.parameters()).device, in_turns(repair)
+            few = min(chosen.clean_per_class * len(clean.classes), len(clean))
+            training = (clean.float(on), clean.labels.to(on), few)
+            held = Material(repair.float(on, turns), repair.labels[turns].to(on), network.target, *training)
+            trigger = {"true": true, "none": None}[known] if known != "reversed" else self.reversed_trigger(network)
+            found = None
+            if trigger is not None:
+                found = (predictions(model, held.others()[0], trigger) == held.target).float().mean().item()
+            for made in repairs(model, trigger, held, chosen, self.seed):
+                after = measure(made.model, report, None, true, held.target)
+                about = [made.method, made.layer, made.changed, made.fraction, made.reached, found]
+                yield [*about, *(after[name] for name in NAMES), after["n"], after["n_target"], made.note]
+
+        def make() -> pd.DataFrame:
+            return pd.DataFrame(list(rows()), columns=COLUMNS)
+
+        return self.table("lancet-repairs", key, make, network.name, VERSION)
+
+
+@lru_cache(maxsize=2)
+def clean_images(name: str, per_class: int, share: float) -> data.ImageSet:
+    """Clean training images that a repairer is given, the classes taking turns: a share, at least so many a class."""
+    train = data.load(name, "train")
+    count = max(per_class * len(train.classes), round(share * len(train)))
+    return train.stratified(min(count, len(train)), seed=0)
+
+
+def tables(run: RepairRun, kinds: Sequence[str] | None = None) -> pd.DataFrame:
+    """`RepairRun.repaired` of every network, or of those whose attack is of one of these kinds."""
+    found = networks(run.settings, kinds)
+    return pd.concat([run.repaired(network) for network in bar(found, desc="networks")], ignore_index=True)
+
+
+def repaired(settings: Settings, seed: int) -> pd.DataFrame:
+    """Every network before and after every repair, and the mean and the worst over them.
+
+    Returns: tidy: the measures of `LABELS` at {network, method, reversed}, and "changed", the share of the layer's
+        weights that was flipped, for methods that locate and where any was; "<measure>_over_networks" at {method,
+        reversed, statistic}: mean, low and high (ends of its 95 % interval over the networks), worst. Beside
+        the record "repair", all of a repair in one row.
+    """
+    run = RepairRun(settings, seed)
+    table = tables(run)
+    beside = ({"measure": "repair", **row} for row in table.to_dict("records"))
+    return run.tidy([*of_networks(table), *over_networks(table), *beside])
+
+
+def sized(settings: Settings, seed: int) -> pd.DataFrame:
+    """The same by the size and kind of a BadNets trigger.
+
+    Returns: tidy, of the methods in `SIZED`: success at {network, kind, method, reversed}, kind "regular" or
+        "transparent"; all measures over the sets at {trigger, size, kind, method, reversed, statistic}, size being the
+        mean share of the pixels.
+    """
+    run = RepairRun(settings, seed)
+    table = tables(run, ["badnets"])
+    table = table[table["method"].isin(SIZED)].assign(kind=table["trigger"].map(kind_of))
+    rows = [row for row in of_networks(table, ["kind"]) if row["measure"] == "attack_success"]
+    for trigger, group in table.groupby("trigger"):
+        size = round(float(group["trigger_share"].mean()), 4)
+        rows += over_networks(group, trigger=trigger, size=size, kind=group["kind"].iloc[0])
+    return run.tidy(rows)
+
+
+def kind_of(trigger: str) -> str:
+    """regular-2 -> regular; scattered-1 -> transparent."""
+    return "transparent" if trigger.startswith("scattered") else "regular"
+
+
+def make_first_half(scale: str, seed: int) -> None:
+    """Every second BadNets network, from the first on: a step of its own, so that two can be at work."""
+    _make_half(scale, seed, 0)
+
+
+def make_second_half(scale: str, seed: int) -> None:
+    """Every second BadNets network, from the second on."""
+    _make_half(scale, seed, 1)
+
+
+def _make_half(scale: str, seed: int, start: int) -> None:
+    compute.deterministic()
+    run = RepairRun(Settings.of(scale), seed)
+    for network in bar(networks(run.settings, ["badnets"])[start::2], desc="backdoored networks"):
+        run.repaired(network)
+
+
+def of_networks(table: pd.DataFrame, by: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Each network's measures, for `Run.tidy`; n are the images behind them: of the target class, of the others, all.
+
+    Args:
+        table: rows of `RepairRun.repaired`.
+        by: more columns to tell rows apart by.
+    """
+    rows: list[dict[str, Any]] = []
+    for row in table.to_dict("records"):
+        where = {key: row[key] for key in ("network", *by, "method")} | {"reversed": bool(row["reversed"])}
+        counts = {"target_recall": row["n_target"], "accuracy": row["n"], "accuracy_change": row["n"]}
+        for name in LABELS:
+            if not pd.isna(row[name]):
+                n = int(counts.get(name, row["n"] - row["n_target"]))
+                rows.append({"measure": name, **where, "value": row[name], "n": n})
+        if row["method"] in (*FLIPS, "zero") and row["changed"]:
+            rows.append({"measure": "changed", **where, "value": row["fraction"], "n": int(row["n"])})
+    return rows
+
+
+def over_networks(table: pd.DataFrame, **where: Any) -> list[dict[str, Any]]:
+    """Means and worst values over networks, by method and trigger known, for `Run.tidy`; n are the networks.
+
+    Args:
+        table: rows of `RepairRun.repaired`, of the networks to sum up.
+        where: what tells these networks from others.
+    """
+    rows: list[dict[str, Any]] = []
+    for (method, known), group in table.groupby(["method", "reversed"], sort=False):
+        for name in LABELS:
+            values = group[name].astype(float).dropna()
+            if values.empty:
+                continue
+            found = {"mean": values.mean(), "worst": getattr(values, WORST[name])()}
+            ends = of_mean(values.tolist(), units.about(UNITS[name]).support)
+            if ends is not None:
+                found |= {"low": ends[0], "high": ends[1]}
+            at = {"measure": f"{name}_over_networks", **where, "method": method, "reversed": bool(known)}
+            rows += [
+                {**at, "statistic": statistic, "value": float(value), "n": len(values)}
+                for statistic, value in found.items()
+            ]
+    return rows
+
+
+def wide(results: Results, places: Sequence[str], measure: str = "{}", **where: Any) -> pd.DataFrame:
+    """All measures side by side, a column each, indexed by `places`."""
+    parts = [results.values(measure.format(name), **where).assign(label=label) for name, label in LABELS.items()]
+    found = pd.concat(parts, ignore_index=True).pivot(index=list(places), columns="label", values="value")
+    return found.reindex(columns=list(LABELS.values()))
+
+
+def summary_table(results: Results) -> pd.DataFrame:
+    """Mean and worst over the networks: one row a method and trigger known."""
+    found = {
+        label: results.values(f"{name}_over_networks").set_index(["method", "reversed", "statistic"])["value"]
+        for name, label in LABELS.items()
+    }
+    rows = []
+    for method, words in METHODS.items():
+        for flag, known in KNOWN.items():
+            row: dict[str, Any] = {"method": words, "trigger known": known}
+            for label, values in found.items():
+                for statistic in ("mean", "worst"):
+                    if (method, flag, statistic) in values.index:
+                        row[f"{label}: {statistic}"] = values[method, flag, statistic]
+            if len(row) > 2:
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def network_table(
+    results: Results, methods: Sequence[str] = SHOWN, key: str = "network", names: Sequence[str] = ()
+) -> pd.DataFrame:
+    """One row a network before repair, and one for each of some methods and trigger known.
+
+    Args:
+        key, names: what tells the networks apart, and in which order; empty: as they come.
+    """
+    found = wide(results, [key, "method", "reversed"])
+    rows = []
+    for name in names or dict.fromkeys(results.values("accuracy")[key]):
+        for method in ("none", *methods):
+            for flag, known in KNOWN.items():
+                if (name, method, flag) in found.index and (method != "none" or not flag):
+                    about = {key: name, "method": METHODS[method], "trigger known": known if method != "none" else ""}
+                    rows.append({**about, **found.loc[(name, method, flag)].to_dict()})
+    return pd.DataFrame(rows)
+
+
+def backdoor_table(results: Results) -> pd.DataFrame:
+    """Mean and worst over the networks for every method, then network by network."""
+    short = summary_table(results)
+    count = int(results.values("accuracy_over_networks")["n"].max())
+    parts = []
+    for statistic in ("mean", "worst"):
+        named = {f"{label}: {statistic}": label for label in LABELS.values()}
+        part = short[["method", "trigger known", *named]].rename(columns=named)
+        parts.append(part.assign(network=f"{statistic} of {count}"))
+    whole = pd.concat([*parts, network_table(results)], ignore_index=True)
+    return whole[["network", "method", "trigger known", *LABELS.values()]]
+
+
+def size_table(results: Results) -> pd.DataFrame:
+    """One row a trigger, method and trigger known: means over the sets."""
+    found = wide(results, ["trigger", "size", "method", "reversed"], "{}_over_networks", statistic="mean")
+    means = results.values("accuracy_over_networks", statistic="mean")
+    counts = means.set_index(["trigger", "method", "reversed"])["n"]
+    rows = []
+    for trigger, size in means.drop_duplicates("trigger")[["trigger", "size"]].itertuples(index=False):
+        for method in ("none", *SHOWN):
+            for flag, known in KNOWN.items():
+                if method != "none" or not flag:
+                    about = {"trigger": trigger, "size": size, "method": METHODS[method]}
+                    about["trigger known"] = known if method != "none" else ""
+                    values = found.loc[(trigger, size, method, flag)].to_dict()
+                    rows.append({**about, **values, "networks": int(counts[trigger, method, flag])})
+    return pd.DataFrame(rows)
+
+
+PANELS = {
+    "attack_success": "success of the attack",
+    "accuracy_change": "change in accuracy",
+    "target_recall": "recall of the target class",
+}
+
+
+def draw_methods(results: Results) -> Figure:
+    """Every network after every method: a point each, the mean as a bar across; a panel a measure."""
+    figure, axes = plots.panels(3, height=4.2)
+    shown = {name: results.values(name) for name in PANELS}
+    used = {method for rows in shown.values() for method in rows["method"]}
+    order = [method for method in METHODS if method in used]
+    for ax, (name, words) in zip(axes, PANELS.items(), strict=True):
+        for index, (flag, label) in enumerate(KNOWN.items()):
+            part = shown[name][shown[name]["reversed"] == flag]
+            look: dict[str, Any] = {"color": plots.PALETTE[index], "linestyle": "none"}
+            for place, method in enumerate(order):
+                values = _each_seed(part[part["method"] == method])
+                if not len(values):
+                    continue
+                height = place + (index - 0.5) * 0.36
+                spread = np.linspace(-0.1, 0.1, len(values)) if len(values) > 1 else np.zeros(1)
+                named = f"{label} trigger known" if place == 0 else None
+                ax.plot(values, height + spread, marker=plots.MARKERS[index], markersize=2, alpha=0.45, **look)
+                ax.plot([values.mean()], [height], marker="|", markersize=9, markeredgewidth=2, label=named, **look)
+        ax.set(title=words, xlabel="share of images")
+        plots.named_rows(ax, [METHODS[method] for method in order], 0.6)
+    for ax in axes[1:]:
+        ax.tick_params(labelleft=False)
+    axes[1].axvline(0, color="#777777", linewidth=0.8, marker="", linestyle="-", zorder=0.5)
+    plots.legend_below(axes, 2)
+    return figure
+
+
+def _each_seed(rows: pd.DataFrame) -> np.ndarray:
+    seeds = dict.fromkeys(seed for values in rows["per_seed"] for seed in values)
+    return np.asarray([values[seed] for seed in seeds for values in rows["per_seed"] if seed in values], dtype=float)
+
+
+def draw_sizes(results: Results, name: str = "attack_success", words: str = "success") -> Figure:
+    """A measure over the trigger's size, mean and 95 % interval over the sets; a panel for each kind and trigger known.
+
+    Args:
+        name, words: the measure, and what the axis calls it.
+    """
+    figure, axes = plots.panels(4, height=2.9, sharey=True)
+    found = results.values(f"{name}_over_networks", method=SIZED)
+    place = ["trigger", "size", "kind", "method", "reversed"]
+    ends = found.pivot_table(index=place, columns="statistic", values="value").reset_index()
+    ends = ends.rename(columns={"mean": "value"}).assign(percent=100 * ends["size"], method=ends["method"].map(METHODS))
+    order = [METHODS[method] for method in SIZED]
+    panels = [(flag, kind) for flag in KNOWN for kind in ("regular", "transparent")]
+    for ax, (flag, kind) in zip(axes, panels, strict=True):
+        part = ends[(ends["reversed"] == flag) & (ends["kind"] == kind)]
+        plots.curves(ax, part, x="percent", hue="method", order=order, low=None, high=None)
+        for index, method in enumerate(order):
+            if "low" in part:  # none with one set
+                line = part[part["method"] == method].dropna(subset=["low", "high"])
+                beside = line["percent"] + (index - (len(order) - 1) / 2) * 0.35  # so that bars do not hide others
+                ax.vlines(beside, line["low"], line["high"], color=plots.PALETTE[index], linewidth=0.8, alpha=0.7)
+        ax.set(title=f"{kind},\n{KNOWN[flag]} trigger known", xlabel="size, % of the image")
+        ax.set(xlim=(0, 1.08 * ends["percent"].max()), ylim=(-0.03, 1.03))
+    axes[0].set_ylabel(f"{words}, share of images")
+    plots.legend_below(axes, 3)
+    return figure
+
+
+def stamps(image: Tensor, triggers: Sequence[tuple[str, Trigger, Trigger]]) -> Figure:
+    """Triggers side by side: the image with the true one, with the reversed one, and the reversed one alone.
+
+    Args:
+        image: (C, H, W) in [0, 1], clean.
+        triggers: name, true and reversed trigger of each network, all for images of that shape.
+    Returns: the figure, a column a trigger.
+    """
+    figure, axes = plots.pictures(3, len(triggers), min(0.92, (plots.DOUBLE - 0.9) / len(triggers)))
+    for column, (name, true, found) in zip(axes.T, triggers, strict=True):
+        pictures = [true.stamp(image[None])[0], found.stamp(image[None])[0], found.mask * found.pattern]
+        for ax, picture in zip(column, pictures, strict=True):
+            plots.picture(ax, picture)
+        column[0].set_title(name, fontsize=plots.SMALLEST)
+    for ax, words in zip(axes[:, 0], ("true trigger", "reversed trigger", "reversed alone"), strict=True):
+        ax.set_ylabel(words, fontsize=plots.SMALLEST)
+    return figure
+
+
+SHARE_OF_REPORT = "fraction of report images"
+UNITS = dict.fromkeys(LABELS, SHARE_OF_REPORT) | {"accuracy_change": "difference of accuracies"}
+OVER = {f"{name}_over_networks": f"{unit}, over networks" for name, unit in UNITS.items()}
+ABOUT = ("families", "report_images", "repair_pairs", "reverse_steps", "unlearn_steps")
+STATED = (
+    ("attack_success_over_networks", {"method": "none", "reversed": True, "statistic": "mean"}, 1.0),
+    ("attack_success_over_networks", {"method": "flip-stated", "reversed": True, "statistic": "mean"}, 0.011),
+    ("attack_success_over_networks", {"method": "unlearn-matched", "reversed": True, "statistic": "mean"}, 0.36),
+    ("accuracy_change_over_networks", {"method": "unlearn-matched", "reversed": True, "statistic": "mean"}, -0.02),
+    ("accuracy_change_over_networks", {"method": "unlearn-matched", "reversed": True, "statistic": "worst"}, -0.041),
+)
+"""The source's values over its 34 networks, which it repairs with reversed triggers; of flipping it says further that
+accuracy falls by less than .01, and in another section that success falls to .008."""
+CHANGED = {"changed": "fraction of the layer's weights"}
+BACKDOORS = Item(
+    "lancet_backdoors", repaired, UNITS | CHANGED | OVER, STATED, backdoor_table, draw_methods, about=ABOUT
+)
+SIZES = Item(
+    "lancet_trigger_size", sized, {"attack_success": SHARE_OF_REPORT} | OVER,
+    table=size_table, draw=draw_sizes, about=ABOUT,
+)  # fmt: skip
+ITEMS = (BACKDOORS, SIZES)

@@ -1,0 +1,248 @@
+"""What is a slice (notebook 12): how much of each layer it holds, what slices of one class share, one as a picture."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from pydantic import Field
+from torch import Tensor
+
+from lib import plots
+from lib.experiments import nnslicer
+from lib.experiments.item import Item, Results
+from lib.experiments.nnslicer import SlicingRun, first_correct
+from lib.experiments.settings import Count
+from lib.slicing.backward import effective_path, slice
+from lib.slicing.slices import Slices
+
+VERSION = 1  # raise it when the numbers change
+
+NAMES = {"nnslicer": "NNSlicer", "nnslicer-dataset": "NNSlicer, mean over the set", "effective-path": "EffectivePath"}
+"""The methods as figures show them: with the mean of the predicted class, with that of the whole set, EffectivePath."""
+
+
+class Settings(nnslicer.NNSlicer):
+    """Settings of the experiment; it compares both references, so that `reference` has no part in it.
+
+    Attributes:
+        images_per_class: correctly classified test images of each class that are sliced; not in the source.
+        picture: position among them of the image whose slice is drawn, from 0.
+    """
+
+    section: ClassVar[str] = "anatomy"
+
+    images_per_class: Count = Field(20, title="test images a class")
+    picture: int = Field(0, ge=0)
+
+
+class AnatomyRun(SlicingRun[Settings]):
+    """Slices of one network's test images."""
+
+    def chosen(self) -> tuple[Tensor, Tensor]:
+        """The first correctly classified test images of each class, uint8, and their labels."""
+        test = self.images("test")
+        each = [
+            first_correct(self.model, test, (test.labels == k).nonzero()[:, 0], self.settings.images_per_class)
+            for k in range(len(test.classes))
+        ]
+        index = torch.cat(each)
+        return test.images[index], test.labels[index]
+
+    @lru_cache(maxsize=1)  # noqa: B019 (a run is short-lived)
+    def slices(self, method: str) -> tuple[Slices, Tensor]:
+        """The images' slices by a method of `NAMES`, and their labels."""
+        images, labels = self.chosen()
+        if method == "effective-path":
+            return effective_path(self.model, images), labels
+        reference = "dataset" if method == "nnslicer-dataset" else "predicted"
+        return slice(self.model, images, self.profile(), self.settings.theta, reference=reference), labels
+
+    def layers(self, method: str) -> pd.DataFrame:
+        """Each layer's part in the slices; kept.
+
+        Returns: rows of layer, synapses (share of its weight elements in a slice, mean over the images), neurons (share
+            of its outputs), same_class and other_class (mean Jaccard overlap of two images' synapses), n (images); a
+            last row is the whole network, layer "all".
+        """
+
+        def make() -> pd.DataFrame:
+            found, labels = self.slices(method)
+            alike = labels[:, None] == labels[None]
+            same, other = alike & ~torch.eye(len(labels), dtype=torch.bool), ~alike
+            rows = []
+            for layer in [*found.synapses, None]:
+                overlap = found.jaccard(found, [layer] if layer else None)
+                if layer:
+                    used, neurons = (found.synapses[layer] != 0).double().mean().item(), [found.neurons[layer]]
+                else:
+                    used = _share(list(found.synapses.values()))
+                    neurons = [value for name, value in found.neurons.items() if name != "input"]
+                row = {"layer": layer or "all", "synapses": used, "neurons": _share(neurons)}
+                row |= {"same_class": overlap[same].mean().item(), "other_class": overlap[other].mean().item()}
+                rows.append({**row, "n": len(found)})
+            return pd.DataFrame(rows)
+
+        return self._kept("nnslicer-anatomy-layers", method, make)
+
+    def classes_overlap(self, method: str) -> pd.DataFrame:
+        """Mean overlap of two images' whole slices, class against class; kept.
+
+        Returns: rows of first, second (class names), value (mean Jaccard overlap of different images), n (pairs).
+        """
+
+        def make() -> pd.DataFrame:
+            found, labels = self.slices(method)
+            names, overlap = self.train.classes, found.jaccard(found)
+            different = ~torch.eye(len(found), dtype=torch.bool)
+            rows = []
+            for a in range(len(names)):
+                for b in range(len(names)):
+                    pairs = (labels == a)[:, None] & (labels == b)[None] & different
+                    if pairs.any():
+                        value, n = overlap[pairs].mean().item(), int(pairs.sum())
+                        rows.append({"first": names[a], "second": names[b], "value": value, "n": n})
+            return pd.DataFrame(rows)
+
+        return self._kept("nnslicer-anatomy-classes", method, make)
+
+    def picture(self) -> pd.DataFrame:
+        """One image's slice by position; kept.
+
+        Returns: rows of layer, row, column, value, as `maps` has them.
+        """
+        position = self.settings.picture
+
+        def make() -> pd.DataFrame:
+            one = self.chosen()[0][position : position + 1]
+            if len(one) == 0:
+                raise ValueError(f"picture is {position}: fewer test images than that are classified correctly")
+            found = maps(one, slice(self.model, one, self.profile(), self.settings.theta))
+            rows = [
+                {"layer": layer, "row": r, "column": c, "value": float(value[r, c])}
+                for layer, value in found.items()
+                for r in range(value.shape[0])
+                for c in range(value.shape[1])
+            ]
+            return pd.DataFrame(rows)
+
+        return self._kept("nnslicer-anatomy-picture", f"nnslicer-{position}", make)
+
+    def _kept(self, kind: str, method: str, make: Any) -> pd.DataFrame:
+        images, chosen = self.images("test").fingerprint, self.settings
+        key = {"method": method, "per_class": chosen.images_per_class, "profile": self.profile_key(), "images": images}
+        if not method.startswith("effective"):
+            key |= chosen.unusual("theta")
+        return self.table(kind, key, make, chosen.network, VERSION)
+
+
+def maps(image: Tensor, slices: Slices) -> dict[str, Tensor]:
+    """One image's slice as pictures: CONTRIB of each neuron, summed over the channels of each position.
+
+    Args:
+        image: (1, C, H, W), uint8.
+        slices: of it alone.
+    Returns: "image" (mean of its channels, in [0, 1]), "input" (the slice's pixels), and layer -> (H, W); linear layers
+        have one row of neurons.
+    """
+    found = {"image": (image[0].float() / 255).mean(0), "input": slices.neurons["input"][0].sum(0)}
+    layers = {layer: value for layer, value in slices.neurons.items() if layer != "input"}
+    return found | {layer: value[0].sum(0) if value.ndim == 4 else value for layer, value in layers.items()}
+
+
+def measured(settings: Settings, seed: int) -> pd.DataFrame:
+    """Sizes and overlaps of slices, and at the first seed one image's slice.
+
+    Returns: tidy, the measures of `MEASURES` at {method, layer}, layer "all" is the whole network; "class_overlap" at
+        {method, first, second}; beyond the record "picture" at {layer, row, column}.
+    """
+    run = AnatomyRun(settings, seed)
+    rows: list[dict[str, Any]] = []
+    for method in NAMES:
+        for row in run.layers(method).to_dict("records"):
+            where = {"method": method, "layer": row["layer"], "n": int(row["n"])}
+            rows += [{"measure": measure, **where, "value": row[measure]} for measure in MEASURES]
+        rows += [
+            {"measure": "class_overlap", "method": method, **row}
+            for row in run.classes_overlap(method).to_dict("records")
+        ]
+    if seed == settings.seeds[0]:
+        rows += [{"measure": "picture", **row, "n": 1} for row in run.picture().to_dict("records")]
+    return run.tidy(rows)
+
+
+def _share(values: list[Tensor]) -> float:
+    """Share of all elements that are not zero."""
+    return sum(float((value != 0).sum()) for value in values) / sum(value.numel() for value in values)
+
+
+def draw(results: Results) -> Figure:
+    """Synapses, neurons and overlaps from the image to the logits; a line a method."""
+    figure, axes = plots.panels(3, height=3.1)
+    for ax, measures in zip(axes, (["synapses"], ["neurons"], ["same_class", "other_class"]), strict=True):
+        for index, (method, name) in enumerate(NAMES.items()):
+            for measure in measures:
+                rows = results.values(measure, method=method)
+                rows = rows[rows["layer"] != "all"]
+                place = np.arange(len(rows))
+                look: dict[str, Any] = {"color": plots.PALETTE[index], "marker": plots.MARKERS[index]}
+                look["linestyle"] = (0, (1, 1)) if measure == "other_class" else "-"
+                ax.plot(place, rows["value"], label=name if measure != "other_class" else None, **look)
+                if "low" in rows and rows["low"].notna().all():
+                    ax.fill_between(place, rows["low"], rows["high"], color=look["color"], alpha=0.16, linewidth=0)
+        ax.set_ylim(0, 1.02)
+        ax.set_ylabel(f"share of {measures[0]} in a slice")
+        ax.set_xticks(range(len(rows)), rows["layer"].map(short), rotation=90)
+    axes[2].set_ylabel("overlap (Jaccard): one class —,\ntwo classes ···")
+    plots.legend_below(axes, 3)
+    return figure
+
+
+def draw_classes(results: Results) -> Figure:
+    """Overlap of whole slices, class against class, a panel a method."""
+    import seaborn
+
+    figure, axes = plots.panels(3, height=2.5)
+    for ax, (method, name) in zip(axes, NAMES.items(), strict=True):
+        rows = results.values("class_overlap", method=method)
+        order = list(dict.fromkeys(rows["first"]))
+        wide = rows.pivot(index="first", columns="second", values="value").loc[order, order]
+        seaborn.heatmap(wide, ax=ax, cmap="viridis", square=True, cbar_kws={"shrink": 0.7})
+        ax.set(title=name.replace(", ", ",\n"), xlabel="", ylabel="")
+    return figure
+
+
+def draw_maps(found: dict[str, Any], layers: list[str]) -> Figure:
+    """One image's slice: the image, then CONTRIB by position, a panel a layer; positive and negative.
+
+    Args:
+        found: layer -> (H, W), as `maps` gives it.
+        layers: of it, one for each panel.
+    """
+    figure, axes = plots.panels(len(layers), height=1.5)
+    for ax, layer in zip(axes, layers, strict=True):
+        value = np.asarray(found[layer])
+        top = max(np.abs(value).max(), 1)
+        gray = {"cmap": "gray", "vmin": 0, "vmax": 1}
+        ax.imshow(value, **(gray if layer == "image" else {"cmap": "PuOr", "vmin": -top, "vmax": top}))
+        ax.set_title({"image": "image", "input": "pixels"}.get(layer, short(layer)))
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.grid(visible=False)
+    return figure
+
+
+def short(layer: str) -> str:
+    """A layer's name on an axis: blocks.0.conv1 -> b0.conv1."""
+    return layer.replace("blocks.", "b")
+
+
+MEASURES = {"synapses": "share", "neurons": "share", "same_class": "Jaccard index", "other_class": "Jaccard index"}
+ANATOMY = Item(
+    "nnslicer_anatomy", measured, {**MEASURES, "class_overlap": "Jaccard index"}, draw=draw, about=("images_per_class",)
+)  # fmt: skip
+ITEMS = (ANATOMY,)

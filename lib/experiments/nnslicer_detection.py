@@ -1,0 +1,269 @@
+"""Do slices tell adversarial inputs from clean ones (notebook 13)? The source's rule, and what else slices hold.
+
+Each table is kept in pieces, so that a run that was stopped goes on from there; inputs, slices and detectors are made
+only for those that are not kept yet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lib import plots
+from lib.attacks import SUITE
+from lib.experiments import nnslicer_signals
+from lib.experiments.item import SHARE, Item, Results
+from lib.experiments.nnslicer_detection_inputs import METHODS, DetectionRun, Settings, counterparts
+from lib.experiments.nnslicer_signals import ADAPTIVE, SIGNALS, Detectors, key_of
+from lib.progress import bar
+from lib.slicing import detection
+
+__all__ = ["DETECTION", "ITEMS", "Settings", "detected"]
+
+AVERAGE = "average"
+SAME = "the same attack"
+OVER_ATTACKS = "mean over attacks"
+AS_PUBLISHED = {"recall": 1.0, "precision": 0.83}
+"""The source's averages over the attacks; it does not say which mean they were taken with."""
+NAMES = {
+    ("nnslicer", "predicted"): "NNSlicer, class mean",
+    ("nnslicer", "dataset"): "NNSlicer, overall mean",
+    ("effective-path", "none"): "EffectivePath",
+    ("feature-map", "none"): "FeatureMap",
+}
+UNITS = {
+    "precision": "fraction of flagged images",
+    "recall": SHARE,
+    "f1": "harmonic mean of precision and recall",
+    "fpr": SHARE,
+    "auroc": "area under the ROC curve",
+    "flagged": SHARE,
+    "precision_if_all_flagged": OVER_ATTACKS,
+    "success": "fraction of images attacked",
+    "distance": "surrogate, 1 is a clean input's to its class mean",
+}
+RATES = ("precision", "recall", "f1", "fpr", "auroc")
+
+
+class Study(DetectionRun):
+    """The kept tables of one network."""
+
+    @cached_property
+    def detectors(self) -> Detectors:
+        return Detectors(self)
+
+    def rule_table(self, name: str, kind: str, tree_seed: int) -> pd.DataFrame:
+        """The source's rule for one method of `METHODS` and one tree or forest.
+
+        Returns: one row an attack: attack, method, reference, rule, tree_seed, precision, recall, f1, fpr, auroc, n
+            (adversarials, and as many clean images); attack "clean" has the fpr over all clean images. Attacks without
+            success have no row.
+        """
+        method, reference = METHODS[name]
+        about = {"method": method, "reference": reference, "rule": kind, "tree_seed": tree_seed}
+
+        def make() -> pd.DataFrame:
+            rule, tested, clean = self.tree(name, kind, tree_seed), self.tested_vectors(name), self.test_inputs["clean"]
+            flags = rule.flags(tested["clean"], clean.predicted)
+            rows: list[dict[str, Any]] = [{"attack": "clean", **about, "fpr": float(flags.mean()), "n": len(clean)}]
+            for attack in self.settings.attack_names:
+                found = self.test_inputs[attack]
+                if len(found):
+                    pair = counterparts(clean, found)
+                    both = tested["clean"][pair], clean.predicted[pair], tested[attack], found.predicted
+                    rows.append({"attack": attack, **about, **detection.rule_rates(rule, *both)})
+            return pd.DataFrame(rows, columns=["attack", *about, *RATES, "n"])
+
+        key = {**about, "trees": self.settings.forest_trees if kind == "forest" else 1, **self.key}
+        return self.table("nnslicer-detection", key, make, self.settings.network)
+
+    def signals(self) -> pd.DataFrame:
+        """As `nnslicer_signals.signals`, kept."""
+
+        def make() -> pd.DataFrame:
+            return nnslicer_signals.signals(self.detectors)
+
+        return self.table("nnslicer-signals", key_of(self, SIGNALS), make, self.settings.network)
+
+    def adaptive(self) -> pd.DataFrame:
+        """As `nnslicer_signals.adaptive`, kept."""
+
+        def make() -> pd.DataFrame:
+            return nnslicer_signals.adaptive(self.detectors)
+
+        return self.table("nnslicer-adaptive", key_of(self, (*SIGNALS, *ADAPTIVE)), make, self.settings.network)
+
+
+def detected(settings: Settings, seed: int) -> pd.DataFrame:
+    """Adversarial inputs found by their slices.
+
+    Returns: tidy. Of the source's rule "precision", "recall", "f1", "fpr" and "auroc" at {attack, method, reference,
+        rule, tree_seed}, for the first tree seed attack by attack (of the forest the auroc alone); attack "average" is
+        the mean over the attacks that had a success, attack "clean" has the "fpr" over all clean images; "flagged" is
+        recall and fpr once more, at {inputs}, "adversarial" and "clean"; "precision_if_all_flagged" at "average" is
+        arithmetic: 1 / (1 + fpr). Of other detectors "auroc" at {detector, trained_on, attack}, with recall and fpr at
+        "average" (without the noise controls); the forest trained and tested on one attack is there once more,
+        trained_on "the same attack". Of the attack that knows the detector "auroc", "recall" and "fpr" at {aim, weight,
+        detector}, "success" and "distance" at {aim, weight}. Beyond the record "images" at {attack, ...}, the n of
+        every table of the rule.
+    """
+    run = Study(settings, seed)
+    first = settings.tree_seeds[0]
+    rules = [*(("tree", tree_seed) for tree_seed in settings.tree_seeds), ("forest", first)]
+    rows: list[dict[str, Any]] = []
+    for name in METHODS:
+        for kind, tree_seed in bar(rules, desc=f"trees on {name}"):
+            rows += _of_rule(run.rule_table(name, kind, tree_seed), tree_seed == first)
+    return run.tidy([*rows, *_of_signals(run.signals()), *_of_adaptive(run.adaptive())])
+
+
+def _measures(row: Mapping[str, Any], names: Iterable[str], **about: Any) -> Iterator[dict[str, Any]]:
+    """Those of the measures that have a value; a rate without a denominator has none."""
+    for name in names:
+        if row[name] is not None and not math.isnan(row[name]):
+            yield {"measure": name, **about, "value": row[name], "n": int(row["n"])}
+
+
+def _of_rule(table: pd.DataFrame, in_full: bool) -> Iterator[dict[str, Any]]:
+    rows = table.to_dict("records")
+    places = [{key: row[key] for key in ("attack", "method", "reference", "rule", "tree_seed")} for row in rows]
+    tree = table["rule"].iloc[0] == "tree"
+    for row, where in zip(rows, places, strict=True):
+        yield {"measure": "images", **where, "value": row["n"], "n": row["n"]}
+        if in_full:
+            yield from _measures(row, RATES if tree else ("auroc",), **where)
+    for row, where in zip(rows, places, strict=True):
+        for inputs, name in (("adversarial", "recall"), ("clean", "fpr")):
+            if in_full and tree and row["attack"] != "clean":
+                yield {"measure": "flagged", **where, "inputs": inputs, "value": row[name], "n": row["n"]}
+    attacked = table[table["attack"] != "clean"]
+    if len(attacked):
+        about = {**places[0], "attack": AVERAGE, "n": int(attacked["n"].sum()), "unit": OVER_ATTACKS}
+        for name in RATES:
+            values = attacked[name].astype(float).dropna()
+            if len(values):
+                yield {"measure": name, **about, "value": values.mean()}
+        if tree:
+            precision = detection.stated_arithmetic(float(attacked["fpr"].mean()))["precision"]
+            note = "hypothesis: every adversarial flagged"
+            yield {"measure": "precision_if_all_flagged", **about, "value": precision, "note": note}
+
+
+def _of_signals(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    same = table[table["trained_on"] == table["attack"]].assign(trained_on=SAME)
+    table = pd.concat([table, same])
+    for row in table.to_dict("records"):
+        yield from _measures(row, ("auroc",), **{key: row[key] for key in ("detector", "trained_on", "attack")})
+    attacked = table[~table["trained_on"].isin(SUITE) & table["attack"].isin(SUITE)]
+    for (detector, trained_on), group in attacked.groupby(["detector", "trained_on"], sort=False):
+        about = {"detector": detector, "trained_on": trained_on, "attack": AVERAGE, "unit": OVER_ATTACKS}
+        means = {name: group[name].mean() for name in ("auroc", "recall", "fpr")}
+        yield from _measures({**means, "n": group["n"].sum()}, means, **about)
+
+
+def _of_adaptive(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    for row in table.to_dict("records"):
+        where = {key: row[key] for key in ("aim", "weight", "detector")}
+        yield from _measures(row, ("auroc", "recall", "fpr"), **where)
+    for row in table.drop_duplicates(["aim", "weight"]).to_dict("records"):
+        yield from _measures(row, ("success", "distance"), aim=row["aim"], weight=row["weight"])
+
+
+# --- table and figure
+
+
+def label(attack: str) -> str:
+    """An attack as tables show it; a noise control in words."""
+    if attack in SUITE:
+        return SUITE[attack].label
+    return f"noise of {attack.partition('_')[2]}/255" if attack.startswith("noise_") else attack
+
+
+def of_rule(results: Results, measure: str, rule: str = "tree") -> pd.DataFrame:
+    """The source's rule by attack and method, of all tree seeds, with a column "shown" that names the method."""
+    rows = results.values(measure, rule=rule)
+    return rows.assign(shown=[NAMES[key] for key in zip(rows["method"], rows["reference"], strict=True)])
+
+
+def first_tree(results: Results, measure: str) -> pd.DataFrame:
+    """Of the first tree seed alone: attacks and averages."""
+    rows = of_rule(results, measure)
+    return rows[rows["tree_seed"] == results.settings.tree_seeds[0]]
+
+
+def with_interval(rows: pd.DataFrame) -> pd.Series:
+    """Values of `Results.values` as text, each with its interval where it has one."""
+    ends = [f" ({low:.2f} to {high:.2f})" if low == low else "" for low, high in zip(rows.low, rows.high, strict=True)]
+    return rows["value"].map("{:.2f}".format) + ends
+
+
+def layout(results: Results) -> pd.DataFrame:
+    """Attacks, their average and the published one; precision, recall and F1 of each method."""
+    by_name = {name: first_tree(results, name) for name in ("precision", "recall", "f1")}
+    recall = by_name["recall"]
+    rows: list[dict[str, Any]] = []
+    for attack in in_order(recall):
+        row: dict[str, Any] = {"attack": label(attack), "n": int(recall[recall["attack"] == attack]["n"].min())}
+        for shown in NAMES.values():
+            for name, part in by_name.items():
+                found = part[(part["attack"] == attack) & (part["shown"] == shown)]["value"]
+                row[f"{shown}: {'F1' if name == 'f1' else name}"] = float(found.iloc[0]) if len(found) else None
+        rows.append(row)
+    published = {f"{shown}: {name}": v for shown in list(NAMES.values())[:2] for name, v in AS_PUBLISHED.items()}
+    table = pd.DataFrame([*rows, {"attack": "average, as stated", **published}]).astype(object)
+    return table.where(table.notna(), None)
+
+
+def in_order(rows: pd.DataFrame) -> list[str]:
+    """Attacks in the source's order, then noise controls, then the average."""
+    there = list(dict.fromkeys(rows["attack"].dropna()))
+    ordered = [name for name in SUITE if name in there] + [name for name in there if name.startswith("noise_")]
+    return ordered + [AVERAGE] * (AVERAGE in there)
+
+
+def dots(ax: Any, rows: pd.DataFrame, attacks: Sequence[str], order: Sequence[str]) -> None:
+    """A dot with its interval for each attack (from the top) and what is `shown`, over shares from 0 to 1."""
+    step = 0.7 / max(1, len(order) - 1)
+    for index, shown in enumerate(order):
+        part = rows[(rows["shown"] == shown) & rows["attack"].isin(attacks)]
+        place = np.array([attacks.index(name) for name in part["attack"]]) + index * step - 0.35
+        spread = np.abs(part[["low", "high"]].to_numpy(float).T - part["value"].to_numpy(float))
+        look: dict[str, Any] = {"color": plots.PALETTE[index % 7], "marker": plots.MARKERS[index % 7]}
+        ax.errorbar(part["value"], place, xerr=spread, linestyle="none", elinewidth=0.7, label=shown, **look)
+    for band in range(0, len(attacks), 2):
+        ax.axhspan(band - 0.5, band + 0.5, color="#f4f4f4", zorder=0)
+    ax.set_xlim(-0.02, 1.02)
+
+
+def draw(results: Results) -> Figure:
+    """The source's rule attack by attack: recall, false positives and precision, a panel each."""
+    figure, axes = plots.panels(3, height=4.8, sharey=True)
+    titles = {"recall": "adversarials flagged (recall)", "fpr": "clean images flagged", "precision": "precision"}
+    attacks = in_order(first_tree(results, "recall"))
+    star: dict[str, Any] = {"color": "#000000", "marker": "*", "markersize": 8, "linestyle": "none"}
+    for ax, (name, title) in zip(axes, titles.items(), strict=True):
+        dots(ax, first_tree(results, name), attacks, list(NAMES.values()))
+        if name in AS_PUBLISHED:
+            words = "NNSlicer's average, as stated" if ax is axes[0] else None
+            ax.plot([AS_PUBLISHED[name]], [len(attacks) - 1], label=words, zorder=4, clip_on=False, **star)
+        ax.set(title=title, xlabel="share")
+    plots.named_rows(axes[0], [label(name) for name in attacks])
+    handles, labels = axes[0].get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda k: labels[k].endswith("as stated"))
+    figure.legend([handles[k] for k in order], [labels[k] for k in order], loc="outside lower center", ncols=3)
+    return figure
+
+
+AT_AVERAGE = {"attack": AVERAGE, "method": "nnslicer", "rule": "tree", "tree_seed": 3}
+DETECTION = Item(
+    "nnslicer_detection", detected, UNITS, [(name, AT_AVERAGE, value) for name, value in AS_PUBLISHED.items()],
+    table=layout, draw=draw,
+    about=("theta", "profile_per_class", "per_class", "tree_seeds", "signal_images", "adaptive_images"),
+)  # fmt: skip
+ITEMS = (DETECTION,)

@@ -1,0 +1,176 @@
+"""What the experiments on robustness share: named networks under FGSM, their figure, and how they compare."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Annotated, Any, ClassVar, TypeVar
+
+import pandas as pd
+from matplotlib.figure import Figure
+from pydantic import Field
+
+from lib import config, plots, units
+from lib.experiments.item import SHARE
+from lib.experiments.run import Run
+from lib.experiments.settings import Count, Settings
+from lib.intervals import of_mean
+from lib.robustness.fgsm import fgsm_sweep
+
+VERSION = 1  # raise it when a change in lib.robustness changes the numbers of kept tables
+
+Step = Annotated[float, Field(ge=0, le=255)]
+"""An L_inf distance in 255ths of the pixel range."""
+Networks = Mapping[str, Mapping[str, Any]]
+"""Name in the zoo -> what tells the network apart in the figure, as {"sparsity": 0.9}."""
+
+SWEEP = {"accuracy": SHARE, "relative_accuracy": "fraction of the clean accuracy"}
+"""Measures of a sweep, and their units."""
+
+
+class Robustness(Settings):
+    """Shared settings of these experiments.
+
+    Attributes:
+        test_images: in equal numbers from each class, the same for every network and seed; the source does not say how
+            many.
+        epsilons: L_inf distances of FGSM, in units of 1/255, in [0, 255]; 0 is always among them; the source does not
+            list its own.
+    """
+
+    study: ClassVar[str] = "robustness"
+
+    test_images: Count = Field(2000, title="test images")
+    epsilons: tuple[Step, ...] = Field((0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 6, 8, 12, 16), min_length=1)
+
+
+S = TypeVar("S", bound=Robustness)
+
+
+class RobustnessRun(Run[S]):
+    """Named networks of one seed under FGSM."""
+
+    def sweep(self, network: str, aware: bool = False) -> pd.DataFrame:
+        """Accuracy of a network under FGSM at the settings' eps; kept.
+
+        Args:
+            network: its name.
+            aware: the attacker's loss has the network's training temperature; else temperature 1.
+        Returns: one row an eps: epsilon (in [0, 1]), accuracy, relative_accuracy (over the clean one), n (images).
+        """
+        images = self.images("test", self.settings.test_images)
+        epsilons = sorted({0.0, *self.settings.epsilons})
+        temperature = self.preset.recipe(network).temperature if aware else 1.0
+
+        def make() -> pd.DataFrame:
+            steps = [epsilon / 255 for epsilon in epsilons]
+            frame = fgsm_sweep(self.network(network), images.images, images.labels, steps, temperature)
+            clean = float(frame.accuracy[0])
+            frame.insert(2, "relative_accuracy", frame.accuracy / clean if clean > 0 else 0.0)
+            return frame
+
+        key = {"epsilons": epsilons, "temperature": temperature, "images": images.fingerprint}
+        return self.table("robustness-sweep", key, make, network, VERSION)
+
+    def accuracies(self, networks: Networks, aware: bool = False) -> Iterator[dict[str, Any]]:
+        """Rows of the measures of `SWEEP` at each eps, network by network.
+
+        Args:
+            networks: which, and what tells each apart.
+            aware: as in `sweep`.
+        """
+        for name, where in networks.items():
+            for row in self.sweep(name, aware).to_dict("records"):
+                at = {**where, "epsilon": row["epsilon"], "n": int(row["n"])}
+                yield from ({"measure": measure, **at, "value": row[measure]} for measure in SWEEP)
+
+
+def swept(settings: S, seed: int, networks: Callable[[S, str], Networks], base: str) -> pd.DataFrame:
+    """Accuracy under FGSM of a network and what was made of it.
+
+    Args:
+        networks: settings and base -> the networks.
+        base: "<architecture>-b<images a training step>", as "resnet18-b128".
+    Returns: tidy, the measures of `SWEEP` at {network, batch, epsilon, and what tells the networks apart}.
+    """
+    architecture, _, batch = base.partition("-b")
+    where = {"network": architecture, "batch": int(batch)}
+    run = RobustnessRun(settings, seed)
+    return run.tidy(run.accuracies({name: {**where, **own} for name, own in networks(settings, base).items()}))
+
+
+def trained(scale: str, names: Iterable[str]) -> None:
+    """Refuse networks that a scale does not train.
+
+    Raises: ValueError naming one of them, and those that are like it.
+    """
+    networks = config.load(scale).networks
+    for name in names:
+        if name not in networks:
+            stem = name.rpartition("-")[0]
+            like = [other for other in networks if other == stem or other.startswith(f"{stem}-")]
+            known = ", ".join(like) or "none like it"
+            raise ValueError(f"no network {name!r} in config/{scale}.yaml, which has {known}")
+
+
+def figure(accuracy: pd.DataFrame, relative: pd.DataFrame, hue: str, base: Any, label: str = "{}") -> Figure:
+    """A sweep over eps in three panels: accuracy, relative to the clean accuracy, and the difference to one network.
+
+    Args:
+        accuracy, relative: numbers of a record, as `Results.values` gives them.
+        hue, label: what tells the networks apart, as in `plots.curves`.
+        base: the value of hue of the network that the third panel takes the difference to, seed by seed.
+    """
+    order = list(dict.fromkeys(accuracy[hue]))
+    panels = {
+        "accuracy under FGSM": accuracy,
+        "accuracy / clean accuracy": relative,
+        f"accuracy less that of {label.format(base)}": differences(accuracy, hue, base),
+    }
+    drawn, axes = plots.panels(3, height=2.7)
+    for ax, (text, rows) in zip(axes, panels.items(), strict=True):
+        plots.curves(ax, rows, hue=hue, label=label, order=order)
+        plots.epsilon_axis(ax, rows["epsilon"].max(), label="ε, in 255ths (square-root scale)", root=True)
+        ax.set_ylabel(text)
+    for ax in axes[:2]:
+        ax.set_ylim(0, 1.02)
+    plots.chance(axes[0])
+    plots.legend_below(axes, 5)
+    return drawn
+
+
+def differences(rows: pd.DataFrame, hue: str, base: Any) -> pd.DataFrame:
+    """Rows of a sweep, each less the base network's at its epsilon, paired seed by seed.
+
+    The interval is `of_mean` of the seeds' differences, within -1 and 1; there is none with one seed.
+
+    Args:
+        rows, hue, base: as in `figure`.
+    """
+    found = []
+    reference = {row.epsilon: row.per_seed for row in rows[rows[hue] == base].itertuples()}
+    for row in rows.to_dict("records"):
+        other = reference[row["epsilon"]]
+        paired = [value - other[seed] for seed, value in row["per_seed"].items() if seed in other]
+        low, high = of_mean(paired, units.SIGNED) or (math.nan, math.nan)
+        found.append({**row, "value": sum(paired) / len(paired), "low": low, "high": high})
+    return pd.DataFrame(found)
+
+
+def compared(rows: pd.DataFrame, hue: str, base: Any) -> pd.DataFrame:
+    """For display: accuracy on clean images and at three eps, in brackets the difference to one network.
+
+    Args:
+        rows, hue, base: as in `figure`.
+    """
+    grid = sorted(rows["epsilon"].unique())
+    chosen = dict.fromkeys(grid[round(share * (len(grid) - 1))] for share in (0, 1 / 3, 2 / 3, 1))
+    less = differences(rows, hue, base)
+    lines = []
+    for value, group in rows.groupby(hue, sort=False):
+        line = {hue: f"{value:g}" if isinstance(value, float) else str(value)}
+        for epsilon in chosen:
+            at, gap = (part[part["epsilon"] == epsilon]["value"].item() for part in (group, less[less[hue] == value]))
+            line[f"ε = {epsilon * 255:g}/255"] = f"{at:.3f}" + ("" if value == base else f" ({gap:+.3f})")
+        lines.append(line)
+    return pd.DataFrame(lines)

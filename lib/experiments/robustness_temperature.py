@@ -1,0 +1,223 @@
+"""Does a high temperature protect? Figures 7 and 8, and where their gain comes from (notebook 03)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from pydantic import Field, ValidationInfo, field_validator
+
+from lib import config, plots
+from lib.experiments import robustness
+from lib.experiments.item import SHARE, Item, Results
+from lib.experiments.robustness import RobustnessRun, Step
+from lib.experiments.settings import Count
+
+Temperature = Annotated[int | float, Field(gt=0)]
+OrNone = Annotated[int, Field(ge=0)]
+"""A count; 0 leaves the attack out."""
+
+ATTACKS = {
+    "fgsm-unaware": "FGSM, T unknown",
+    "fgsm-aware": "FGSM, T known",
+    "fgsm-exact-sign": "FGSM, exact sign",
+    "pgd-unaware": "PGD, T unknown",
+    "pgd-aware": "PGD, T known",
+    "pgd-exact-sign": "PGD, exact sign",
+    "transfer": "transfer from T = 1",
+    "cw": "CW (L2 ball around)",
+}
+"""The attacks as figures show them."""
+GRADIENTS = {
+    "zero_gradient_share": "images with zero gradient",
+    "confident_share": "images with p_y = 1 (float32)",
+    "sign_agreement": "pixels with the exact sign",
+}
+NETWORKS = {"trained": "trained at T", "post-hoc": "T = 1, logits multiplied by T"}
+
+
+class Settings(robustness.Robustness):
+    """Settings of the experiment.
+
+    Attributes:
+        temperatures: T > 0 of the training loss, of those that the scale trains networks at, 1 among them; the source:
+            1, 20, 50 and 100.
+        masking_images: test images under FGSM when the networks are examined; not in the source, nor what follows.
+        masking_epsilons: L_inf distances of that examination, in units of 1/255, in [0, 255].
+        pgd_images, pgd_steps: images under PGD, 0 leaves it out; its gradient steps of eps / 4.
+        cw_images: images under Carlini and Wagner's attack, 0 leaves it out.
+    """
+
+    section: ClassVar[str] = "temperature"
+
+    temperatures: tuple[Temperature, ...] = Field((1, 20, 50, 100), min_length=1)
+    masking_images: Count = Field(500, title="images under FGSM")
+    masking_epsilons: tuple[Step, ...] = Field((1, 2, 4, 8), min_length=1)
+    pgd_images: OrNone = Field(200, title="images under PGD")
+    pgd_steps: Count = 10
+    cw_images: OrNone = Field(50, title="images under CW")
+
+    @field_validator("temperatures")
+    @classmethod
+    def _trained(cls, temperatures: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        if 1 not in temperatures:
+            raise ValueError("1 must be among them: the others are compared with it")
+        robustness.trained(info.data["scale"], (f"resnet18-t{t:g}" for t in temperatures))
+        return temperatures
+
+
+def networks(settings: Settings) -> robustness.Networks:
+    """The networks trained at each temperature."""
+    return {f"resnet18-t{t:g}": {"temperature": t} for t in settings.temperatures}
+
+
+class TemperatureRun(RobustnessRun[Settings]):
+    """Networks of one seed that were trained at temperatures."""
+
+    def twin(self, network: str) -> str:
+        """The first network of the same family that was trained at T = 1.
+
+        Raises: ConfigError where there is none.
+        """
+        family = self.preset.recipe(network).family
+        for other in self.preset.families[family]:
+            if self.preset.recipe(other).temperature == 1:
+                return other
+        raise config.ConfigError(
+            f"{network}: family {family!r} has no network trained at temperature 1 to compare with"
+        )
+
+    def masking(self, network: str) -> pd.DataFrame:
+        """The examination of a network for masked gradients, with its T = 1 twin; kept.
+
+        Returns: as `lib.robustness.masking.examine`.
+        """
+        chosen, twin = self.settings, self.twin(network)
+        images = self.images("test", chosen.masking_images)
+        temperature = self.preset.recipe(network).temperature
+
+        def make() -> pd.DataFrame:
+            from lib.robustness import masking  # loads foolbox, which a plain sweep does without
+
+            return masking.examine(
+                self.network(network),
+                self.network(twin),
+                images.images,
+                images.labels,
+                temperature,
+                [epsilon / 255 for epsilon in chosen.masking_epsilons],
+                pgd_images=chosen.pgd_images,
+                cw_images=chosen.cw_images,
+                seed=self.seed,
+                pgd_steps=chosen.pgd_steps,
+            )
+
+        key = {
+            "attacks": 2,  # raise it when the examination's numbers change
+            "twin": self.card(twin)["weights"],
+            "temperature": temperature,
+            "epsilons": list(chosen.masking_epsilons),
+            "pgd_images": chosen.pgd_images,
+            "cw_images": chosen.cw_images,
+            "images": images.fingerprint,
+            **chosen.unusual("pgd_steps"),
+        }
+        return self.table("robustness-masking", key, make, network, robustness.VERSION)
+
+
+def swept(settings: Settings, seed: int, aware: bool) -> pd.DataFrame:
+    """Accuracy of the networks under FGSM.
+
+    Args:
+        aware: whether the attacker knows the temperature of training.
+    Returns: tidy, the measures of `robustness.SWEEP` at {temperature, epsilon}.
+    """
+    run = TemperatureRun(settings, seed)
+    return run.tidy(run.accuracies(networks(settings), aware))
+
+
+def examined(settings: Settings, seed: int) -> pd.DataFrame:
+    """The networks, and T = 1 with its logits times T, under attacks that masked gradients stop or do not.
+
+    Returns: tidy, the measures of `lib.robustness.masking.examine` at {temperature, network, attack, epsilon}.
+    """
+    run, rows = TemperatureRun(settings, seed), []
+    for name in networks(settings):
+        for row in run.masking(name).to_dict("records"):
+            rows.append({"measure": row.pop("name"), **row, "n": int(row["n"])})
+    return run.tidy(rows)
+
+
+def draw(results: Results) -> Figure:
+    """A line a temperature; the right panel is the difference to T = 1."""
+    accuracy, relative = results.values("accuracy"), results.values("relative_accuracy")
+    return robustness.figure(accuracy, relative, "temperature", 1, "T = {:g}")
+
+
+def draw_attacks(results: Results) -> Figure:
+    """Accuracy by attack and temperature at one eps (the middle one): trained at T, and T = 1 with logits times T."""
+    rows = results.values("accuracy")
+    grid = sorted(rows["epsilon"].unique())
+    shown = grid[(len(grid) - 1) // 2]
+    rows = rows[rows["epsilon"] == shown]
+    plain = rows[rows["temperature"] == 1]
+    colours = dict(zip(ATTACKS, (*plots.PALETTE, "#999999"), strict=True))
+    figure, axes = plots.panels(2, height=3.0, sharey=True)
+    for ax, (network, title) in zip(axes, NETWORKS.items(), strict=True):
+        part = pd.concat([plain, rows[(rows["network"] == network) & (rows["temperature"] != 1)]])
+        temperatures = sorted(part["temperature"].unique())
+        attacks = [attack for attack in ATTACKS if attack in set(part["attack"])]
+        width = 0.85 / len(attacks)
+        for index, attack in enumerate(attacks):
+            bars = part[part["attack"] == attack].set_index("temperature").reindex(temperatures)
+            places = np.arange(len(temperatures)) + (index - (len(attacks) - 1) / 2) * width
+            look: dict[str, Any] = {"color": colours[attack], "error_kw": {"elinewidth": 0.7}}
+            ax.bar(places, bars["value"], width, yerr=_spread(bars), label=ATTACKS[attack], **look)
+        ax.set_xticks(range(len(temperatures)), [f"T = {t:g}" for t in temperatures])
+        ax.set(title=f"{title}; ε = {shown * 255:g}/255", ylabel="accuracy under attack", ylim=(0, 1))
+        ax.grid(axis="x", visible=False)
+        plots.chance(ax, label="")
+    plots.legend_below(axes, 4)
+    return figure
+
+
+def draw_gradients(results: Results) -> Figure:
+    """What is left of the cross-entropy's gradient at temperature 1: trained at T, then the control."""
+    figure, axes = plots.panels(2, height=2.2)
+    for ax, (network, title) in zip(axes, NETWORKS.items(), strict=True):
+        for index, (measure, label) in enumerate(GRADIENTS.items()):
+            rows = results.values(measure)
+            rows = rows[(rows["network"] == network) | (rows["temperature"] == 1)].sort_values("temperature")
+            look: dict[str, Any] = {"color": plots.PALETTE[index], "marker": plots.MARKERS[index]}
+            ax.errorbar(rows["temperature"], rows["value"], yerr=_spread(rows), label=label, capsize=2, **look)
+        ax.set(xlabel="temperature T", ylabel="share", ylim=(-0.02, 1.05), title=title)
+    axes[0].legend(loc="best")
+    return figure
+
+
+def _spread(rows: pd.DataFrame) -> Any:
+    """Intervals as matplotlib's error bars take them."""
+    return np.abs(rows[["low", "high"]].to_numpy(float).T - rows["value"].to_numpy(float))
+
+
+UNITS = {
+    "accuracy": SHARE,
+    "cw_success": SHARE,
+    "cw_median_l2": "L2 distance, images in [0, 1]",
+    "zero_gradient_share": SHARE,
+    "confident_share": SHARE,
+    "sign_agreement": "fraction of pixels",
+}
+FIGURE_7 = Item(
+    "robustness_fig7", partial(swept, aware=False), robustness.SWEEP, draw=draw, about=("test_images",)
+)  # fmt: skip
+FIGURE_8 = Item(
+    "robustness_fig8", partial(swept, aware=True), robustness.SWEEP, draw=draw, about=("test_images",)
+)  # fmt: skip
+MASKING = Item(
+    "robustness_masking", examined, UNITS, draw=draw_attacks, about=("masking_images", "pgd_images", "cw_images")
+)  # fmt: skip
+ITEMS = (FIGURE_7, FIGURE_8, MASKING)
