@@ -28,7 +28,7 @@ REAL += [
 
 ZOO = """
 import argparse, json, time
-from lib import cache, config, store
+from lib import cache, config
 from lib.robustness import pruning
 def card(name, scale, seed):
     cache.about_to_make(name)
@@ -51,9 +51,9 @@ if __name__ == "__main__":
 """
 EVALUATION = """
 import argparse
-from lib import config, store
+from lib import cache, config
 def evaluate_network(scale, name, seed):
-    store.about_to_make(name)
+    cache.about_to_make(name)
 def main():
     parser = argparse.ArgumentParser()
     for name in ("--scale", "--family", "--seed"):
