@@ -10,6 +10,7 @@ from scratch_tools import FRESH_METHODS
 from lib import cache, config, plots, zoo
 from lib.dynamic.errors import DynamicError
 from lib.experiments import scratch_pruning
+from lib.experiments.dynamic import titled
 from lib.experiments.run import Run
 from lib.experiments.scratch_networks import METHODS, ScratchRun, Settings
 
@@ -144,6 +145,12 @@ def test_an_expanded_network_needs_a_width_to_expand(tiny):
         run.fresh("bare", 1.25)
     with pytest.raises(DynamicError, match="no start 'guess': one of scratch, plain"):
         run.structure("tiny", "guess", 0.5)
+
+
+def test_a_network_is_shown_in_words_on_short_lines():
+    assert titled("scratch-vgg16") == "VGG16" and titled("scratch-mobilenet-v1") == "MobileNet v1"
+    lines = titled("dynamic-resnet-standardised-b0.5", width=22).splitlines()
+    assert " ".join(lines) == "ResNet, standardised, at 0.5 of the FLOPs" and max(map(len, lines)) <= 22
 
 
 def test_networks_that_are_missing_are_named_before_anything_runs(tiny):
