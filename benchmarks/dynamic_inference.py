@@ -21,13 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from lib import models
-from lib.dynamic.cost import macs
+from lib.dynamic.cost import macs, networks_in_turns
 from lib.dynamic.lcs.budget import image_macs
 from lib.dynamic.lcs.controls import entropies
-from lib.dynamic.lcs.folding import folded, packed, same
 from lib.dynamic.lcs.network import LayerwiseChannelSelection
-from lib.dynamic.lcs.skipping import SkippingNetwork
-from lib.dynamic.timing import networks_in_turns
+from lib.dynamic.lcs.skipping import SkippingNetwork, folded, packed, same
 
 WIDTHS = (16, 32, 64, 128, 256, 512)
 VGG_WIDTHS = (16, 32, 64)  # of the first convolution; the last has eight times as many

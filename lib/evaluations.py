@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import pandas as pd
 import torch
 
-from lib import compute, config, data, models, permission, record, reduced, store, zoo
+from lib import cache, compute, config, data, models, permission, record, reduced, store, zoo
 
 SHARE = "fraction of test images"
 NOT_KEPT = 3  # exit status
@@ -120,14 +120,14 @@ def kept_by(
 
     folder = config.results_dir(scale) / "evaluations"
     whole = {"version": version, **key}
-    if beside and not (folder / store.cached_name(kind, whole)).exists():
+    if beside and not (folder / cache.name_of(kind, whole)).exists():
         folder = config.cache_dir(scale) / "evaluations"
-    found, made = store.cached(folder, kind, whole, plain)
+    found, made = cache.get(kind, whole, plain, cache.MADE, folder=folder)
     if made:
         _made_on.setdefault(f"{made['device']}, torch {made['torch']}", set()).add(key.get("seed"))
     table = pd.DataFrame(found["rows"], columns=found["columns"])
     table.attrs["made"] = made
-    table.attrs["kept"] = {f"evaluations/{store.cached_name(kind, whole)}": store.fingerprint(found)}
+    table.attrs["kept"] = {f"evaluations/{cache.name_of(kind, whole)}": store.fingerprint(found)}
     return table
 
 
@@ -304,9 +304,9 @@ def main() -> int:
         step = partial(getattr(found, function) if function else partial(measure, found), chosen.scale, chosen.seed)
         if chosen.kept:
             try:
-                with store.only_kept():
+                with cache.only_kept():
                     step()
-            except store.NotKept as error:
+            except cache.NotKept as error:
                 print(f"{run}, seed {chosen.seed}: {error}")
                 return NOT_KEPT
         else:

@@ -10,7 +10,7 @@ import yaml
 from matplotlib.figure import Figure
 from samples import accuracies, falling, write
 
-from lib import checksums, claims, config, record, store
+from lib import cache, checksums, claims, config, record, store
 
 ITEM, OTHER, NOTEBOOK = "robustness_fig7", "nnslicer_overhead", "03_robustness_temperature"
 
@@ -42,7 +42,8 @@ def make(place: Path, patch: pytest.MonkeyPatch) -> None:
     write(ITEM, temperatures(), figure=figure(), reduced=["5 epochs instead of 50"])
     write(OTHER, seconds())
     value = {"columns": ["a"], "rows": [[1.5]]}
-    store.cached(folder / "evaluations", "robustness-sweep", {"weights": "sha256:1"}, lambda: (value, {"seconds": 1}))
+    key = {"weights": "sha256:1"}
+    cache.get("robustness-sweep", key, lambda: (value, {"seconds": 1}), cache.MADE, folder=folder / "evaluations")
     (folder / "networks").mkdir()
     (folder / "networks" / "net-seed0.safetensors").write_bytes(b"weights")
     card = {"name": "net", "weights": store.bytes_sha256(b"weights")}

@@ -10,7 +10,7 @@ import pytest
 from training_tools import TINY, places
 from zoo_tools import flip, rewritten
 
-from lib import checksums, config, evaluations, store, zoo
+from lib import cache, checksums, config, evaluations, store, zoo
 from lib.engine import archive, merge
 from lib.experiments import robustness
 from lib.experiments.robustness_evaluation import evaluate_network
@@ -66,7 +66,7 @@ def test_what_is_new_is_taken_and_found_by_the_notebooks(packed, here, capsys):
     assert "new: 5 cards, 5 weights, 4 tables" in said and "there already: nothing" in said
     assert "robustness_pruned: complete at seed 0\n  seed 1: 7 tasks are left" in said
     assert "robustness_tuned: complete at no seed yet\n  seed 0: 1 tasks" in said
-    with store.only_kept():  # nothing is computed anew, and no network trained
+    with cache.only_kept():  # nothing is computed anew, and no network trained
         frame = robustness.RobustnessRun(robustness.Robustness.of("smoke"), 0).sweep("dense-s0.9")
         assert zoo.card("low")["test_images"] > 0
     assert frame.n.tolist() == [40, 40]
@@ -77,7 +77,7 @@ def test_weights_go_where_the_scale_ships_them_else_into_the_cache(packed, here)
     merge.merge(packed)
     assert [path.name for path in (here / "networks").glob("*.safetensors")] == ["dense-seed0.safetensors"]
     assert zoo.kept("dense") and zoo.kept("low")
-    with store.only_kept():
+    with cache.only_kept():
         zoo.get("dense-s0.5")
 
 
@@ -211,7 +211,7 @@ def other(packed, here, tmp_path) -> Path:
     }
     key = {"version": 1, "weights": weights, "seed": 0}
     value = {"columns": ["n"], "rows": [[1]]}
-    store.cached(tmp_path / "made", "robustness-sweep", key, lambda: (value, {}))
+    cache.get("robustness-sweep", key, lambda: (value, {}), cache.MADE, folder=tmp_path / "made")
     (made,) = (tmp_path / "made" / "robustness-sweep").glob("*.json")
     chosen[f"{SWEEPS}/{made.name}"] = made.read_bytes()
     return changed(packed, tmp_path / "other.zip", chosen)

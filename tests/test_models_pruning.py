@@ -8,7 +8,7 @@ from torch import nn
 
 from lib import config, data, models, training
 from lib.dynamic import cost
-from lib.models.resnet_cifar import PaddedShortcut
+from lib.models.resnet import PaddedShortcut
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LARGE = {"shape": (3, 224, 224), "classes": 1000}

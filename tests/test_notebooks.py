@@ -44,6 +44,8 @@ OVERRIDES = {
     "25_scratch_diversity": ("budget", "0.6"),
     "31_lancet_companions": ("companion_steps", "30"),
     "32_lancet_localisation": ("pairs", "3"),
+    "22_lcs_decisions": ("umap_neighbours", "8"),
+    "23_lcs_detection": ("trees", "7"),
     "33_lancet_backdoors": ("formula", "both"),
     "34_lancet_trojannn": ("flip_threshold", "0.1"),
     "35_lancet_defects": ("epochs", "2"),

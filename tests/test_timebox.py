@@ -92,7 +92,7 @@ def test_a_run_cut_off_loses_nothing_finished_and_is_gone_on_with(tmp_path):
     place, out = boxes.house(tmp_path, content), tmp_path / "box.zip"
     words = ["--seeds", 0, "--minutes", 8, "--processes", 2, "--out", out]
     process = boxes.start(place, "box", "--only", "robustness_slow", "robustness_tuned", *words)
-    boxes.wait_for(lambda: out.exists() and boxes.Contents(out).manifest["finished"], 90)
+    boxes.wait_for(lambda: out.exists() and boxes.Contents(out).manifest["finished"], 240)
     workers = boxes.cut_off(process)
     assert len(workers) >= 2
     boxes.wait_for(lambda: not any(map(boxes.alive, workers)), 10)

@@ -3,12 +3,14 @@
 import fnmatch
 import itertools
 import random
+import sys
 import time
 from dataclasses import replace
 from types import SimpleNamespace
 
 import boxes
 import pytest
+import torch
 import yaml
 
 from lib import config
@@ -22,6 +24,18 @@ from lib.engine.plan import Goal, Plan, Task
 def scale(tmp_path, monkeypatch):
     monkeypatch.setenv("NEURONS_CONFIG", str(boxes.house(tmp_path) / "config"))
     return config.load("smoke")
+
+
+def test_a_step_that_names_a_module_alone_measures_all_its_items(monkeypatch):
+    measured = []
+    settings = SimpleNamespace(seeds=(0,), study="robustness")
+    items = [SimpleNamespace(measure=lambda chosen, seed, k=k: measured.append((k, chosen, seed))) for k in "ab"]
+    experiment = SimpleNamespace(Settings=SimpleNamespace(of=lambda scale: settings), ITEMS=items)
+    monkeypatch.setitem(sys.modules, "an_experiment", experiment)
+    strict = torch.are_deterministic_algorithms_enabled()
+    planning.call("an_experiment", {"scale": "smoke", "seed": 0})
+    torch.use_deterministic_algorithms(strict)
+    assert measured == [("a", settings, 0), ("b", settings, 0)]
 
 
 def made(scale, *edges: str, **seconds: float) -> Plan:

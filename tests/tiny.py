@@ -128,7 +128,7 @@ def write(folder: Path) -> Path:
                 "latency_seconds": 0.01,
             },
             "decisions": {
-                "decision_images": 100,
+                "images": 100,
                 "permutations": 20,
                 "rare_images": 2,
                 "umap_images": 60,
@@ -136,9 +136,9 @@ def write(folder: Path) -> Path:
                 "umap_attacks": ["fgsm_8", "rpgd_8"],
             },
             "detection": {
-                "detection_attacks": ["fgsm_8", "rpgd_8"],
-                "detection_fit": 100,
-                "detection_trees": 5,
+                "attacks": ["fgsm_8", "rpgd_8"],
+                "fit_images": 100,
+                "trees": 5,
                 "slices_per_class": 3,
                 "slices_images": 12,
                 "adaptive_images": 12,

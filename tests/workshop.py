@@ -18,7 +18,9 @@ REAL = ["run_all.sh", "Snakefile", "profiles", "requirements.txt", "environment.
 REAL += [
     "lib/__init__.py",
     "lib/config",
+    "lib/cache.py",
     "lib/store.py",
+    "lib/tensors.py",
     "lib/checksums.py",
     "lib/progress.py",
     "lib/engine",
@@ -26,10 +28,10 @@ REAL += [
 
 ZOO = """
 import argparse, json, time
-from lib import config, store
+from lib import cache, config
 from lib.robustness import pruning
 def card(name, scale, seed):
-    store.about_to_make(name)
+    cache.about_to_make(name)
 def kept(name, scale, seed):
     return False
 def main():
@@ -49,7 +51,9 @@ if __name__ == "__main__":
 """
 EVALUATION = """
 import argparse
-from lib import config
+from lib import cache, config
+def evaluate_network(scale, name, seed):
+    cache.about_to_make(name)
 def main():
     parser = argparse.ArgumentParser()
     for name in ("--scale", "--family", "--seed"):

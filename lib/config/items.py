@@ -1,6 +1,7 @@
 """What is made of the networks: items, the steps before them, the queue, claims, and what the sources state."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -52,16 +53,24 @@ class Step:
     parts: str = ""
 
 
+@contextmanager
+def _reading(name: str, required: bool = False) -> Iterator[dict[str, Any]]:
+    """What a file of the config folder holds, empty where it is not there; errors inside name the file."""
+    source = config_dir() / name
+    raw = read_yaml(source) if required or source.exists() else {}
+    try:
+        yield raw
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
 def items() -> dict[str, Item]:
     """Every table and figure item, by name, from config/items.yaml."""
-    source = config_dir() / "items.yaml"
-    found = {}
-    for name, entry in read_yaml(source).items():
-        try:
-            found[name] = build(Item, {"item": name, "study": name.split("_")[0], **freeze(mapping(entry, name))}, name)
-        except ConfigError as error:
-            raise ConfigError(f"{source}: {error}") from error
-    return found
+    with _reading("items.yaml", required=True) as raw:
+        return {
+            name: build(Item, {"item": name, "study": name.split("_")[0], **freeze(mapping(entry, name))}, name)
+            for name, entry in raw.items()
+        }
 
 
 def item_seeds(item: Item, scale: Scale) -> list[int]:
@@ -90,30 +99,19 @@ def foreign(record: Mapping[str, Any], item: Item, scale: Scale) -> str:
 
 def steps() -> dict[str, dict[str, Step]]:
     """The steps of each study, by name, from config/steps.yaml; none where there is no such file."""
-    source = config_dir() / "steps.yaml"
-    if not source.exists():
-        return {}
-    try:
+    with _reading("steps.yaml") as raw:
         return {
             study: {name: build(Step, freeze(mapping(entry, name)), f"{study}.{name}") for name, entry in known.items()}
-            for study, known in read_yaml(source).items()
+            for study, known in raw.items()
         }
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from error
 
 
 def notebooks() -> dict[str, tuple[str, ...]]:
     """Families shown by notebooks that make no item, from config/notebooks.yaml; none where there is no such file."""
-    source = config_dir() / "notebooks.yaml"
-    if not source.exists():
-        return {}
-    try:
-        found = {name: mapping(entry, name) for name, entry in read_yaml(source).items()}
-        for name, entry in found.items():
-            only_keys(entry, {"families"}, name)
-        return {name: tuple(entry.get("families", ())) for name, entry in found.items()}
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from error
+    with _reading("notebooks.yaml") as raw:
+        for name, entry in raw.items():
+            only_keys(mapping(entry, name), {"families"}, name)
+        return {name: tuple(mapping(entry, name).get("families", ())) for name, entry in raw.items()}
 
 
 def claims() -> dict[str, Any]:
@@ -160,13 +158,8 @@ def queue() -> dict[str, Piece]:
 
     Raises: ConfigError naming the file and the entry that cannot be used.
     """
-    source = config_dir() / "queue.yaml"
-    if not source.exists():
-        return {}
-    try:
-        return {name: build(Piece, freeze(mapping(entry, name)), name) for name, entry in read_yaml(source).items()}
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from error
+    with _reading("queue.yaml") as raw:
+        return {name: build(Piece, freeze(mapping(entry, name)), name) for name, entry in raw.items()}
 
 
 @dataclass(frozen=True)
@@ -201,20 +194,14 @@ def sources() -> Sources:
 
     Raises: ConfigError naming the file and the entry that does not fit.
     """
-    source = config_dir() / "sources.yaml"
-    if not source.exists():
-        return Sources()
-    raw = read_yaml(source)
-    try:
-        only_keys(raw, {"networks", "whole_training_set", "studies"}, source.name)
+    with _reading("sources.yaml") as raw:
+        only_keys(raw, {"networks", "whole_training_set", "studies"}, "sources.yaml")
         networks = []
         for entry in raw.get("networks") or ():
             only_keys(mapping(entry, "networks"), {"names", "states"}, "networks")
             networks.append((_words(entry.get("names")), frozenset(_words(entry.get("states")))))
         studies = {paper: frozenset(_words(words)) for paper, words in mapping(raw.get("studies"), "studies").items()}
         return Sources(tuple(networks), _words(raw.get("whole_training_set") or []), studies)
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from error
 
 
 def _words(value: object) -> tuple[str, ...]:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 from lib import lazy
 
 if TYPE_CHECKING:
-    from lib.detectors.kernel_density import KernelDensity, choose_bandwidth
+    from lib.detectors.kernel_density import KernelDensity, MaxSoftmax, choose_bandwidth
     from lib.detectors.layerwise import LID, LayerRegression, Mahalanobis, local_dimension
-    from lib.detectors.max_softmax import MaxSoftmax
     from lib.detectors.metrics import auroc, auroc_interval, rates, threshold_at
     from lib.detectors.trees import BinaryForest, TreeRule
 
@@ -20,9 +19,8 @@ __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "arrays": (),
-        "kernel_density": ("KernelDensity", "choose_bandwidth"),
+        "kernel_density": ("KernelDensity", "MaxSoftmax", "choose_bandwidth"),
         "layerwise": ("LID", "LayerRegression", "Mahalanobis", "local_dimension"),
-        "max_softmax": ("MaxSoftmax",),
         "metrics": ("auroc", "auroc_interval", "rates", "threshold_at"),
         "trees": ("BinaryForest", "TreeRule"),
     },

@@ -1,7 +1,9 @@
-"""Kernel density of an input among clean inputs of the class that the network predicts.
+"""Detectors on one layer: kernel density among clean inputs of the predicted class, and maximum softmax probability.
 
 Source: Feinman et al. 2017, "Detecting adversarial samples from artifacts", https://arxiv.org/abs/1703.00410,
-section 3.1 (density estimates on the last hidden layer).
+section 3.1 (density estimates on the last hidden layer); Hendrycks and Gimpel 2017, "A baseline for detecting
+misclassified and out-of-distribution examples in neural networks", https://arxiv.org/abs/1610.02136, section 2 (the
+yardstick that needs nothing but the logits).
 """
 
 from __future__ import annotations
@@ -99,3 +101,20 @@ def choose_bandwidth(
         return float(fitted.log_density(other, held_out_labels).mean()) - constant
 
     return float(max(candidates, key=likelihood))
+
+
+class MaxSoftmax:
+    """An input is the more suspicious, the less probable the network holds its own answer to be."""
+
+    def score(self, logits: Any) -> np.ndarray:
+        """How suspicious each input is.
+
+        Args:
+            logits: (N, classes).
+        Returns: float64 (N,): log(1 - p) of the largest probability p, which keeps apart what rounding would make 1.
+        """
+        found = arrays.dense(logits, "logits")
+        if found.shape[1] < 2:
+            raise ValueError(f"logits have shape {found.shape}: (N, classes) with two classes or more is wanted")
+        ordered = np.sort(found, axis=1)
+        return logsumexp(ordered[:, :-1], axis=1) - logsumexp(ordered, axis=1)

@@ -19,35 +19,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lib import compute
+from lib.detectors.evasion import Evaded, Look, evading_pgd
 from lib.dynamic.errors import DynamicError
 from lib.dynamic.lcs.network import LayerwiseChannelSelection
 
 GRADIENTS = ("held", "straight-through")
 Observed = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Images (B, C, H, W) -> logits (B, classes) and decision feature (B, F), both with a gradient."""
-
-
-@dataclass(frozen=True, eq=False)
-class Evaded:
-    """What the attack made; all tensors on the CPU.
-
-    Attributes:
-        images: float32 (N, C, H, W) in [0, 1]; the clean one where no iterate was misclassified.
-        success: bool (N,), whether one was.
-        distance: float32 (N,) of the decision feature to the wanted one, 1 where it is as far as `spread`; infinite
-            without success.
-    """
-
-    images: Tensor
-    success: Tensor
-    distance: Tensor
 
 
 @contextmanager
@@ -90,7 +73,6 @@ def decision_pgd(
     weight: float,
     epsilon: float,
     steps: int = 40,
-    step_size: float | None = None,
     spread: float = 1.0,
     seed: int = 0,
     batch: int = 100,
@@ -110,7 +92,6 @@ def decision_pgd(
         weight: from 0.
         epsilon: L_inf radius in [0, 1] units.
         steps: gradient steps, from 1.
-        step_size: None: 2.5 epsilon / steps, at least 1/1000.
         spread: squared distance that counts as 1, above 0, as the mean one of clean images to their class mean.
         seed: of the random start.
         batch: images a pass.
@@ -129,25 +110,14 @@ def decision_pgd(
     ):
         if not fits:
             raise DynamicError(message)
-    size = max(2.5 * epsilon / steps, 1e-3) if step_size is None else step_size
-    generator = torch.Generator().manual_seed(seed)
-    kept, reached = images.detach().clone().cpu().float(), torch.full((len(images),), torch.inf)
-    for rows in torch.arange(len(images)).split(batch):
-        clean, aim = images[rows].to(device).float(), wanted[rows].to(device).float()
-        label, target = labels[rows].to(device), targets[rows].to(device)
-        noise = torch.rand(clean.shape, generator=generator).to(device)
-        x = (clean + epsilon * (2 * noise - 1)).clamp(0, 1)
-        best, nearest = clean.clone(), torch.full((len(clean),), torch.inf, device=device)
-        for _ in range(steps + 1):
-            x.requires_grad_(True)
+
+    def look_of(rows: Tensor) -> Look:
+        aim = wanted[rows].to(device).float()
+
+        def look(x: Tensor) -> tuple[Tensor, Tensor]:
             logits, feature = observed(x)
-            distance = (feature - aim).square().sum(1) / spread
-            wrong = logits.detach().argmax(1) != label
-            better = wrong & (distance.detach() < nearest) if weight else wrong
-            best[better], nearest[better] = x.detach()[better], distance.detach()[better]
-            loss = F.cross_entropy(logits, target, reduction="sum") + weight * distance.sum()
-            gradient = torch.autograd.grad(loss, x)[0]
-            moved = x.detach() - size * gradient.sign()
-            x = (clean + (moved - clean).clamp(-epsilon, epsilon)).clamp(0, 1)
-        kept[rows], reached[rows] = best.cpu(), nearest.cpu()
-    return Evaded(kept, reached.isfinite(), reached)
+            return logits, (feature - aim).square().sum(1) / spread
+
+        return look
+
+    return evading_pgd(look_of, images, labels, targets, weight, epsilon, steps, seed, batch, device)

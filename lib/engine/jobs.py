@@ -70,7 +70,7 @@ def short(path: Path) -> str:
             f"folder {name!r} has one of {{ }} < > in its name, which Snakemake takes for placeholders: name another "
             "with NEURONS_CACHE, NEURONS_RESULTS or NEURONS_CONFIG"
         )
-    return name
+    return f"./{name}" if name.startswith("-") else name  # papermill writes to what begins with - as to a stream
 
 
 def job(

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from lib import checksums, config, store
+from lib import cache, checksums, config, store
 from lib.config import Scale
 from lib.engine import jobs
 from lib.engine.archive import CARD, TABLE, WEIGHTS, ArchiveError, code_hash, plain, read, rests_on, ships
@@ -114,7 +114,7 @@ class Merge:
         key, value = body.get("key"), body.get("value")
         if not isinstance(key, dict) or not isinstance(value, dict) or set(value) != {"columns", "rows"}:
             why = "it is no kept table"
-        elif f"evaluations/{store.cached_name(name.split('/')[1], key)}" != name:
+        elif f"evaluations/{cache.name_of(name.split('/')[1], key)}" != name:
             why = "its name does not follow from its key"
         elif body.get("checksum") != store.fingerprint(value):
             why = "its checksum does not match"

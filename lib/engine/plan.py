@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lib import config, store
+from lib import cache, config, store
 from lib.config import ConfigError, Scale, in_words
 from lib.config.estimates import epochs, network_seconds
 from lib.engine import graph
@@ -216,17 +216,20 @@ class Plan:
 
 
 def call(name: str, arguments: Mapping[str, Any]) -> Any:
-    """Call a function by module:function."""
+    """Call a function by module:function; an experiment's module alone measures all its items."""
     module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)(**arguments)
+    found = importlib.import_module(module)
+    if not function:
+        return importlib.import_module("lib.evaluations").measure(found, **arguments)
+    return getattr(found, function)(**arguments)
 
 
 def is_kept(name: str, arguments: Mapping[str, Any]) -> bool:
     """Whether a call finds all that it makes, and makes nothing."""
     try:
-        with store.only_kept():
+        with cache.only_kept():
             call(name, arguments)
-    except store.NotKept:
+    except cache.NotKept:
         return False
     return True
 

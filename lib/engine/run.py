@@ -60,7 +60,7 @@ def run(
         say(f"again   notebook {name}: {why}")
     if dry_run:
         print(outlook(scale, chosen), flush=True)
-        status, ear = _snakemake(["--dry-run", "--quiet", "rules", "progress", *arguments], _Ear(scale))
+        status, ear = _snakemake(["--dry-run", "--quiet", "host", *arguments], _Ear(scale))
         due = ", ".join(ear.names if len(ear.names) <= 12 else [f"{count} {rule}" for rule, count in ear.due.items()])
         print("\n".join(ear.errors) or f"\nOut of date now: {due or 'nothing'}", flush=True)
         return status

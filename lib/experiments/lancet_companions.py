@@ -21,7 +21,7 @@ from lib.experiments.item import SHARE, Item, Results
 from lib.experiments.lancet import ErrorRun, Half
 from lib.experiments.settings import Count
 from lib.lancet.companions import apply, companions, default_blur
-from lib.lancet.heat_map import grad_cam, hottest, random_regions
+from lib.lancet.explanation import grad_cam, hottest, random_regions
 from lib.lancet.measures import predictions
 
 NAMES = {

@@ -24,9 +24,9 @@ from lib.experiments import pretrained
 from lib.experiments.item import SHARE, Item, Results
 from lib.experiments.lancet import ErrorRun, Errors, Half, halved
 from lib.experiments.settings import Count, Share
+from lib.lancet.companions import found_companions, least_votes
 from lib.lancet.locating import Votes, choose_layer, locate
 from lib.lancet.measures import predictions
-from lib.lancet.pairs import found_companions, least_votes
 from lib.lancet.repair.fine_tune import fine_tune, similar_errors, transforms_of
 from lib.models.layers import weight_layers
 from lib.progress import bar

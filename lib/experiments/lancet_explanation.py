@@ -19,8 +19,7 @@ from lib.experiments.lancet import ErrorRun, Half
 from lib.experiments.settings import Count
 from lib.lancet.companions import SIDE, companions
 from lib.lancet.errors import LancetError
-from lib.lancet.explanation import ablated, blurred, isolated, visualise
-from lib.lancet.heat_map import grad_cam, hottest, random_regions
+from lib.lancet.explanation import ablated, blurred, grad_cam, hottest, isolated, random_regions, visualise
 from lib.lancet.locating import choose_layer, locate
 from lib.lancet.measures import predictions
 from lib.progress import bar

@@ -26,10 +26,9 @@ from lib.lancet.errors import LancetError
 from lib.lancet.locating import Votes, choose_layer, locate
 from lib.lancet.measures import measure
 from lib.lancet.pairs import stamped_pairs
-from lib.lancet.repair.fine_pruning import fine_prune
 from lib.lancet.repair.fine_tune import fine_tune, similar_errors, transforms_of
 from lib.lancet.repair.flip import flip
-from lib.lancet.repair.unlearning import unlearn
+from lib.lancet.repair.unlearning import fine_prune, unlearn
 
 METHODS = {
     "none": "before repair",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, TypeVar
 
+import pandas as pd
 import torch
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from lib import attacks, config
@@ -21,17 +23,13 @@ from lib.experiments.settings import Count, Settings
 VERSION = 1  # raise it when a change here or in lib.dynamic changes what these experiments measure
 INSERT = "lib.dynamic.lcs.network.insert"
 AREA = "area under the ROC curve"
+Row = dict[str, Any]
 
 
-def _listed(value: Any) -> Any:
-    """One name for a list of one, as `papermill -p networks NAME` hands it over."""
-    return (value,) if isinstance(value, str) else value
-
-
-def _once(names: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(names)) < len(names):
-        raise ValueError("each name only once")
-    return names
+def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("each only once")
+    return values
 
 
 def _attack(name: str) -> str:
@@ -40,8 +38,9 @@ def _attack(name: str) -> str:
 
 
 Attack = Annotated[str, AfterValidator(_attack)]
-Attacks = Annotated[tuple[Attack, ...], Field(min_length=1), BeforeValidator(_listed), AfterValidator(_once)]
-Names = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_listed), AfterValidator(_once)]
+Attacks = Annotated[tuple[Attack, ...], Field(min_length=1), AfterValidator(_once)]
+Weights = Annotated[tuple[Annotated[int | float, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_once)]
+Names = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_once)]
 
 
 class Lcs(Settings):
@@ -117,6 +116,15 @@ S = TypeVar("S", bound=Lcs)
 class LcsRun(Run[S]):
     """A seed's networks with decision units."""
 
+    def kept(self, kind: str, name: str, key: Mapping[str, Any], rows: Callable[[], Iterator[Row]]) -> pd.DataFrame:
+        """A table that depends on a network and on `key`; each row has the network and the form of its units, too."""
+
+        def make() -> pd.DataFrame:
+            return pd.DataFrame(list(rows())).assign(network=name, form=self.lcs(name).form)
+
+        return self.table(kind, key, make, name, VERSION)
+
+    @lru_cache(maxsize=1)  # noqa: B019 (a run is short-lived)
     def lcs(self, name: str) -> LayerwiseChannelSelection:
         """A named network. Raises: DynamicError for one without decision units."""
         found = self.network(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -17,14 +17,13 @@ from lib.dynamic import information
 from lib.dynamic.lcs.features import Seen, choices, see, untrained_feature
 from lib.dynamic.lcs.network import LayerwiseChannelSelection
 from lib.experiments.item import SHARE, Item, Results
-from lib.experiments.lcs import VERSION, Attacks, Lcs, LcsRun, Names, titled
+from lib.experiments.lcs import Attacks, Lcs, LcsRun, Names, Row, titled
 from lib.experiments.settings import Count
 from lib.progress import bar
 
 TRAINED, UNTRAINED = "trained", "untrained"
 MEAN = "mean over layers"
 COLLAPSED = 0.05  # bits of entropy below which a layer counts as collapsed
-Row = dict[str, Any]
 
 
 class Settings(Lcs):
@@ -60,10 +59,6 @@ class Settings(Lcs):
 
 class DecisionsRun(LcsRun[Settings]):
     """A seed's networks and the tables of what they choose, each kept by network."""
-
-    def kept(self, kind: str, name: str, key: Mapping[str, Any], rows: Callable[[], Iterator[Row]]) -> pd.DataFrame:
-        """A table that depends on a network and on `key`."""
-        return self.table(kind, key, lambda: pd.DataFrame(list(rows())), name, VERSION)
 
     @property
     def test(self) -> data.ImageSet:
@@ -134,7 +129,6 @@ class DecisionsRun(LcsRun[Settings]):
 
         def rows() -> Iterator[Row]:
             (network, seen), labels = self.seen(name), self.test.labels
-            about = {"network": name, "form": network.form}
             chosen = choices(network, seen.feature)
             bits = information.surprisal(chosen, _masks(network))
             which, counts = information.paths(chosen)
@@ -147,7 +141,7 @@ class DecisionsRun(LcsRun[Settings]):
                 "accuracy, the other nine tenths": right[order[tenth:]].mean().item(),
             }
             for word, value in measured.items():
-                yield {"kind": "measure", "name": word, "value": value, "n": len(labels), **about}
+                yield {"kind": "measure", "name": word, "value": value, "n": len(labels)}
             whole = self.images("test").labels.numpy()
             positions = splits.stratified(whole, len(labels), seed=0)
             for kind, some in (("rare", order[:shown]), ("usual", order.flip(0)[:shown])):
@@ -155,7 +149,7 @@ class DecisionsRun(LcsRun[Settings]):
                     yield {
                         "kind": kind, "position": int(positions[i]), "label": int(labels[i]),
                         "predicted": int(seen.predicted[i]), "bits": bits[i].item(),
-                        "path": "-".join(map(str, chosen[i].tolist())), "value": counts[which[i]].item(), **about,
+                        "path": "-".join(map(str, chosen[i].tolist())), "value": counts[which[i]].item(),
                     }  # fmt: skip
 
         return self.kept("lcs-paths", name, {"images": self.test.fingerprint, "rare_images": shown}, rows)

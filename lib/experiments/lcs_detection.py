@@ -3,7 +3,7 @@ knows. `lcs_detectors` fits and tries the detectors; here is what they are tried
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ from lib.dynamic.decision_attack import GRADIENTS, Evaded, decision_pgd, observe
 from lib.dynamic.lcs.controls import static_network
 from lib.dynamic.lcs.features import see
 from lib.experiments.item import Item, Results
-from lib.experiments.lcs import AREA, VERSION, Attack, Attacks, Lcs, LcsRun, Names, titled
+from lib.experiments.lcs import AREA, Attack, Attacks, Lcs, LcsRun, Names, Row, Weights, titled
 from lib.experiments.lcs_detectors import (
     CLEAN,
     DECISIONS,
@@ -30,13 +30,12 @@ from lib.experiments.lcs_detectors import (
     PENULTIMATE,
     UNTRAINED,
     Bench,
-    Row,
     Scorer,
     area,
-    slice_features,
 )
 from lib.experiments.settings import Count
 from lib.progress import bar
+from lib.slicing import slice_features
 
 SLICES = "NNSlicer, forest on slices"
 AIMS = ("own", "class mean")
@@ -78,7 +77,7 @@ class Settings(Lcs):
     adaptive_images: int = Field(200, ge=8, title="images of the adaptive attack")
     adaptive_epsilon: int | float = Field(8, gt=0, le=255)
     adaptive_steps: Count = Field(40, title="steps of the adaptive attack")
-    adaptive_weights: tuple[int | float, ...] = Field((0, 1, 10, 100), min_length=1)
+    adaptive_weights: Weights = (0, 1, 10, 100)
     adaptive_attack: Attack = "rpgd_8"
 
     def described(self, names: Any = ()) -> dict[str, Any]:
@@ -88,23 +87,18 @@ class Settings(Lcs):
 class DetectionRun(LcsRun[Settings]):
     """A seed's networks and the tables of how their adversarials are detected, each kept by network."""
 
-    def kept(self, kind: str, name: str, key: Mapping[str, Any], rows: Callable[[], Iterator[Row]]) -> pd.DataFrame:
-        """A table that depends on the detectors of a network and on `key`."""
+    def detectors_key(self, **more: Any) -> dict[str, Any]:
+        """What the detectors of a network depend on beside it, and what more a table does."""
         chosen = self.settings
-        whole = {
+        return {
             "detection_images": chosen.images,
             "detection_fit": chosen.fit_images,
             "detection_trees": chosen.trees,
             "detection_attacks": list(chosen.attacks),
             "train": self.images("train", chosen.fit_images).fingerprint,
             "attacks": chosen.attack_key(chosen.attacks),
-            **key,
+            **more,
         }
-
-        def make() -> pd.DataFrame:
-            return pd.DataFrame(list(rows())).assign(network=name, form=self.bench(name).network.form)
-
-        return self.table(kind, whole, make, name, VERSION)
 
     @lru_cache(maxsize=1)  # noqa: B019 (a run is short-lived)
     def bench(self, name: str) -> Bench:
@@ -130,7 +124,7 @@ class DetectionRun(LcsRun[Settings]):
                 for detector, scorer in bench.on_attack(attack).items():
                     yield from bench.rows(detector, attack, scorer)
 
-        return self.kept("lcs-detection", name, {}, rows)
+        return self.kept("lcs-detection", name, self.detectors_key(), rows)
 
     def sliced(self, name: str) -> pd.DataFrame:
         """As `detected`, for a forest on NNSlicer's slices of the first of the images attacked.
@@ -150,7 +144,8 @@ class DetectionRun(LcsRun[Settings]):
                 yield from bench.rows(SLICES, attack, {kind: forest.score(part) for kind, part in features.items()})
 
         of = {"per_class": per_class, "version": SLICES_VERSION}
-        return self.kept("lcs-detection-guest", name, {"slices_images": count, "detector": SLICES, "of": of}, rows)
+        key = self.detectors_key(slices_images=count, detector=SLICES, of=of)
+        return self.kept("lcs-detection-guest", name, key, rows)
 
     def adaptive(self, name: str) -> pd.DataFrame:
         """Detection of an attack that knows the decision feature, by its aim, gradient and weight of the decisions.
@@ -183,7 +178,7 @@ class DetectionRun(LcsRun[Settings]):
                         yield from ({"aim": aim, "gradient": gradient, "weight": float(weight), **r} for r in found)
 
         names = ("images", "epsilon", "steps", "weights", "attack")
-        key = {f"adaptive_{word}": getattr(chosen, f"adaptive_{word}") for word in names}
+        key = self.detectors_key(**{f"adaptive_{word}": getattr(chosen, f"adaptive_{word}") for word in names})
         return self.kept("lcs-adaptive", name, key, rows)
 
     def _attack(self, bench: Bench, start: np.ndarray, aim: str, gradient: str, weight: float) -> Evaded:
@@ -340,7 +335,8 @@ def areas(ax: Axes, rows: pd.DataFrame, place: np.ndarray, label: str, index: in
         label: in the legend.
         index: of colour and marker.
     """
-    spread = np.abs(rows[["low", "high"]].to_numpy(float).T - rows["value"].to_numpy(float))
+    ends = rows.reindex(columns=["low", "high"]).to_numpy(float).T  # with one seed there is none
+    spread = np.abs(ends - rows["value"].to_numpy(float))
     look: dict[str, Any] = {"color": plots.PALETTE[index % 7], "marker": plots.MARKERS[index % 7]}
     ax.errorbar(rows["value"], place, xerr=spread, linestyle="none", elinewidth=0.7, label=label, **look)
 

@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lib import slicing
-from lib.data import ImageSet, splits
+from lib.data import splits
 from lib.detectors import (
     LID,
     BinaryForest,
@@ -30,20 +29,14 @@ from lib.detectors import (
 )
 from lib.dynamic.errors import DynamicError
 from lib.dynamic.lcs.features import Seen, see, untrained_feature
-from lib.experiments.lcs import LcsRun
-from lib.experiments.nnslicer import first_correct
-from lib.progress import bar
-from lib.slicing import detection
-from lib.slicing.graph import SlicingError
+from lib.experiments.lcs import LcsRun, Row
 
 CLEAN, NOISE = "clean", "noise:"  # kinds of inputs: clean, an attack, noise of the size of an attack's perturbations
 ON_CLEAN = "clean images"  # what a detector without adversarials was fitted on
 DECISIONS, UNTRAINED, PENULTIMATE = "decision feature", "decision feature, untrained units", "penultimate features"
 NOISE_SHOWN = "decision feature, noise shown"  # fitted on clean images and noise on one side
 PAIRS = ("adversarial against clean", "noise against clean", "adversarial against noise")
-MEMORY = 2**28  # bytes that a chunk of slices may take before a few numbers are left of it
 Scorer = Callable[[Seen], np.ndarray]
-Row = dict[str, Any]
 
 
 class Bench:
@@ -237,48 +230,6 @@ def noise_like(clean: Tensor, adversarial: Tensor, seed: int = 0) -> Tensor:
         noisy = (clean + signs * size[:, None, None, None]).clamp(0, 1)
         size = size * wanted / (noisy - clean).flatten(1).norm(dim=1).clamp_min(1e-12)
     return noisy
-
-
-def slice_features(
-    model: nn.Module, train: ImageSet, images: Mapping[str, Tensor], per_class: int = 50
-) -> dict[str, np.ndarray]:
-    """Similarity and activity of the whole slices of inputs, layer by layer: what the forests on slices are fitted on.
-
-    Args:
-        model: evaluation mode, of the operations that `slicing.slice` knows.
-        train: clean training images; the first `per_class` correctly classified of each class give the profile and
-            the mean slices; of a class that is never classified correctly, the first `per_class` as they are.
-        images: kind of inputs -> (N, C, H, W) in [0, 1].
-        per_class: see `train`.
-    Returns: kind -> float64 (N, F), a row an input.
-    Raises: SlicingError where the network cannot be sliced, or gets no image right, or a class has no image.
-    Source: Zhang et al. 2020, https://arxiv.org/abs/2009.13747; similarity and activity are ours, see
-        `lib.slicing.detection`.
-    """
-    classes = len(train.classes)
-    chosen = [first_correct(model, train, (train.labels == k).nonzero()[:, 0], per_class) for k in range(classes)]
-    for k in range(classes):
-        if not len(chosen[k]):  # a class that it never gets right still has a mean: of what it makes of its images
-            chosen[k] = (train.labels == k).nonzero()[:per_class, 0]
-        if not len(chosen[k]):
-            raise SlicingError(f"there is no training image of class {k} to take the mean slice of")
-    rows = torch.cat(chosen)
-    profile = slicing.profile(model, train.images[rows], train.labels[rows], classes, per_class)
-    rule = slicing.NNSlicer(profile, reference="dataset")
-    labels, means, start = train.labels[rows].numpy(), detection.ClassMeans(classes), 0
-    for part in slicing.slices_by_chunk(model, train.float(index=rows), rule, memory=MEMORY):
-        means.add({layer: value.numpy() for layer, value in part.synapses.items()}, labels[start:][: len(part)])
-        start += len(part)
-    found = {}
-    for kind, some in bar(images.items(), desc="slices"):
-        parts = []
-        for part in slicing.slices_by_chunk(model, some, rule, memory=MEMORY):
-            synapses = {layer: value.numpy() for layer, value in part.synapses.items()}
-            neurons = {layer: part.neurons[layer].numpy() for layer in synapses}
-            described = detection.describe(synapses, neurons, part.predicted.numpy(), means)
-            parts.append(detection.columns_of(described, detection.SIMILARITY + detection.ACTIVITY))
-        found[kind] = np.concatenate(parts)
-    return found
 
 
 def _layers(seen: Seen) -> dict[str, np.ndarray]:

@@ -23,17 +23,15 @@ from torch import nn
 from lib import plots, training
 from lib.data import ImageSet
 from lib.dynamic.boosting import FeatureBoosting
-from lib.dynamic.cost import macs, parameters
+from lib.dynamic.cost import macs, networks_in_turns, parameters
 from lib.dynamic.errors import DynamicError
 from lib.dynamic.lcs import budget as budgets
 from lib.dynamic.lcs.controls import choosing, entropies, narrowed
-from lib.dynamic.lcs.folding import folded, packed
 from lib.dynamic.lcs.network import LayerwiseChannelSelection
-from lib.dynamic.lcs.skipping import SkippingNetwork
+from lib.dynamic.lcs.skipping import SkippingNetwork, folded, packed
 from lib.dynamic.scratch.build import build_pruned, shrink
 from lib.dynamic.scratch.search import search_threshold
 from lib.dynamic.static import l1_structure
-from lib.dynamic.timing import networks_in_turns
 from lib.experiments.dynamic import Budgets, Dynamic, DynamicRun, Names, Positive, check_networks, titled
 from lib.experiments.item import SHARE, Item, Results
 from lib.experiments.settings import Count

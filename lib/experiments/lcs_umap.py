@@ -15,8 +15,8 @@ from lib.attacks import SUITE
 from lib.detectors import auroc
 from lib.dynamic.lcs.features import Seen, see, untrained_feature
 from lib.experiments.item import Item, Results
-from lib.experiments.lcs import AREA, VERSION, LcsRun, titled
-from lib.experiments.lcs_decisions import Row, Settings
+from lib.experiments.lcs import AREA, LcsRun, Row, titled
+from lib.experiments.lcs_decisions import Settings
 from lib.progress import bar
 
 SPACES = ("UMAP, two dimensions", "decision feature", "decision feature, untrained units", "penultimate features")
@@ -39,7 +39,6 @@ class UmapRun(LcsRun[Settings]):
 
         def rows() -> Iterator[Row]:
             network = self.lcs(name)
-            about = {"network": name, "form": network.form}
             index, sets = self.attacked(name, chosen.umap_attacks)
             test = self.images("test")
             seen = {"train": see(network, train), "test": see(network, test.float(index=index[:count]))}
@@ -58,15 +57,14 @@ class UmapRun(LcsRun[Settings]):
             for kind, part in spaces[0].items():
                 for label, (x, y) in zip(labels[kind], part, strict=True):
                     place = {"x": round(float(x), 3), "y": round(float(y), 3)}
-                    yield {"kind": "point", "inputs": kind, "label": int(label), **place, **about}
+                    yield {"kind": "point", "inputs": kind, "label": int(label), **place}
             for space, values in zip(SPACES, spaces, strict=True):
                 for word, kind, value, n in measures(values, labels["train"].numpy(), k):
-                    found = {"space": space, "name": word, "inputs": kind, "value": value, "n": n}
-                    yield {"kind": "measure", **found, **about}
+                    yield {"kind": "measure", "space": space, "name": word, "inputs": kind, "value": value, "n": n}
 
         key: dict[str, Any] = {"train": train.fingerprint, "attacks": chosen.attack_key(chosen.umap_attacks)}
         key |= {"umap_adversarials": count, "umap_neighbours": k}
-        return self.table("lcs-umap", key, lambda: pd.DataFrame(list(rows())), name, VERSION)
+        return self.kept("lcs-umap", name, key, rows)
 
 
 def plane(features: np.ndarray, k: int, seed: int) -> np.ndarray:

@@ -26,8 +26,8 @@ from lib.experiments.settings import Count, Seed, Share
 from lib.progress import bar
 from lib.slicing.adaptive import watching
 from lib.slicing.detection import MEMORY, ClassMeans, describe_inputs, mean_slices
-from lib.slicing.features import feature_map
 from lib.slicing.kinds import last_convolution
+from lib.slicing.scores import feature_map
 
 METHODS: Mapping[str, tuple[str, str]] = {
     "nnslicer": ("nnslicer", "predicted"),

@@ -21,7 +21,7 @@ from lib.experiments import nnslicer
 from lib.experiments.item import Item, Results
 from lib.experiments.nnslicer import SlicingRun
 from lib.experiments.settings import Count
-from lib.models.resnet_preact import PreActResNet
+from lib.models.resnet import PreActResNet
 from lib.slicing.backward import slice
 from lib.slicing.kinds import Graph, SlicingError, last_convolution
 from lib.slicing.profiling import NeuronProfile, profile
@@ -163,7 +163,7 @@ class OverheadRun(SlicingRun[Settings]):
         chosen, images = self.settings, self.sliced()
         known = self._profiled(self.model)
         rows = []
-        for batch in chosen.batches:
+        for batch in dict.fromkeys(min(batch, len(images)) for batch in chosen.batches):
             some = images[:batch]
             seconds = best(self.slice, self.model, some, known) / len(some)
             rows.append({"axis": "batch", "size": len(some), "value": seconds, "n": len(some)})

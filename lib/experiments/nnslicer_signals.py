@@ -184,7 +184,7 @@ def adaptive(detectors: Detectors) -> pd.DataFrame:
         surrogate of the adversarials). "forest, trained anew" has seen adversarials of the same attack and weight.
     """
     run, model = detectors.run, detectors.model
-    chosen, clean, layers = run.settings, run.training_inputs, list(weight_layers(model, skip_first=True))
+    chosen, clean, layers = run.settings, run.training_inputs, list(weight_layers(model))[1:]
     usual = attack.activations(model, clean.images, torch.from_numpy(clean.labels), run.classes, layers)
     # As many images of the test part as of the fit part, whose adversarials train a forest anew.
     half = chosen.adaptive_images // 2

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, TypeVar
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import Field
@@ -174,3 +175,13 @@ def compared(rows: pd.DataFrame, hue: str, base: Any) -> pd.DataFrame:
             line[f"ε = {epsilon * 255:g}/255"] = f"{at:.3f}" + ("" if value == base else f" ({gap:+.3f})")
         lines.append(line)
     return pd.DataFrame(lines)
+
+
+def spread(rows: pd.DataFrame) -> np.ndarray:
+    """How far the numbers' intervals reach below and above them, (2, rows), as matplotlib's error bars take it.
+
+    Args:
+        rows: numbers of a record; one without an interval gets NaN, which is not drawn.
+    """
+    ends = rows.reindex(columns=["low", "high"]).to_numpy(float)
+    return np.abs(ends.T - rows["value"].to_numpy(float))

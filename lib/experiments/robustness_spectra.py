@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import Field, ValidationInfo, field_validator
@@ -141,9 +140,10 @@ def draw(results: Results) -> Figure:
         for index, variant in enumerate(VARIANTS):
             part = rows[rows["variant"] == variant]
             place = [names.index(network) + (index - 2) * 0.15 for network in part["network"]]
-            spread = np.abs(part[["low", "high"]].to_numpy(float).T - part["value"].to_numpy(float))
             look: dict[str, Any] = {"color": plots.PALETTE[index], "marker": plots.MARKERS[index]}
-            ax.errorbar(place, part["value"], yerr=spread, linestyle="none", capsize=2, label=variant, **look)
+            ax.errorbar(
+                place, part["value"], yerr=robustness.spread(part), linestyle="none", capsize=2, label=variant, **look
+            )
         ax.set_xticks(range(len(names)), names)
         ax.set_ylabel(measure.replace("_", " ") + ("" if measure == "prunable_share" else ", mean over layers"))
         ax.set_ylim(bottom=0)

@@ -13,10 +13,9 @@ if TYPE_CHECKING:
     from lib.lancet.locating import Votes, choose_layer, locate
     from lib.lancet.measures import measure
     from lib.lancet.own import repair_own
-    from lib.lancet.repair.fine_pruning import fine_prune
     from lib.lancet.repair.fine_tune import fine_tune
     from lib.lancet.repair.flip import FlipReport, flip, flip_by_trial
-    from lib.lancet.repair.unlearning import unlearn
+    from lib.lancet.repair.unlearning import fine_prune, unlearn
     from lib.lancet.reversal import reverse
 
 __getattr__, __dir__, __all__ = lazy(
@@ -27,10 +26,9 @@ __getattr__, __dir__, __all__ = lazy(
         "locating": ("Votes", "choose_layer", "locate"),
         "measures": ("measure",),
         "own": ("repair_own",),
-        "repair.fine_pruning": ("fine_prune",),
         "repair.fine_tune": ("fine_tune",),
         "repair.flip": ("FlipReport", "flip", "flip_by_trial"),
-        "repair.unlearning": ("unlearn",),
+        "repair.unlearning": ("fine_prune", "unlearn"),
         "reversal": ("reverse",),
     },
 )

@@ -25,7 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib.compute import evaluation
+from lib.data import as_batch
 from lib.lancet.errors import LancetError
+from lib.lancet.locating import Votes
 from lib.progress import bar
 
 METHODS = ("hard", "stated")
@@ -97,7 +99,10 @@ def companions(
     Raises: LancetError for shapes, labels or a method that do not fit, or where there is no input.
     Source: AI-Lancet, section on error localisation.
     """
-    _check(images, labels, method)
+    if method not in METHODS:
+        raise LancetError(f"no method {method!r} for companions: one of {', '.join(METHODS)}")
+    images, labels = as_batch(images, labels, LancetError, unit=True)
+    images = images / 255 if images.dtype == torch.uint8 else images
     like = next(model.parameters(), torch.empty(0))
     scale = min(images.shape[-2:]) / SIDE
     blurs = (
@@ -248,14 +253,33 @@ def _stated(
     return masks, found
 
 
-def _check(images: Tensor, labels: Tensor, method: str) -> None:
-    if method not in METHODS:
-        raise LancetError(f"no method {method!r} for companions: one of {', '.join(METHODS)}")
-    if images.ndim != 4 or labels.shape != images.shape[:1]:
+def least_votes(votes: Votes, share: float) -> int:
+    """The fewest votes that at most a share of the layer's weights have; where even the most are too many, the most.
+
+    Over many pairs nearly every weight of a layer has some vote: those with the most are what the errors share.
+
+    Raises: LancetError where no weight has a vote.
+    """
+    counts = votes.counts.flatten()
+    most = int(counts.max())
+    if most < 1:
+        raise LancetError(f"no weight of layer {votes.layer!r} has a vote: nothing is located, nothing is changed")
+    for least in range(1, most):
+        if int((counts >= least).sum()) <= share * counts.numel():
+            return least
+    return most
+
+
+def found_companions(model: nn.Module, images: Tensor, labels: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The pairs <x, x'> and labels of those inputs whose companion is found.
+
+    Raises: LancetError where none is.
+    """
+    made = companions(model, images, labels, steps=steps)
+    found = made.found.cpu()
+    if not bool(found.any()):
         raise LancetError(
-            f"images {tuple(images.shape)} and labels {tuple(labels.shape)}: want (N, C, H, W) and (N,), one label each"
+            f"no companion was found for any of {len(images)} wrong inputs in {steps} steps, so nothing can be located "
+            "and the network is left as it is: give more steps or other inputs"
         )
-    if not len(images):
-        raise LancetError("there is no wrong input, so there is nothing to find companions for: give at least one")
-    if not images.is_floating_point() or not bool(((images >= 0) & (images <= 1)).all()):
-        raise LancetError("images are floating point in [0, 1]: use ImageSet.float() or divide bytes by 255")
+    return images[found], made.images.cpu()[found], labels[found]

@@ -14,21 +14,6 @@ NAMES = ("accuracy", "attack_success", "target_recall", "stamped_accuracy", "nat
 """The measures of `measure`, in the order of the tables."""
 
 
-def attack_success(
-    model: nn.Module, images: Tensor | ImageSet, labels: Tensor | None, trigger: Trigger, target: int
-) -> float:
-    """Share of the stamped images *not* of the target class that are predicted as the target.
-
-    Args: as `measure`.
-    Raises: LancetError where every image is of the target class.
-    """
-    images, labels = _pair(images, labels)
-    others = labels != target
-    _others_exist(others, target)
-    held, truth = _chosen(images, others), labels[others]
-    return _share(predictions(model, held, trigger) == target, torch.ones_like(truth, dtype=torch.bool))
-
-
 def measure(
     model: nn.Module,
     images: Tensor | ImageSet,
@@ -56,7 +41,11 @@ def measure(
     """
     images, labels = _pair(images, labels)
     others = labels != target
-    _others_exist(others, target)
+    if not bool(others.any()):
+        raise LancetError(
+            f"none of the {len(others)} images is of another class than the target {target}: success is counted on "
+            "images of the other classes, give some"
+        )
     clean = predictions(model, images, None, batch)
     stamped = predictions(model, _chosen(images, others), trigger, batch)
     truth = labels[others]
@@ -112,14 +101,6 @@ def _pair(images: Tensor | ImageSet, labels: Tensor | None) -> tuple[Tensor | Im
     if len(images) != len(labels):
         raise LancetError(f"{len(images)} images and {len(labels)} labels: give one label an image")
     return images, labels.detach().cpu()
-
-
-def _others_exist(others: Tensor, target: int) -> None:
-    if not bool(others.any()):
-        raise LancetError(
-            f"none of the {len(others)} images is of another class than the target {target}: success is counted on "
-            "images of the other classes, give some"
-        )
 
 
 def _share(hits: Tensor, among: Tensor) -> float:

@@ -26,12 +26,12 @@ from torch import Tensor, nn
 
 from lib import store
 from lib.data import as_batch
+from lib.lancet.companions import found_companions, least_votes
 from lib.lancet.errors import LancetError
 from lib.lancet.locating import choose_layer, locate
-from lib.lancet.locating.votes import RULES
+from lib.lancet.locating.locate import RULES
 from lib.lancet.measures import predictions
 from lib.lancet.own_files import Labelled, load_classifier, read_folder
-from lib.lancet.pairs import found_companions, least_votes
 from lib.lancet.repair.fine_tune import fine_tune, transforms_of
 from lib.lancet.repair.flip import flip, flip_by_trial
 

@@ -15,9 +15,7 @@ from lib.models.fully_connected import FC5
 from lib.models.gtsrb_cnn import SignsCNN
 from lib.models.layers import Normalise
 from lib.models.mobilenet import MobileNetV1, MobileNetV2
-from lib.models.resnet import BottleneckResNet, ResNet
-from lib.models.resnet_cifar import CifarResNet
-from lib.models.resnet_preact import PreActResNet
+from lib.models.resnet import BottleneckResNet, CifarResNet, PreActResNet, ResNet
 from lib.models.vgg import VGG
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {

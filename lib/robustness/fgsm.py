@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.compute import evaluation
-from lib.data import as_tensor, with_gradients
+from lib.data import as_batch, with_gradients
 from lib.graph import logits_in
 
 Gradient = Callable[[nn.Module, Tensor, Tensor, float], Tensor]
@@ -45,8 +45,7 @@ def fgsm_sweep(
         One row an eps, in the order given: epsilon, accuracy in [0, 1], n (number of images).
 
     Raises:
-        ValueError: no images or no eps; values, sizes or labels outside their range.
-        TypeError: images or labels of another type.
+        ValueError: no images or no eps; types, values, sizes or labels that do not fit.
 
     Source: Maestrati 2020, equation 8 and the definition of R after it.
     """
@@ -76,10 +75,9 @@ def fgsm_correct(
         bool (E, N) on the CPU; False is a successful attack.
 
     Raises:
-        ValueError, TypeError: as in `fgsm_sweep`.
+        ValueError: as in `fgsm_sweep`.
     """
-    images, labels = as_tensor(images, "images"), as_tensor(labels, "labels")
-    check(images, labels, epsilons, temperature, batch_size)
+    images, labels = check(images, labels, epsilons, temperature, batch_size)
     gradient = gradient or cross_entropy_gradient
     correct = torch.empty(len(epsilons), len(images), dtype=torch.bool)
     for part, x, y in batches(model, images, labels, batch_size):
@@ -146,29 +144,15 @@ def batches(
 
 def check(
     images: Tensor, labels: Tensor, epsilons: Sequence[float], temperature: float = 1.0, batch_size: int | None = None
-) -> None:
-    """Refuse what an attack on images in [0, 1] cannot take; arguments as in `fgsm_sweep`.
+) -> tuple[Tensor, Tensor]:
+    """The images and labels of an attack in [0, 1], verified; arguments as in `fgsm_sweep`.
 
-    Raises:
-        ValueError, TypeError: naming the argument, what it is and what it has to be.
+    Raises: ValueError naming the argument, what it is and what it has to be.
     """
-    if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise TypeError(f"images are {images.dtype}: need float in [0, 1] or uint8 0..255")
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise TypeError(f"labels are {labels.dtype}: need whole numbers, one class an image")
-    if images.ndim != 4 or labels.shape != images.shape[:1]:
-        raise ValueError(
-            f"images (N, C, H, W) and labels (N,) do not fit: {tuple(images.shape)}, {tuple(labels.shape)}"
-        )
-    if len(images) == 0:
-        raise ValueError("no images: accuracy under attack needs at least one")
-    if images.is_floating_point() and not bool(((images >= 0) & (images <= 1)).all()):
-        raise ValueError("float images must lie in [0, 1] (normalisation is inside the network)")
-    if int(labels.min()) < 0:
-        raise ValueError(f"labels must not be negative, got {int(labels.min())}")
     if len(epsilons) == 0 or not all(0.0 <= float(e) <= 1.0 for e in epsilons):
         raise ValueError(f"epsilons are L_inf distances in [0, 1], at least one; got {list(epsilons)}")
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    return as_batch(images, labels, unit=True)

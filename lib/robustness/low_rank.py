@@ -8,7 +8,6 @@ adversarial robustness of neural networks", 2019, https://arxiv.org/abs/1901.103
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,6 +15,8 @@ from torch import Tensor, nn
 
 from lib.models.layers import weight_layers
 from lib.training import Hook
+
+MIN_CLASSES = 64  # outputs from which on the last Linear layer is factorised too
 
 
 def rank_rule(shape: tuple[int, ...], rank_ratio: float) -> int:
@@ -145,51 +146,41 @@ def _fill(
 def decompose(
     model: nn.Module,
     rank_ratio: float,
-    skip: Iterable[str] = (),
-    skip_first: bool = True,
-    min_classes: int = 64,
     values: bool = True,
 ) -> nn.Module:
     """Replace each D x D convolution by K filters D x 1 then N filters 1 x D, each Linear by two, in place.
 
     Nothing stands between the two factors; the bias, if any, is the second's; what followed the layer (normalisation,
     ReLU) follows the pair. Stride s becomes (s, 1) then (1, s); padding and dilation are split likewise. The rank
-    follows from the shape alone (see `rank_rule`). Left whole: convolutions with a side of 1, the first convolution,
-    and the last Linear layer when it has fewer than `min_classes` outputs. Layer `a` becomes `a.vertical` and
-    `a.horizontal` (convolution) or `a.inner` and `a.outer` (linear), which torch.fx traces as before.
+    follows from the shape alone (see `rank_rule`). Left whole: convolutions with a side of 1 or in groups, the first
+    convolution, and the last Linear layer where it has fewer than `MIN_CLASSES` outputs. Layer `a` becomes `a.vertical`
+    and `a.horizontal` (convolution) or `a.inner` and `a.outer` (linear), which torch.fx traces as before.
 
     Args:
         model: network; changed in place.
         rank_ratio: > 0, share of the layer's weights that the two factors hold (up to rounding of the rank).
-        skip: dotted names of layers to leave whole.
-        skip_first: leave the first convolution whole.
-        min_classes: the last Linear layer is factorised only from this number of outputs on.
         values: False makes the same structure without the decompositions, for weights that are loaded next.
 
     Returns:
         The same network.
 
     Raises:
-        ValueError: rank_ratio <= 0; a grouped convolution that is not in `skip`; a name in `skip` that does not exist.
+        ValueError: rank_ratio <= 0.
 
     Source: Tai et al. 2016, section 2.1.
     """
     if not rank_ratio > 0:
         raise ValueError(f"rank_ratio must be positive, got {rank_ratio}")
-    layers = weight_layers(model, skip)
+    layers = weight_layers(model)
     convolutions = [name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
     linears = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
     for name, layer in layers.items():
         if isinstance(layer, nn.Conv2d):
-            if min(layer.kernel_size) == 1 or (skip_first and name == convolutions[0]):
+            if min(layer.kernel_size) == 1 or layer.groups != 1 or name == convolutions[0]:
                 continue
-            if layer.groups != 1:
-                raise ValueError(
-                    f"layer {name} has {layer.groups} groups: a grouped convolution has no such form; skip it"
-                )
             pair: nn.Module = FactorisedConv2d(layer, rank_rule(tuple(layer.weight.shape), rank_ratio), values)
         else:
-            if name == linears[-1] and layer.out_features < min_classes:
+            if name == linears[-1] and layer.out_features < MIN_CLASSES:
                 continue
             pair = FactorisedLinear(layer, rank_rule(tuple(layer.weight.shape), rank_ratio), values)
         if not name:
@@ -267,33 +258,24 @@ class NuclearNorm(Hook):
     Args:
         weight: lambda >= 0, the strength of the penalty.
         every: m, steps between two uses of the penalty, >= 1.
-        skip, skip_first, skip_last: layers to leave out, as in `weight_layers`.
 
     Raises:
-        ValueError: a negative weight, an interval below 1, a skipped layer that does not exist.
+        ValueError: a negative weight, an interval below 1.
 
     Source: Langenberg et al. 2019.
     """
 
     version = 1
 
-    def __init__(
-        self,
-        weight: float,
-        every: int = 1,
-        skip: Iterable[str] = (),
-        skip_first: bool = False,
-        skip_last: bool = False,
-    ) -> None:
+    def __init__(self, weight: float, every: int = 1) -> None:
         if weight < 0:
             raise ValueError(f"the penalty's weight must not be negative, got {weight}")
         if every < 1 or every != int(every):
             raise ValueError(f"every is a whole number of optimiser steps >= 1, got {every}")
         self.weight, self.every = float(weight), int(every)
-        self.skip, self.skip_first, self.skip_last = skip, skip_first, skip_last
 
     def begin(self, run: Any) -> None:
-        self._layers = weight_layers(run.model, self.skip, self.skip_first, self.skip_last)
+        self._layers = weight_layers(run.model)
 
     def loss(self, run: Any, loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         if self.weight == 0 or run.step % self.every:

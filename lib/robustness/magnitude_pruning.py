@@ -6,7 +6,7 @@ Maestrati 2020, Figures 1-4.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -64,7 +64,7 @@ def sparsity(model: nn.Module) -> dict[str, float]:
 class GradualPruning(Hook):
     """Training hook: zeroes the smallest |w| of each layer, more of them step by step, and keeps them at zero.
 
-    Every Conv2d and Linear weight is pruned (first and last layer too, unless skipped), each layer to the same share;
+    Every Conv2d and Linear weight is pruned, first and last layer too, each layer to the same share;
     biases and normalisation are not. After each optimiser step the mask is applied in place to the weight and to every
     optimiser buffer of its shape (momentum, exp_avg, exp_avg_sq), so that no masked weight carries momentum.
     Before step `begin` the hook does nothing, to the bit.
@@ -74,11 +74,9 @@ class GradualPruning(Hook):
         initial_sparsity: s_i, share at `begin`, in [0, final_sparsity].
         begin, end: first and last mask, in epochs (may be fractions), 0 <= begin < end <= epochs of the recipe.
         every: optimiser steps between two masks, >= 1; reduced to the length of begin..end when that is shorter.
-        skip: dotted names of layers to leave dense.
-        skip_first, skip_last: leave the first, or the last, Conv2d or Linear layer dense.
 
     Raises:
-        ValueError: a sparsity, epoch or interval outside its range; a skipped layer that does not exist.
+        ValueError: a sparsity, epoch or interval outside its range.
 
     Source: Zhu and Gupta 2017, section 3.
     """
@@ -92,9 +90,6 @@ class GradualPruning(Hook):
         begin: float = 0.0,
         end: float = 1.0,
         every: int = 1,
-        skip: Iterable[str] = (),
-        skip_first: bool = False,
-        skip_last: bool = False,
     ) -> None:
         if not 0.0 <= initial_sparsity <= final_sparsity < 1.0:
             raise ValueError(
@@ -106,7 +101,6 @@ class GradualPruning(Hook):
             raise ValueError(f"every is a whole number of optimiser steps >= 1, got {every}")
         self.final, self.initial = float(final_sparsity), float(initial_sparsity)
         self.begin_epoch, self.end_epoch, self.every = float(begin), float(end), int(every)
-        self.skip, self.skip_first, self.skip_last = skip, skip_first, skip_last
         self.masks: dict[str, Tensor] = {}
         self._layers: dict[str, nn.Conv2d | nn.Linear] = {}
         self._factors: dict[str, Tensor] = {}  # the masks as numbers of the weights' type
@@ -120,7 +114,7 @@ class GradualPruning(Hook):
             )
         self.interval = min(self.every, last - self.first)
         self.updates = (last - self.first) // self.interval
-        self._layers = weight_layers(run.model, self.skip, self.skip_first, self.skip_last)
+        self._layers = weight_layers(run.model)
         self.masks, self._factors = {}, {}
         if run.step > self.first:
             raise ValueError(

@@ -80,9 +80,9 @@ def diagnose(
         two gradients have the same sign, among those where the exact one is not zero, averaged over images.
 
     Raises:
-        ValueError, TypeError: as in `fgsm_sweep`.
+        ValueError: as in `fgsm_sweep`.
     """
-    check(images, labels, [0.0], temperature, batch_size)
+    images, labels = check(images, labels, [0.0], temperature, batch_size)
     zero = confident = agreement = 0.0
     for _, x, y in batches(model, images, labels, batch_size):
         with evaluation(model):
@@ -135,7 +135,7 @@ def pgd_correct(
 
     Source: Madry et al. 2018, as Foolbox's LinfPGD.
     """
-    check(images, labels, epsilons, batch_size=batch_size)
+    images, labels = check(images, labels, epsilons, batch_size=batch_size)
     attack = _Pgd(loss, steps, rel_stepsize)
     with attackable(model, seed) as target:
         parts = [
@@ -170,7 +170,7 @@ def cw_distances(
 
     Source: Carlini and Wagner 2017, section V, as Foolbox's L2CarliniWagnerAttack.
     """
-    check(images, labels, [0.0], batch_size=batch_size)
+    images, labels = check(images, labels, [0.0], batch_size=batch_size)
     attack = foolbox.attacks.L2CarliniWagnerAttack(
         binary_search_steps=binary_search_steps, steps=steps, stepsize=stepsize, initial_const=initial_const
     )
@@ -233,9 +233,9 @@ def examine(
         number has none).
 
     Raises:
-        ValueError, TypeError: as in `fgsm_sweep`.
+        ValueError: as in `fgsm_sweep`.
     """
-    check(images, labels, epsilons, temperature, batch_size)
+    images, labels = check(images, labels, epsilons, temperature, batch_size)
     rows: list[dict[str, Any]] = []
     networks = {"trained": model}
     if twin is not None and temperature != 1:

@@ -129,7 +129,7 @@ def prunable_share(
     Raises:
         ValueError, TypeError: a layer that does not exist, images or settings outside their range.
     """
-    check(images, labels, [0.0], batch_size=batch_size)
+    images, labels = check(images, labels, [0.0], batch_size=batch_size)
     if not 0.0 <= tolerance <= 1.0 or not 0.0 < resolution < 1.0:
         raise ValueError(f"need 0 <= tolerance <= 1 and 0 < resolution < 1, got {tolerance} and {resolution}")
     trial = copy.deepcopy(model)

@@ -10,11 +10,10 @@ from lib import lazy
 if TYPE_CHECKING:
     from lib.slicing.backward import effective_path, slice, slices_by_chunk
     from lib.slicing.detection import slice_features
-    from lib.slicing.features import feature_map
     from lib.slicing.kinds import SlicingError
     from lib.slicing.profiling import NeuronProfile, profile
     from lib.slicing.rules import EffectivePath, NNSlicer
-    from lib.slicing.scores import class_scores
+    from lib.slicing.scores import class_scores, feature_map
     from lib.slicing.slices import Slices
 
 __getattr__, __dir__, __all__ = lazy(
@@ -22,11 +21,10 @@ __getattr__, __dir__, __all__ = lazy(
     {
         "backward": ("effective_path", "slice", "slices_by_chunk"),
         "detection": ("slice_features",),
-        "features": ("feature_map",),
         "kinds": ("SlicingError",),
         "profiling": ("NeuronProfile", "profile"),
         "rules": ("EffectivePath", "NNSlicer"),
-        "scores": ("class_scores",),
+        "scores": ("class_scores", "feature_map"),
         "slices": ("Slices",),
     },
 )

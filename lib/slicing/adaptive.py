@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lib.detectors.evasion import Look, evading_pgd
+
 Aim = Callable[[Tensor], Mapping[str, Tensor]]
 """Positions (B,) of the images attacked -> layer -> activations (B, ...) to draw theirs towards."""
 
@@ -131,7 +133,6 @@ def adaptive_pgd(
     weight: float,
     epsilon: float,
     steps: int = 40,
-    step_size: float | None = None,
     seed: int = 0,
     batch: int = 100,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,41 +153,27 @@ def adaptive_pgd(
         weight: from 0.
         epsilon: L_inf radius in [0, 1] units.
         steps: gradient steps, from 1.
-        step_size: None: 2.5 epsilon / steps, at least 1/1000.
         seed: of the random start.
         batch: images a pass.
     Returns: on the CPU: images (N, C, H, W), the clean one where no iterate was misclassified; success, bool (N,); the
         surrogate of each, float32 (N,), infinite where there is no success.
     Raises: ValueError for a target that is the label.
     """
-    if bool((targets == labels).any()):
-        raise ValueError("a target is the image's own class")
     device = next(model.parameters()).device
-    size = max(2.5 * epsilon / steps, 1e-3) if step_size is None else step_size
-    generator = torch.Generator().manual_seed(seed)
-    kept, reached = images.detach().clone().cpu().float(), torch.full((len(images),), torch.inf)
-    for start in range(0, len(images), batch):
-        chosen = torch.arange(start, min(start + batch, len(images)))
-        clean = images[chosen].to(device).float()
-        label, target = labels[chosen].to(device), targets[chosen].to(device)
+
+    def look_of(chosen: Tensor) -> Look:
         wanted = {layer: values.detach() for layer, values in aim(chosen).items()}
-        noise = torch.rand(clean.shape, generator=generator).to(device)
-        x = (clean + epsilon * (2 * noise - 1)).clamp(0, 1)
-        best, lowest = clean.clone(), torch.full((len(clean),), torch.inf, device=device)
-        for _ in range(steps + 1):
-            x.requires_grad_(True)
+        target = targets[chosen].to(device)
+
+        def look(x: Tensor) -> tuple[Tensor, Tensor]:
             with watching(model, list(spreads)) as seen:
                 logits = model(x)
-                distance = surrogate(seen, wanted, spreads, target)
-            wrong = logits.detach().argmax(dim=1) != label
-            nearer = wrong & ((distance.detach() < lowest) if weight else wrong)
-            best[nearer], lowest[nearer] = x.detach()[nearer], distance.detach()[nearer]
-            loss = nn.functional.cross_entropy(logits, target, reduction="sum") + weight * distance.sum()
-            gradient = torch.autograd.grad(loss, x)[0]
-            moved = x.detach() - size * gradient.sign()
-            x = (clean + (moved - clean).clamp(-epsilon, epsilon)).clamp(0, 1)
-        kept[chosen], reached[chosen] = best.cpu(), lowest.cpu()
-    return kept, reached.isfinite(), reached
+                return logits, surrogate(seen, wanted, spreads, target)
+
+        return look
+
+    made = evading_pgd(look_of, images, labels, targets, weight, epsilon, steps, seed, batch, device)
+    return made.images, made.success, made.distance
 
 
 def surrogate(

@@ -9,8 +9,7 @@ from torch import nn
 from dynamic import nets
 from dynamic.test_lcs import pictures, selection
 from lib.dynamic.errors import DynamicError
-from lib.dynamic.lcs.folding import folded, norms_after, packed, same
-from lib.dynamic.lcs.skipping import SkippingNetwork
+from lib.dynamic.lcs.skipping import SkippingNetwork, folded, norms_after, packed, same
 
 ARCHS = ("vgg16-bn", "resnet18", "resnet20", "resnet50")
 

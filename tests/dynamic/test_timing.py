@@ -2,7 +2,7 @@
 
 import torch
 
-from lib.dynamic.timing import in_turns, networks_in_turns
+from lib.dynamic.cost import in_turns, networks_in_turns
 
 
 def test_two_sides_are_timed_in_turns():

@@ -3,7 +3,7 @@
 import pytest
 from training_tools import TINY, write_config
 
-from lib import config, plots, store
+from lib import cache, config, plots
 from lib.experiments import lcs_pruning
 from lib.experiments.lcs_pruning import CHOICES, FORMS, METHODS, STAGES
 
@@ -76,7 +76,7 @@ def test_everything_is_measured_once(tiny):
     for figure in (results.figure, lcs_pruning.draw_choices(results)):
         assert len(plots.render(figure, "png")) > 5000
 
-    with store.only_kept():
+    with cache.only_kept():
         assert lcs_pruning.PRUNING.of(settings).numbers == results.numbers  # times included
 
 

@@ -118,8 +118,12 @@ def test_costs_are_measured_of_slices_that_equal_the_plain_rules(monkeypatch):
 
     monkeypatch.setattr(nnslicer_overhead, "best", never)
     assert nnslicer_overhead.OVERHEAD.of(settings).numbers == overhead.numbers
+    other = nnslicer_overhead.Settings.of("smoke", inputs=1)
     with pytest.raises(AssertionError, match="computed twice"):
-        nnslicer_overhead.OVERHEAD.of(nnslicer_overhead.Settings.of("smoke", inputs=1))
+        nnslicer_overhead.OVERHEAD.of(other)
+    monkeypatch.setattr(nnslicer_overhead, "best", lambda *_, **__: 1.0)
+    growth = nnslicer_overhead.OverheadRun(other, 0).growth()
+    assert growth[growth["axis"] == "batch"]["size"].tolist() == [1]  # no more inputs than there are
 
 
 def test_a_fast_slice_that_differs_from_the_plain_rules_is_not_timed(monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 import scratch_tools
 from scratch_tools import FRESH_METHODS
 
-from lib import config, plots, store, zoo
+from lib import cache, config, plots, zoo
 from lib.dynamic.errors import DynamicError
 from lib.experiments import scratch_pruning
 from lib.experiments.run import Run
@@ -119,7 +119,7 @@ def test_every_row_and_nothing_is_done_twice(tiny, trainings):
     assert by["l1"]["source_epochs"] is by["scratch"]["source_epochs"] is None  # paper has no such network
     assert by["l1"]["search_images"] == 64 and by["uniform"]["search_images"] == 0
     done = len(trainings)
-    with store.only_kept():
+    with cache.only_kept():
         assert [row["accuracy"] for row in ScratchRun(settings, 0).rows()] == [row["accuracy"] for row in first]
         found = scratch_pruning.PRUNING.of(settings)
         for figure in (found.figure, scratch_pruning.draw_structures(settings, 0)):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from lancet.defect_nets import SharpSpot, spotted
 from lib.lancet.companions import apply, blur, companions
 from lib.lancet.errors import LancetError
-from lib.lancet.heat_map import grad_cam, hottest, last_convolution, random_regions
+from lib.lancet.explanation import grad_cam, hottest, last_convolution, random_regions
 
 WAYS = {"mask_blur": 1.0, "image_blur": 2.0}
 
@@ -82,9 +82,9 @@ def test_the_network_is_left_as_it_was(wrong):
     ("change", "message"),
     [
         ({"method": "soft"}, "no method 'soft' for companions: one of hard, stated"),
-        ({"labels": torch.zeros(2, dtype=torch.int64)}, r"want \(N, C, H, W\) and \(N,\)"),
-        ({"images": torch.zeros(0, 1, 8, 8), "labels": torch.zeros(0, dtype=torch.int64)}, "no wrong input"),
-        ({"images": torch.full((3, 1, 8, 8), 255.0)}, r"floating point in \[0, 1\]"),
+        ({"labels": torch.zeros(2, dtype=torch.int64)}, "one each is wanted"),
+        ({"images": torch.zeros(0, 1, 8, 8), "labels": torch.zeros(0, dtype=torch.int64)}, "with N from 1"),
+        ({"images": torch.full((3, 1, 8, 8), 255.0)}, r"floating in \[0, 1\]"),
     ],
 )
 def test_bad_input_is_named(wrong, change, message):

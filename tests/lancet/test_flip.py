@@ -9,7 +9,7 @@ from torch import nn
 from lancet import nets
 from lib.lancet import locating
 from lib.lancet.errors import LancetError
-from lib.lancet.locating.votes import Votes
+from lib.lancet.locating.locate import Votes
 from lib.lancet.repair import flip as flipping
 
 

@@ -11,7 +11,7 @@ from benchmarks.locate import important, one_by_one
 from lancet import nets
 from lib.lancet import locating
 from lib.lancet.errors import LancetError
-from lib.lancet.locating import ablation, features, votes
+from lib.lancet.locating import ablation, tail
 from lib.lancet.locating.tail import Network
 
 module = sys.modules["lib.lancet.locating.locate"]  # its function has the same name
@@ -41,7 +41,7 @@ def test_every_pairs_set_is_that_of_the_search_one_by_one(kind, formula, until, 
 
 
 @pytest.mark.parametrize("kind", NETS)
-@pytest.mark.parametrize("formula", features.FORMULAS)
+@pytest.mark.parametrize("formula", tail.FORMULAS)
 def test_importance_is_that_of_autograd_through_the_whole_network(kind, formula):
     model = nets.make(kind).double()
     images, others, labels = nets.pairs(model.float())
@@ -49,9 +49,9 @@ def test_importance_is_that_of_autograd_through_the_whole_network(kind, formula)
     with torch.no_grad():
         ours, theirs = exact.record(images), exact.record(others)
         points = exact.points()
-        found = features.error_features(exact, points, ours, theirs, labels)
+        found = tail.error_features(exact, points, ours, theirs, labels)
         for point in points:
-            got = features.importance(exact, point, ours, theirs, *found[point.layer], formula)
+            got = tail.importance(exact, point, ours, theirs, *found[point.layer], formula)
             for k in range(len(images)):
                 with torch.enable_grad():
                     pair = (images[k], others[k], labels[k])
@@ -130,7 +130,7 @@ def test_the_order_is_that_of_a_stable_sort(levels):
 def made(layer, shares, size=100):
     repaired = torch.tensor([share > 0 for share in shares])
     sizes = torch.tensor([share if share else math.nan for share in shares])
-    return votes.Votes(layer, torch.ones(size, dtype=torch.int32), torch.ones(size), repaired, sizes)
+    return module.Votes(layer, torch.ones(size, dtype=torch.int32), torch.ones(size), repaired, sizes)
 
 
 def test_layers_are_chosen_by_the_rules():
@@ -140,12 +140,12 @@ def test_layers_are_chosen_by_the_rules():
         "late": made("late", [0.01] * 85 + [0] * 15),
         "poor": made("poor", [0.001] * 50 + [0] * 50),
     }
-    assert votes.choose_layer(found) == "near"  # 99 of 100 is very close to 100, with a smaller part
-    assert votes.choose_layer(found, "smallest-fraction") == "late"
+    assert module.choose_layer(found) == "near"  # 99 of 100 is very close to 100, with a smaller part
+    assert module.choose_layer(found, "smallest-fraction") == "late"
     with pytest.raises(LancetError, match=r"no pair is repaired in any of the layers \['none'\]"):
-        votes.choose_layer({"none": made("none", [0, 0])})
+        module.choose_layer({"none": made("none", [0, 0])})
     with pytest.raises(LancetError, match="rule is 'best'"):
-        votes.choose_layer(found, "best")
+        module.choose_layer(found, "best")
 
 
 class Branching(nn.Module):

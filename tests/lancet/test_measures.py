@@ -9,7 +9,7 @@ from torch import nn
 from lib.data import ImageSet
 from lib.lancet.backdoors import Trigger
 from lib.lancet.errors import LancetError
-from lib.lancet.measures import attack_success, measure, predictions
+from lib.lancet.measures import measure, predictions
 
 
 class Reader(nn.Module):
@@ -50,7 +50,7 @@ def test_every_measure_of_a_network_that_is_known():
         "n": 10,
         "n_target": 4,
     }
-    assert attack_success(Reader(), images, labels, MARK, 0) == 1.0
+    assert measure(Reader(), images, labels, MARK, 0)["attack_success"] == 1.0
 
 
 def test_without_an_effect_of_the_trigger_success_is_the_natural_rate():
@@ -97,6 +97,5 @@ def test_no_image_of_the_target_class_leaves_its_recall_open():
     ],
 )
 def test_what_cannot_be_measured(labels, message):
-    for call in (measure, attack_success):
-        with pytest.raises(LancetError, match=message):
-            call(Reader(), written([0, 0]), labels, MARK, 0)
+    with pytest.raises(LancetError, match=message):
+        measure(Reader(), written([0, 0]), labels, MARK, 0)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from lib.lancet.companions import found_companions, least_votes
 from lib.lancet.errors import LancetError
 from lib.lancet.locating import Votes
-from lib.lancet.pairs import found_companions, least_votes
 
 
 def test_the_most_voted_weights_are_a_share_of_the_layer():

@@ -9,9 +9,8 @@ from torch.nn import functional as F
 
 from lib.lancet.backdoors.triggers import Trigger
 from lib.lancet.errors import LancetError
-from lib.lancet.measures import attack_success
-from lib.lancet.repair.fine_pruning import fine_prune
-from lib.lancet.repair.unlearning import unlearn
+from lib.lancet.measures import measure
+from lib.lancet.repair.unlearning import fine_prune, unlearn
 
 
 def corner(channels=1, side=6):
@@ -85,9 +84,9 @@ def test_a_shortcut_is_unlearnt():
         F.cross_entropy(model(poisoned), wanted).backward()
         optimiser.step()
     model.eval()
-    assert attack_success(model, images, labels, trigger, 0) > 0.95
+    assert measure(model, images, labels, trigger, 0)["attack_success"] > 0.95
     tuned, _ = unlearn(model, images, labels, trigger, steps=80, batch=60, learning_rate=0.01)
-    assert attack_success(tuned, images, labels, trigger, 0) < 0.05
+    assert measure(tuned, images, labels, trigger, 0)["attack_success"] < 0.05
     assert (tuned(images).argmax(1) == labels).float().mean() > 0.95
     once, twice = (unlearn(model, images, labels, trigger, steps=3, seed=1)[0].state_dict() for _ in range(2))
     assert all(torch.equal(once[name], twice[name]) for name in once)
@@ -144,11 +143,11 @@ class Channels(nn.Module):
 def test_dormant_channels_go_first_and_the_backdoor_with_them(norm):
     images, labels = halves(60)
     model, trigger = Channels(norm).eval(), corner()
-    assert attack_success(model, images, labels, trigger, 0) == 1.0
+    assert measure(model, images, labels, trigger, 0)["attack_success"] == 1.0
     pruned, report = fine_prune(model, images, labels, epochs=0)
     assert (report.layer, report.pruned, report.channels, report.steps) == ("conv", 2, 4, 0)
     assert report.accuracy_before == report.accuracy_pruned == report.accuracy_after == 1.0
-    assert attack_success(pruned, images, labels, trigger, 0) == 0.0
+    assert measure(pruned, images, labels, trigger, 0)["attack_success"] == 0.0
     assert not pruned.conv.weight[2:].any() and torch.equal(pruned.conv.weight[:2], model.conv.weight[:2])
     assert torch.equal(pruned.fc.weight, model.fc.weight) and model.conv.weight[3].any()
 

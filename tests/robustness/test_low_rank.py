@@ -1,6 +1,5 @@
 """The factorisation against the original, against gradient descent, and the nuclear norm against autograd."""
 
-import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch._subclasses import FakeTensorMode
 from lib import training
 from lib.config import Recipe
 from lib.robustness import NuclearNorm, decompose, low_rank, nuclear_norm
-from lib.robustness.low_rank import FactorisedConv2d, FactorisedLinear, effective_weights, factorise_kernel, rank_rule
+from lib.robustness.low_rank import FactorisedLinear, effective_weights, factorise_kernel, rank_rule
 from robustness.nets import image_set, small
 
 CONVOLUTIONS = [
@@ -95,14 +94,9 @@ def test_what_stays_whole():
     model: Any = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(8, 10)
     )
-    decompose(model, 0.5, skip=["3"])
+    decompose(model, 0.5)
     kinds = [type(layer).__name__ for layer in model]
-    assert kinds == ["Conv2d", "Conv2d", "FactorisedConv2d", "Conv2d", "Flatten", "Linear"]
-    assert isinstance(
-        decompose(nn.Sequential(nn.Linear(8, 10)), 0.5, min_classes=10).get_submodule("0"), FactorisedLinear
-    )
-    first = decompose(nn.Sequential(nn.Conv2d(3, 8, 3)), 0.5, skip_first=False)
-    assert isinstance(first.get_submodule("0"), FactorisedConv2d)
+    assert kinds == ["Conv2d", "Conv2d", "FactorisedConv2d", "FactorisedConv2d", "Flatten", "Linear"]
     assert isinstance(decompose(nn.Linear(80, 90), 0.5), FactorisedLinear)
 
 
@@ -120,14 +114,10 @@ def test_structure_follows_from_shapes_and_is_traced():
 
 
 def test_refusals():
-    grouped = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3, groups=2))
-    with pytest.raises(ValueError, match="layer 1 has 2 groups"):
-        decompose(copy.deepcopy(grouped), 0.5)
-    decompose(grouped, 0.5, skip=["1"])
+    grouped = decompose(nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3, groups=2)), 0.5)
+    assert isinstance(grouped.get_submodule("1"), nn.Conv2d)
     with pytest.raises(ValueError, match="rank_ratio"):
         decompose(small(), 0.0)
-    with pytest.raises(ValueError, match="skip names"):
-        decompose(small(), 0.5, skip=["nowhere"])
 
 
 def test_follows_the_device():

@@ -174,12 +174,6 @@ def test_pruning_from_the_first_step_on():
     assert seen[0] == 0.25
 
 
-def test_layers_left_dense():
-    hook, model = GradualPruning(0.9, begin=0, end=1, skip=["3"], skip_last=True), small()
-    training.fit(model, image_set(), RECIPE, hooks=[hook], device="cpu")
-    assert [share > 0.89 for share in sparsity(model).values()] == [True, False, False]
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -197,8 +191,6 @@ def test_refuses_settings(arguments, words):
 def test_refuses_what_the_run_does_not_allow(tmp_path):
     with pytest.raises(ValueError, match="after the run's last step 16"):
         weights_after(4, [GradualPruning(0.5, begin=2, end=9)])
-    with pytest.raises(ValueError, match="skip names"):
-        weights_after(4, [GradualPruning(0.5, skip=["nowhere"])])
     weights_after(4, [], tmp_path, until=3, name="trunk.pt")
     with pytest.raises(ValueError, match="before the step 12"):
         weights_after(4, [GradualPruning(0.5, begin=2, end=4)], tmp_path, trunk=tmp_path / "trunk.pt")

@@ -13,7 +13,7 @@ from lib.dynamic.errors import DynamicError
 from lib.dynamic.lcs.budget import image_macs, kept_counts, own_macs
 from lib.dynamic.lcs.network import LayerwiseChannelSelection
 from lib.dynamic.scratch.build import shrink
-from lib.models.resnet_cifar import PaddedShortcut
+from lib.models.resnet import PaddedShortcut
 
 STEPS = 30  # halvings of the factor that the counts are brought to the same MACs with
 CHOICES = ("decided", "static", "random", "uniform", "top", "untrained")

@@ -1,4 +1,3 @@
 """Locating error-inducing weights: features, importance, progressive ablation, votes."""
 
-from lib.lancet.locating.locate import locate
-from lib.lancet.locating.votes import Votes, choose_layer
+from lib.lancet.locating.locate import Votes, choose_layer, locate

@@ -26,7 +26,7 @@ from lib.data import ImageSet
 from lib.graph import copied
 from lib.lancet.errors import LancetError
 from lib.lancet.explanation import ablated
-from lib.lancet.locating.votes import error_inducing
+from lib.lancet.locating.locate import error_inducing
 from lib.lancet.measures import predictions
 from lib.models.layers import weight_layers
 

@@ -14,8 +14,8 @@ from lib.data import as_images, as_labels, with_gradients
 from lib.graph import copied
 from lib.lancet.errors import LancetError
 from lib.lancet.locating.ablation import counts_of, fractions, refined
+from lib.lancet.locating.locate import Votes, choose_layer
 from lib.lancet.locating.tail import Network, Point
-from lib.lancet.locating.votes import Votes, choose_layer
 from lib.lancet.measures import predictions
 from lib.models.layers import weight_layers
 

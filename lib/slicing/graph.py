@@ -1,5 +1,0 @@
-"""Moved to lib.slicing.kinds."""
-
-from lib.slicing.kinds import Graph, SlicingError, last_convolution
-
-__all__ = ["Graph", "SlicingError", "last_convolution"]
