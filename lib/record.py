@@ -4,7 +4,6 @@ import json
 import math
 import re
 import subprocess
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +29,6 @@ __all__ = [
     "number",
     "provenance",
     "read",
-    "since_last_write",
     "source_text",
     "validate",
     "where_keys",
@@ -40,7 +38,6 @@ __all__ = [
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_last_write = time.monotonic()
 _beside: dict[tuple[str, str], Mapping[str, Any]] = {}  # scale, item -> what this process last changed for it
 
 
@@ -105,7 +102,7 @@ def write(
     figure: "Figure | None",
     table: pd.DataFrame | None,
     data: Mapping[str, str],
-    seconds: float | None = None,
+    seconds: float = 0.0,
     machines: Mapping[str, Collection[int]] = MappingProxyType({}),
     drawn_from: Mapping[str, str] | None = None,
     changed: Mapping[str, Any] | None = None,
@@ -121,7 +118,7 @@ def write(
         table: the layout of the table, kept in the record; every number in it must be one of the record's
             (rounding to two places or more is allowed). None: all numbers, one a row.
         data: data set and split -> fingerprint, as {"cifar10/test": images.fingerprint}.
-        seconds: what it took; None: since this process wrote its last record, or first used this module.
+        seconds: what it took.
         machines: device and torch of what the numbers rest on, as networks and kept tables -> the seeds computed
             there; told in the record's device where they are not this process's own.
         drawn_from: what the figure shows where that is not the numbers: kept tables, as files of the scale's results
@@ -131,12 +128,10 @@ def write(
     Returns: the path of the JSON file.
     Raises: RecordError naming the item, before anything is written.
     """
-    global _last_write
     known = config.items()
     if item not in known:
         raise RecordError(f"item {item!r} is not in config/items.yaml: one of {', '.join(known)}")
     entry = known[item]
-    elapsed = since_last_write() if seconds is None else seconds
     record: dict[str, Any] = {
         "item": item,
         "title": entry.title,
@@ -146,7 +141,7 @@ def write(
         "claims": list(entry.claims),
         "reduced": [str(phrase) for phrase in reduced],
         "numbers": [config.thaw(dict(entry)) for entry in numbers],
-        "provenance": {**provenance(scale), "data": dict(data), "seconds": round(float(elapsed), 1)},
+        "provenance": {**provenance(scale), "data": dict(data), "seconds": round(float(seconds), 1)},
     }
     if table is not None:
         record["table"] = _plain_table(table, item)
@@ -180,7 +175,6 @@ def write(
     else:
         _beside.pop((scale, item), None)
         checksums.note(folder, [*files, *drawings, f"numbers/{item}.json"])
-    _last_write = time.monotonic()
     return path
 
 
@@ -222,11 +216,6 @@ def source_text(record: Mapping[str, Any]) -> str:
         return f"{record['item']} at scale {record['scale']}, drawn from {files}"
     about = {key: record[key] for key in ("item", "scale", "numbers")}
     return f"numbers of {record['item']} at scale {record['scale']}, {store.fingerprint(about)}"
-
-
-def since_last_write() -> float:
-    """Seconds since this process wrote its last record, or first used this module."""
-    return time.monotonic() - _last_write
 
 
 def read(item: str, scale: str, folder: Path | None = None) -> dict[str, Any]:
@@ -316,22 +305,6 @@ def git_state(root: Path | None = None) -> tuple[str, bool | None]:
     except (OSError, subprocess.SubprocessError):
         return "unknown", None
     return commit, bool(changed)
-
-
-def git_file(commit: str, path: str, root: Path | None = None) -> str | None:
-    """A file of the checkout as it was at a commit; None where git, the commit or the file is missing.
-
-    Args:
-        commit: hexadecimal digits.
-        path: from the checkout, with forward slashes.
-        root: the checkout; None: this package's.
-    """
-    if not re.fullmatch(r"[0-9a-f]{7,64}", commit):
-        return None
-    try:
-        return _git(root or config.ROOT, "show", f"{commit}:{path}")
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
 
 
 def _git(root: Path, *words: str) -> str:
