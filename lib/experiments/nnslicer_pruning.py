@@ -350,6 +350,32 @@ def viewed(rows: pd.DataFrame, view: str) -> pd.DataFrame:
     return rows[rows["compensation"].astype(bool) == wanted]
 
 
+def ahead(results: Results) -> pd.DataFrame:
+    """NNSlicer's mean accuracy against the best other method's, a row a view, in points.
+
+    Returns: ratios at which NNSlicer is highest, its lead over the best other one there (lowest, highest, mean), which
+        other is best overall, and the share of subsets in which NNSlicer alone is the most accurate.
+    """
+    rows = []
+    for view, words in VIEWS.items():
+        shown = viewed(results.values("accuracy"), view)
+        wide = shown[shown["ratio"] > 0].pivot(index="ratio", columns="method", values="value")
+        others = wide.drop(columns="nnslicer")
+        lead = 100 * (wide["nnslicer"] - others.max(axis=1))
+        row = {"view": words, "ahead at": f"{(lead > 0).sum()} of {len(lead)} ratios"}
+        row |= {f"{name} lead": f"{value:+.1f}" for name, value in lead.agg(["min", "max", "mean"]).items()}
+        alone = results.values("best_share", view=view)["value"].mean()
+        rows.append(row | {"best other": NAMES[others.mean().idxmax()], "alone best": f"{alone:.0%} of subsets"})
+    return pd.DataFrame(rows).set_index("view")
+
+
+def centring_gains(results: Results) -> pd.Series:
+    """What centring adds to each method, in points of accuracy averaged over the ratios."""
+    rows = results.values("accuracy")
+    mean = rows[rows["ratio"] > 0].pivot_table(index="method", columns="compensation", values="value")
+    return 100 * (mean[True] - mean[False]).loc[list(METHODS)]
+
+
 def draw(results: Results) -> Figure:
     """Mean accuracy over the ratio, a line a method, a panel a view: as they are, centred, as released."""
     figure, axes = plots.panels(3, height=2.9, sharey=True)
