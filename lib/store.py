@@ -132,26 +132,3 @@ def _abandoned(path: Path) -> bool:
     except OSError:  # its writer lives, or has just put it in place; or the file system has no locks
         return False
     return True
-
-
-# Names that moved to lib.cache.
-def __getattr__(name: str) -> Any:
-    from lib import cache
-
-    def cached(folder: Any, kind: str, key: Any, make: Any) -> Any:
-        return cache.get(kind, key, make, cache.MADE, folder=folder)
-
-    def cached_json(folder: Any, kind: str, key: Any, make: Any) -> Any:
-        return cache.get(kind, key, make, folder=folder)
-
-    moved = {
-        "NotKept": cache.NotKept,
-        "about_to_make": cache.about_to_make,
-        "cached": cached,
-        "cached_json": cached_json,
-        "cached_name": cache.name_of,
-        "only_kept": cache.only_kept,
-    }
-    if name in moved:
-        return moved[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -125,6 +125,11 @@ def folder(name: str, scale: str = "smoke", seed: int = 0) -> Path:
     return _Network.of(config.load(scale), name, seed).folder
 
 
+def trunk(name: str, scale: str, seed: int, epoch: int) -> Path:
+    """The checkpoint from which other networks branch off a network's training; made where it is not there yet."""
+    return _trunk(_Network.of(config.load(scale), name, seed), epoch)
+
+
 def _key(preset: Scale, name: str, seed: int) -> dict[str, Any]:
     recipe = preset.recipe(name)
     plugs = [recipes.plug(plug)[0] for plug in (*recipe.transforms, *recipe.hooks, *recipe.prepare)]

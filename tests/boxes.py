@@ -17,7 +17,7 @@ from lib.engine import archive
 
 # What such a machine lacks; foolbox's own import of git must not stop it either.
 LACKING = "snakemake papermill IPython ipykernel jupyter jupyterlab nbformat nbconvert ipywidgets jinja2 psutil"
-LACKING += " rocrate captum torch_pruning umap pydantic"
+LACKING += " rocrate captum torch_pruning umap"
 ITEMS = {
     "robustness_pruned": {"families": ["pruned"]},
     "robustness_tuned": {"families": ["tuned"]},

@@ -36,7 +36,7 @@ OVERRIDES = {
     "04_robustness_spectra": ("prunable_tolerance", "0.02"),
     "11_nnslicer_overhead": ("inputs", "2"),
     "12_nnslicer_anatomy": ("theta", "0.1"),
-    "13_nnslicer_detection": ("adaptive_epsilon", "16"),
+    "13_nnslicer_detection": ("adaptive_epsilon", "48"),
     "14_nnslicer_pruning": ("theta", "0.1"),
     "15_nnslicer_protection": ("share", "0.3"),
     "21_lcs_pruning": ("images", "90"),

@@ -109,7 +109,8 @@ class Results:
         rows = record.frame({"numbers": self.numbers})
         rows = rows[rows["name"] == measure]
         for key, wanted in where.items():
-            rows = rows[rows[key].isin(wanted) if isinstance(wanted, (list, tuple, set)) else rows[key] == wanted]
+            here = rows[key] if key in rows else pd.Series(None, rows.index, dtype=object)
+            rows = rows[here.isin(wanted) if isinstance(wanted, (list, tuple, set)) else here == wanted]
         told = rows.notna().any() | rows.columns.isin(["low", "high"]) | rows.empty
         return rows.loc[:, told].reset_index(drop=True)
 

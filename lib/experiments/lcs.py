@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +15,7 @@ from torch import Tensor
 from lib import attacks, config
 from lib.dynamic.errors import DynamicError
 from lib.dynamic.lcs.network import LayerwiseChannelSelection
+from lib.experiments.dynamic import once
 from lib.experiments.run import Run
 from lib.experiments.settings import Count, Settings
 
@@ -26,21 +25,14 @@ AREA = "area under the ROC curve"
 Row = dict[str, Any]
 
 
-def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if len(set(values)) < len(values):
-        raise ValueError("each only once")
-    return values
-
-
 def _attack(name: str) -> str:
     attacks.find(name)
     return name
 
 
 Attack = Annotated[str, AfterValidator(_attack)]
-Attacks = Annotated[tuple[Attack, ...], Field(min_length=1), AfterValidator(_once)]
-Weights = Annotated[tuple[Annotated[int | float, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_once)]
-Names = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_once)]
+Attacks = Annotated[tuple[Attack, ...], Field(min_length=1), AfterValidator(once)]
+Weights = Annotated[tuple[Annotated[int | float, Field(ge=0)], ...], Field(min_length=1), AfterValidator(once)]
 
 
 class Lcs(Settings):
@@ -155,25 +147,3 @@ class LcsRun(Run[S]):
             if len(good):
                 found[attack] = Attacked(good.images, good.index, good.labels)
         return started, found
-
-
-_FAMILIES = {"resnet": "ResNet", "vgg": "VGG"}
-
-
-def titled(name: str, width: int = 22) -> str:
-    """A network's name in words, on lines short enough for a narrow panel.
-
-    dynamic-resnet-stated-b0.5 -> ResNet, stated, at 0.5 of the FLOPs.
-
-    Args:
-        width: of a line, in characters.
-    """
-    words = []
-    for word in name.removeprefix("dynamic-").split("-"):
-        family = next((family for family in _FAMILIES if word.startswith(family)), None)
-        budget = re.fullmatch(r"b(\d.*)", word)
-        if family:
-            words.append(_FAMILIES[family] + word.removeprefix(family))
-        else:
-            words.append(f"at {budget[1]} of the FLOPs" if budget else word)
-    return textwrap.fill(", ".join(words), width)

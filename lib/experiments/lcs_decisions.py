@@ -16,8 +16,9 @@ from lib.data import splits
 from lib.dynamic import information
 from lib.dynamic.lcs.features import Seen, choices, see, untrained_feature
 from lib.dynamic.lcs.network import LayerwiseChannelSelection
+from lib.experiments.dynamic import Names, titled
 from lib.experiments.item import SHARE, Item, Results
-from lib.experiments.lcs import Attacks, Lcs, LcsRun, Names, Row, titled
+from lib.experiments.lcs import Attacks, Lcs, LcsRun, Row
 from lib.experiments.settings import Count
 from lib.progress import bar
 

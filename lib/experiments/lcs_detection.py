@@ -15,13 +15,14 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor
 
-from lib import plots
+from lib import plots, slicing
 from lib.attacks import SUITE
 from lib.dynamic.decision_attack import GRADIENTS, Evaded, decision_pgd, observed
 from lib.dynamic.lcs.controls import static_network
 from lib.dynamic.lcs.features import see
+from lib.experiments.dynamic import Names, titled
 from lib.experiments.item import Item, Results
-from lib.experiments.lcs import AREA, Attack, Attacks, Lcs, LcsRun, Names, Row, Weights, titled
+from lib.experiments.lcs import AREA, Attack, Attacks, Lcs, LcsRun, Row, Weights
 from lib.experiments.lcs_detectors import (
     CLEAN,
     DECISIONS,
@@ -35,7 +36,6 @@ from lib.experiments.lcs_detectors import (
 )
 from lib.experiments.settings import Count
 from lib.progress import bar
-from lib.slicing import slice_features
 
 SLICES = "NNSlicer, forest on slices"
 AIMS = ("own", "class mean")
@@ -138,7 +138,7 @@ class DetectionRun(LcsRun[Settings]):
             usual = bench.network.frequencies(bench.images[CLEAN])
             top = {layer: bench.network.unit(layer).masks[usual[layer].argmax()] for layer in bench.network.layers}
             static = static_network(bench.network, top)
-            features = slice_features(static, self.images("train", None), bench.images, per_class)
+            features = slicing.slice_features(static, self.images("train", None), bench.images, per_class)
             for attack in bench.attacks:
                 forest = bench.forest(*(features[kind][bench.part(kind, "fit")] for kind in (CLEAN, attack)))
                 yield from bench.rows(SLICES, attack, {kind: forest.score(part) for kind, part in features.items()})

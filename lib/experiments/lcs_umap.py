@@ -14,8 +14,9 @@ from lib import plots
 from lib.attacks import SUITE
 from lib.detectors import auroc
 from lib.dynamic.lcs.features import Seen, see, untrained_feature
+from lib.experiments.dynamic import titled
 from lib.experiments.item import Item, Results
-from lib.experiments.lcs import AREA, LcsRun, Row, titled
+from lib.experiments.lcs import AREA, LcsRun, Row
 from lib.experiments.lcs_decisions import Settings
 from lib.progress import bar
 

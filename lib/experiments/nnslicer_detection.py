@@ -168,6 +168,8 @@ def _of_signals(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 
 def _of_adaptive(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    if table.empty:  # no image of the test part was made adversarial
+        return
     for row in table.to_dict("records"):
         where = {key: row[key] for key in ("aim", "weight", "detector")}
         yield from _measures(row, ("auroc", "recall", "fpr"), **where)

@@ -12,7 +12,7 @@ from experiments.lcs_runs import NAME, use
 from lib import plots
 from lib.config import ConfigError
 from lib.experiments import lcs_decisions, lcs_umap
-from lib.experiments.lcs import titled
+from lib.experiments.dynamic import titled
 
 SMALL = {"networks": [NAME], "umap_networks": [NAME], "images": 200, "permutations": 20, "rare_images": 3}
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from experiments.lcs_runs import ATTACKED, NAME, use
-from lib import plots
+from lib import plots, slicing
 from lib.experiments import lcs_detection
 from lib.experiments.lcs_detection import ANEW, AVERAGE, OTHER, SAME, SLICES
 from lib.experiments.lcs_detectors import (
@@ -51,7 +51,7 @@ def features(telling):
 def results():
     with pytest.MonkeyPatch.context() as patch:
         use(patch)
-        patch.setattr(lcs_detection, "slice_features", features(telling=True))
+        patch.setattr(slicing, "slice_features", features(telling=True))
         yield lcs_detection.DETECTION.of(lcs_detection.Settings.of("smoke", **SMALL))
 
 
@@ -77,7 +77,7 @@ def test_detectors_are_fitted_on_one_half_and_reported_on_the_other(run):
 
 def test_features_that_tell_everything_detect_everything_and_those_that_tell_nothing_nothing(run, monkeypatch):
     for telling, wanted in ((True, 1.0), (False, 0.5)):
-        monkeypatch.setattr(lcs_detection, "slice_features", features(telling))
+        monkeypatch.setattr(slicing, "slice_features", features(telling))
         table = run.sliced(NAME)
         assert set(table["detector"]) == {SLICES} and table["n_other"].max() <= 120  # of the first images only
         assert table[table["pair"] == PAIRS[0]]["auroc"].to_numpy() == pytest.approx(wanted)

@@ -301,3 +301,8 @@ def test_the_figure_shows_every_attack_and_the_numbers_are_a_records(results):
 def test_values_without_an_interval_are_told_alone():
     rows = pd.DataFrame({"value": [0.5, 0.25], "low": [0.4, np.nan], "high": [0.6, np.nan]})
     assert experiment.with_interval(rows).tolist() == ["0.50 (0.40 to 0.60)", "0.25"]
+
+
+def test_an_attack_without_success_has_no_numbers(results):
+    assert list(experiment._of_adaptive(pd.DataFrame([]))) == []
+    assert results.values("auroc", surrogate=["mean"]).empty  # what no row is told apart by
