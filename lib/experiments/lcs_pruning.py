@@ -182,8 +182,8 @@ class LcsRun(DynamicRun[Settings]):
         else:
             spent = model.share(shape) * whole if isinstance(model, FeatureBoosting) else float(macs(model, shape))
         row: dict[str, Any] = {"network": base, "method": method, "budget": budget}
-        row |= {"accuracy": training.accuracy(model, test), "parameters": parameters(model)}
-        row |= {"macs": spent, "share": spent / whole, "n": len(test)}
+        row |= {"accuracy": training.accuracy(model, test), "parameters": parameters(model), "macs": spent}
+        row |= {"share": spent / whole, "n": len(test)}
         one, peer = _deployed(timed), _deployed(dense)
         for batch in self.settings.latency_batches:
             parts = images[: 8 * batch].contiguous(memory_format=torch.channels_last).split(batch)
@@ -196,11 +196,9 @@ class LcsRun(DynamicRun[Settings]):
         return row
 
     def _key(self, base: str, method: str, budget: float) -> dict[str, Any]:
-        chosen = self.settings
-        latency = {name: getattr(chosen, f"latency_{name}") for name in ("batches", "seconds", "align")}
-        about = {"network": base, "method": method, "budget": budget}
-        latency = {f"latency_{name}": value for name, value in latency.items()}
-        return {**about, "latency": latency, "images": self.test(base).fingerprint}
+        names = ("latency_batches", "latency_seconds", "latency_align")
+        about = {"network": base, "method": method, "budget": budget, "images": self.test(base).fingerprint}
+        return {**about, "latency": {name: getattr(self.settings, name) for name in names}}
 
     def stages(self, base: str, form: str, budget: float) -> pd.DataFrame:
         """What a network with decision units goes through: trained, thresholded, BN recalibrated, fine-tuned."""
@@ -223,8 +221,7 @@ class LcsRun(DynamicRun[Settings]):
         return self.table("lcs-stages", key, make, name)
 
     def _stage(self, base: str, lcs: Any, stage: str) -> dict[str, Any]:
-        test = self.test(base)
-        images = test.float(lcs.device)
+        test, images = self.test(base), self.test(base).float(lcs.device)
         bits = list(entropies(lcs.frequencies(images)).values())
         return {
             "stage": stage,
@@ -377,8 +374,8 @@ def _points(ax: Axes, part: pd.DataFrame, heights: np.ndarray, index: int, label
     spread = None
     if "low" in part and part["low"].notna().any():
         spread = np.nan_to_num(np.abs(part.loc[there, ["low", "high"]].to_numpy(float).T - values))
-    look: dict[str, Any] = {"color": plots.PALETTE[index % 7], "marker": plots.MARKERS[index % 7]}
-    ax.errorbar(values, heights[there], xerr=spread, linestyle="none", capsize=2, elinewidth=1, label=label, **look)
+    look: dict[str, Any] = {"color": plots.PALETTE[index % 7], "marker": plots.MARKERS[index % 7], "linestyle": "none"}
+    ax.errorbar(values, heights[there], xerr=spread, capsize=2, elinewidth=1, label=label, **look)
 
 
 _OF_UNITS = {
@@ -390,10 +387,9 @@ _OF_UNITS = {
     "collapsed": "fraction of layers",
 }
 UNITS = {
-    "accuracy": SHARE,
+    **{name: _OF_UNITS[name] for name in ("accuracy", "share")},
     "parameters": "parameters",
     "macs": "multiply-accumulates an image",
-    "share": "fraction of the whole network's FLOPs",
     "memory_mb": "MB of slices",
     "seconds": "s an image",
     "time": "fraction of the whole network's time",
