@@ -29,5 +29,5 @@ from lib.config.places import (
     training_asked,
 )
 from lib.config.recipe import Compute, Recipe
-from lib.config.scale import SCALES, SECTIONS, Scale, flat, load
+from lib.config.scale import SCALES, SECTIONS, Scale, load
 from lib.config.values import ConfigError, freeze, read_yaml, thaw

@@ -12,7 +12,7 @@ from typing import Any
 from lib import store
 from lib.config.places import config_dir
 from lib.config.recipe import Compute, Recipe, written_out
-from lib.config.values import ConfigError, build, freeze, mapping, only_keys, read_yaml, thaw
+from lib.config.values import ConfigError, build, freeze, mapping, only_keys, read_yaml
 
 SCALES = ("smoke", "cpu", "gpu", "paper")
 """From the smallest to the largest."""
@@ -67,17 +67,6 @@ def load(scale: str = "smoke", path: str | os.PathLike | None = None) -> Scale:
     source = Path(path) if path else config_dir() / f"{scale}.yaml"
     files = (source, *(config_dir() / f"{other}.yaml" for other in SCALES))  # `like` reads another's
     return _load(scale, source, tuple(file.stat().st_mtime_ns if file.exists() else 0 for file in files))
-
-
-def flat(scale: str, study: str) -> dict[str, Any]:
-    """A scale's settings of a study, those of its experiments' sections beside the shared ones."""
-    found: dict[str, Any] = {}
-    for key, value in thaw(load(scale).study.get(study, {})).items():
-        if key in SECTIONS.get(study, ()):
-            found |= {name: each for name, each in value.items() if name != "seeds"}
-        else:
-            found[key] = value
-    return found
 
 
 def read_scale(source: Path) -> dict[str, Any]:
