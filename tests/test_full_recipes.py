@@ -79,9 +79,9 @@ def test_a_recipe_takes_a_step(monkeypatch, scale, name):
     recipe = replace(recipe, prepare=tuple(quick), train_limit=None, storage="float32")  # rounding hides a small step
     monkeypatch.setattr(data, "load", lambda name, *_: few_images(name))
 
-    def parent(preset, other, seed, retrain):
+    def parent(network, retrain=False):
         """A parent of the right structure, as it would be loaded."""
-        return recipes.blank(preset, preset.recipe(other)), {}
+        return recipes.blank(network.preset, network.recipe), {}
 
     monkeypatch.setattr(zoo, "_obtain", parent)
     model = zoo._beginning(preset, recipe, 0)

@@ -49,7 +49,7 @@ OVERRIDES = {
     "33_lancet_backdoors": ("formula", "both"),
     "34_lancet_trojannn": ("flip_threshold", "0.1"),
     "35_lancet_defects": ("epochs", "2"),
-    "36_lancet_explanation": ("pictures", "1"),
+    "36_lancet_explanation": ("visualisation_steps", "3"),
     "37_lancet_adaptive": ("important", "0.2"),
 }
 """One parameter of each notebook that is not the scale's, as papermill takes it; of the others, the seeds are."""

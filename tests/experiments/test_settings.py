@@ -24,10 +24,14 @@ def test_every_scale_has_valid_settings(experiment, scale):
     assert settings.section in config.SECTIONS[settings.study]
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda module: module.__name__.rpartition(".")[2])
-def test_items_are_those_of_its_notebook(experiment):
-    known = {name for name, item in config.items().items() if item.notebook[3:] == experiment.__name__.split(".")[-1]}
-    assert {item.name for item in experiment.ITEMS} == known
+def test_every_item_is_one_experiments():
+    made = [item.name for experiment in EXPERIMENTS for item in experiment.ITEMS]
+    assert sorted(made) == sorted(config.items())
+
+
+@pytest.mark.parametrize("notebook", sorted({item.notebook for item in config.items().values()}))
+def test_every_notebook_has_an_experiment_of_its_name(notebook):
+    assert notebook[3:] in {experiment.__name__.rpartition(".")[2] for experiment in EXPERIMENTS}
 
 
 def test_none_leaves_the_scales_value_and_a_change_is_noted():

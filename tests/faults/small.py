@@ -65,14 +65,14 @@ STUDY = '''"""The small study: two networks on clean and attacked images."""
 
 import pandas as pd
 
-from lib import attacks, evaluations, training, zoo
+from lib import attacks, data, evaluations, training, zoo
 
 NETWORKS = ["dense", "pruned"]
 
 
 def table(network, scale, seed):
     def make():
-        images = evaluations.test_images("mnist5k", 100)
+        images = data.load("mnist5k", "test").stratified(100, seed=0)
         rows = [("clean", training.accuracy(zoo.get(network, scale, seed), images), len(images))]
         for name in ("fgsm_8", "gaussian_blur"):
             made = attacks.adversarials("dense", scale, seed, name=name)
@@ -88,20 +88,22 @@ def make(scale, seed):
         table(network, scale, seed)
 '''
 SHOW = """
-from lib import compute, config, evaluations, plots, survival, zoo
+from lib import compute, config, plots, record, survival, zoo
 compute.set_threads(config.load(scale).compute.threads)
-rows = []
+numbers, seconds = [], 0.0
 for network in survival.NETWORKS:
     for row in survival.table(network, scale, 0).to_dict("records"):
-        where = {"network": network, "input": row["input"], "seed": 0}
-        rows.append({"name": "accuracy", "unit": evaluations.SHARE, "value": row["accuracy"], "n": row["n"], **where})
-    for epoch in zoo.card(network, scale, 0)["history"]:
-        where = {"network": network, "input": f"epoch {epoch['epoch']:.0f}", "seed": 0}
-        rows.append({"name": "loss", "unit": "nats", "value": epoch["loss"], "n": 400, **where})
-numbers = evaluations.numbers(rows)
+        where = {"network": network, "input": row["input"]}
+        share = (where, {0: row["accuracy"]}, "fraction of test images", int(row["n"]))
+        numbers.append(record.number("accuracy", *share, interval="images"))
+    card = zoo.card(network, scale, 0)
+    seconds += card["seconds"]
+    for epoch in card["history"]:
+        where = {"network": network, "input": f"epoch {epoch['epoch']:.0f}"}
+        numbers.append(record.number("loss", where, {0: epoch["loss"]}, "nats", 400))
 figure, axes = plots.panels(1)
-axes[0].plot([row["value"] for row in rows])
-evaluations.write("survival_table", scale, [0], survival.NETWORKS, numbers, figure, {"test images": 100}, {}, {})
+axes[0].plot([number["value"] for number in numbers])
+record.write("survival_table", scale, numbers, [], figure, None, card["data"], seconds)
 """
 
 

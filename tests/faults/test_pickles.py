@@ -50,7 +50,7 @@ def test_as_a_networks_weights_with_a_card_that_vouches_for_them(house, owned, p
     wanted, place = state(zoo.get("plain")), folder("plain")
     (place / "weights.safetensors").write_bytes(payload)
     rewritten(place / "card.json", weights=store.bytes_sha256(payload))
-    with pytest.warns(UserWarning, match=r"cannot be used .*the network is made anew"):
+    with pytest.warns(UserWarning, match=r"cannot be used .*made anew"):
         assert same(state(zoo.get("plain")), wanted)
     assert not owned.exists()
 

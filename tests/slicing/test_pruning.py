@@ -148,7 +148,7 @@ def test_masks_are_applied_in_place_and_given_back():
     ):
         with pytest.raises(ValueError, match=told):
             masks.apply(copy.deepcopy(model), wrong)
-    with pytest.raises(ValueError, match="no Conv2d or Linear layer is left"):
+    with pytest.raises(ValueError, match="no Conv2d or Linear layer"):
         masks.weight_layers(nn.ReLU())
 
 
