@@ -103,11 +103,14 @@ class Results:
                 return value
         return None
 
+    @cached_property
+    def _rows(self) -> pd.DataFrame:
+        return record.frame({"numbers": self.numbers})
+
     def values(self, measure: str, **where: Any) -> pd.DataFrame:
         """Numbers of one measure as rows, only those at `where`: value, low, high, n, per_seed, and what tells them
         apart; a list in `where` lets several values pass. One seed may have no interval: low and high are NaN then."""
-        rows = record.frame({"numbers": self.numbers})
-        rows = rows[rows["name"] == measure]
+        rows = self._rows[self._rows["name"] == measure]
         for key, wanted in where.items():
             here = rows[key] if key in rows else pd.Series(None, rows.index, dtype=object)
             rows = rows[here.isin(wanted) if isinstance(wanted, (list, tuple, set)) else here == wanted]

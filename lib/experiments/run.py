@@ -25,7 +25,7 @@ class Read:
         data: "set/split" -> fingerprint.
         tables: file of the scale's results -> checksum of its values.
         machines: device and torch -> seeds computed there.
-        seconds: of training, and of making tables, on the machines where that was done.
+        table_seconds: file -> what making the table took, on the machine where that was done.
     """
 
     networks: dict[tuple[str, int], Mapping[str, Any]] = field(default_factory=dict)
@@ -36,9 +36,11 @@ class Read:
 
     @property
     def seconds(self) -> float:
+        """Of training the networks, and of making the tables."""
         return sum(card["seconds"] for card in self.networks.values()) + sum(self.table_seconds.values())
 
     def add(self, other: Read) -> None:
+        """Take in what another seed's run has read."""
         for name in ("networks", "data", "tables", "table_seconds"):
             getattr(self, name).update(getattr(other, name))
         for machine, seeds in other.machines.items():

@@ -24,6 +24,14 @@ def test_every_scale_has_valid_settings(experiment, scale):
     assert settings.section in config.SECTIONS[settings.study]
 
 
+@pytest.mark.parametrize("scale", config.SCALES)
+def test_every_shared_setting_of_a_study_is_some_experiments(scale):
+    for study, given in config.load(scale).study.items():
+        mine = [experiment.Settings for experiment in EXPERIMENTS if experiment.Settings.study == study]
+        known = {name for settings in mine for name in settings.model_fields}
+        assert set(given) - known - set(config.SECTIONS[study]) <= {"family_seeds"}
+
+
 def test_every_item_is_one_experiments():
     made = [item.name for experiment in EXPERIMENTS for item in experiment.ITEMS]
     assert sorted(made) == sorted(config.items())
