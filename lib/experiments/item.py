@@ -133,7 +133,12 @@ class Results:
 
     @cached_property
     def figure(self) -> Figure | None:
-        return None if self.item.draw is None else self.item.draw(self)
+        """The item's figure; its files are the same whether it has been displayed before or not."""
+        if self.item.draw is None:
+            return None
+        figure = self.item.draw(self)
+        figure.draw_without_rendering()  # the layout moves a little from the first drawing to the second
+        return figure
 
     def write(self) -> None:
         """Write the record with its table and figure, and say where: the scale's, or beside them where a setting is not

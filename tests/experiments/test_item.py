@@ -1,7 +1,9 @@
 """From frames of each seed to numbers, record, table and figure: the one way for all items."""
 
+import io
 import json
 
+import matplotlib
 import pandas as pd
 import pytest
 
@@ -29,8 +31,12 @@ def measured(settings, seed):
 
 
 def draw(results):
-    figure, (ax,) = plots.panels(1)
-    plots.curves(ax, results.values("accuracy"), x="T")
+    rows = results.values("accuracy").assign(epsilon=lambda part: part["T"] / 5 / 255)
+    figure, axes = plots.panels(3, height=2.9)
+    for ax in axes:
+        plots.curves(ax, rows)
+        plots.epsilon_axis(ax, 4 / 255, root=True)  # a layout that takes more than one drawing to settle
+        ax.set_ylabel("accuracy")
     return figure
 
 
@@ -82,6 +88,14 @@ def test_values_filter_and_one_value_is_one():
     with pytest.raises(ValueError):
         results.value("accuracy")
     assert len(results.rows("aside")) == 3
+
+
+def test_a_figures_file_does_not_depend_on_whether_it_was_displayed():
+    with matplotlib.rc_context():
+        plots.style()
+        shown, written = (ITEM.of(Toy.of("smoke")).figure for _ in range(2))
+        shown.savefig(io.BytesIO(), format="png", dpi=120, bbox_inches="tight")  # as a notebook does
+        assert plots.render(shown, "png") == plots.render(written, "png")
 
 
 def test_two_rows_at_one_place_are_refused():
