@@ -1,11 +1,9 @@
 """Pruning a network for some of its classes (notebook 14): which method's choice of weights costs least accuracy?
 
-How 210 subsets, 7 ratios, 4 methods, with and without compensation, take minutes: Weight and Channel prune alike
-whatever the target, so that each of their networks runs once over the test images of all classes, and the right
-decisions class by class add up to those of every subset. For NNSlicer and EffectivePath a subset's synapses are ranked
-once for all ratios, the weights of one network in memory are masked in place, and only the subset's images go through
-it, in batches of 128 in bfloat16 (twice the images a second of float32; `precision` says how often it decides alike).
-What is done is kept a few subsets at a time, so that a run that was stopped goes on from there.
+How 210 subsets, 7 ratios and 4 methods take minutes: Weight and Channel prune alike whatever the target, so each
+of their networks runs once, and its right decisions class by class add up to every subset's. For NNSlicer and
+EffectivePath a subset's synapses are ranked once for all ratios, and only the subset's images go through the network,
+in bfloat16 (`agreement` says how often it decides alike). A stopped run goes on from its last few subsets.
 """
 
 from __future__ import annotations
@@ -30,13 +28,13 @@ from lib.models.layers import weight_layers
 from lib.progress import bar
 from lib.slicing.masks import (
     by_position,
-    channel_masks,
     masked,
     masks_of,
     ranking,
     subset_scores,
     subsets,
     weight_scores,
+    whole_masks,
 )
 from lib.slicing.pruning import (
     FINE_TUNING,
@@ -227,13 +225,6 @@ class PruningRun(SlicingRun[Settings]):
         return self.kept("pruning-precision", "nnslicer", key, columns, rows)
 
 
-def whole_masks(model: Any, method: str, ratio: float) -> dict[str, Tensor]:
-    """Masks of the methods that know no target; "" drops nothing."""
-    if method == "channel":
-        return channel_masks(model, ratio)
-    return masks_of(ranking(weight_scores(model)), ratio) if method == "weight" else {}
-
-
 def pruned(settings: Settings, seed: int) -> pd.DataFrame:
     """Networks pruned for every subset, right after pruning.
 
@@ -266,7 +257,7 @@ def pruned(settings: Settings, seed: int) -> pd.DataFrame:
             *(_spread(dense.assign(method=method), closer, others=True) for method in METHODS),
         ]
     )
-    rows = [*_accuracies(table), *_beside(table), *_ties(table)]
+    rows = [*_means("accuracy", table), *_beside(table), *_ties(table)]
     rows += _means("accuracy_by_ties", near[near["method"].isin(OF_CLASSES) & (near["ratio"] > 0)], ties="position")
     rows += _means("accuracy_by_ties", by_weight, ties="weight")
     rows += _means("accuracy_by_classes", near, classes="target")
@@ -289,7 +280,7 @@ def fine_tuned(settings: Settings, seed: int) -> pd.DataFrame:
     ]
     parts += [run.tuned(method, classes, ratios) for method, classes in bar(trainings, desc="fine-tuned networks")]
     table = pd.concat(parts, ignore_index=True)[COLUMNS]
-    return run.tidy([*_accuracies(table), *_beside(table), *_ties(table)])
+    return run.tidy([*_means("accuracy", table), *_beside(table), *_ties(table)])
 
 
 def _spread(by_class: pd.DataFrame, wanted: Sequence[Sequence[int]], others: bool = False) -> pd.DataFrame:
@@ -313,10 +304,6 @@ def _means(measure: str, table: pd.DataFrame, **about: Any) -> list[dict[str, An
         n = int(group["n"].max()) if about.get("classes") == "other" else sum(each.values())
         rows.append({"measure": measure, **where, "value": (group["right"] / group["n"]).mean(), "n": n})
     return rows
-
-
-def _accuracies(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return _means("accuracy", table)
 
 
 def _beside(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -143,6 +143,18 @@ def channel_masks(model: nn.Module, ratio: float, output: str | None = None) -> 
     return masks
 
 
+def whole_masks(model: nn.Module, method: str, ratio: float) -> Masks:
+    """Masks of a method that knows no target.
+
+    Args:
+        method: "weight", "channel", or "" for masks that drop nothing.
+        ratio: share to drop, in [0, 1].
+    """
+    if method == "channel":
+        return channel_masks(model, ratio)
+    return masks_of(ranking(weight_scores(model)), ratio) if method == "weight" else {}
+
+
 def by_position(scores: Mapping[str, Tensor], places: Mapping[str, Tensor], ratio: float) -> float:
     """The share of dropped weights that only their position told from a kept one, as their scores are equal.
 
