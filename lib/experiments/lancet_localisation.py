@@ -49,7 +49,7 @@ class Settings(lancet.Backdoors):
 
     Attributes:
         networks: backdoored networks of the scale that are looked at; None: all of `families`.
-        pairs: stamped images and their clean companions of each network; the source: 1,000 at most.
+        pairs: stamped images and their clean companions of each network; the source does not say how many.
     """
 
     section: ClassVar[str] = "localisation"

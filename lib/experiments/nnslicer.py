@@ -34,8 +34,7 @@ class NNSlicer(Settings):
 
     Attributes:
         network: a network of the scale, whose slices are looked at.
-        theta: how far a neuron's contributions may fall short of its output's distance from the mean, in [0, 1]; the
-            source compares several and settles for .2.
+        theta: the share by which the kept inputs of a neuron may miss the sum of all, in [0, 1]; the source: .2.
         reference: mean that an output is compared with: of the predicted class, or of the whole data set.
         profile_per_class, scores_per_class: correctly classified training images of each class behind the profile,
             and behind the synapses' scores.

@@ -81,8 +81,8 @@ class Settings(nnslicer.NNSlicer):
     ratios: tuple[Share, ...] = Field(RATIOS, min_length=1, title="pruning ratios")
     test_images: Count = Field(10000, title="test images")
     closer_subsets: Count = 20
-    finetune_subsets: Count | None = Field(None, title="subsets of classes fine-tuned")
-    finetune_ratios: tuple[Share, ...] = Field(RATIOS, min_length=1, title="pruning ratios fine-tuned")
+    finetune_subsets: Count | None = Field(None, title="subsets of classes")
+    finetune_ratios: tuple[Share, ...] = Field(RATIOS, min_length=1, title="pruning ratios")
     finetune_images: Count = Field(10000, title="images to fine-tune on")
     finetune_batch: Count = Field(FINE_TUNING["batch"], title="images a step")
 
