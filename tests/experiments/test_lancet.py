@@ -36,20 +36,8 @@ study:
 """
 
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory):
-    """Configuration, cache and results that the tests of this file share."""
-    folder = tmp_path_factory.mktemp("house")
-    (folder / "config").mkdir()
-    for name in ("smoke", "paper"):
-        (folder / "config" / f"{name}.yaml").write_text(CONFIG)
-    return folder
-
-
 @pytest.fixture
-def scale(house, monkeypatch, one_thread):
-    for name in ("config", "cache", "results"):
-        monkeypatch.setenv(f"NEURONS_{name.upper()}", str(house / name))
+def scale(shared_places, one_thread):
     strict = torch.are_deterministic_algorithms_enabled()
     yield "smoke"
     torch.use_deterministic_algorithms(strict)

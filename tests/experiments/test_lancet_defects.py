@@ -27,21 +27,9 @@ study:
 """
 
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory):
-    """Configuration, cache and results that the tests of this file share."""
-    folder = tmp_path_factory.mktemp("house")
-    (folder / "config").mkdir()
-    for name in ("smoke", "paper"):
-        (folder / "config" / f"{name}.yaml").write_text(CONFIG)
-    return folder
-
-
 @pytest.fixture
-def settings(house, monkeypatch):
+def settings(shared_places):
     """Of an experiment on a tiny network."""
-    for name, place in (("CONFIG", "config"), ("CACHE", "cache"), ("RESULTS", "results")):
-        monkeypatch.setenv(f"NEURONS_{name}", str(house / place))
     return defects.Settings.of("smoke")
 
 

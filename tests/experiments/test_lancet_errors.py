@@ -7,6 +7,7 @@ import torch
 from lib import plots
 from lib.experiments import lancet_companions, lancet_explanation
 
+pytestmark = pytest.mark.usefixtures("shared_places")
 CONFIG = """
 compute: {device: cpu, threads: 1, training_precision: float32, channels_last: false}
 networks:
@@ -17,22 +18,6 @@ study:
     pictures: 2}, explanation: {network: tiny, test_images: 300, images: 6, blurs: [1, 4], companion_steps: 25,
     visualisation_steps: 5, pictures: 1}}
 """
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory):
-    """Configuration, cache and results that the tests of this file share."""
-    folder = tmp_path_factory.mktemp("house")
-    (folder / "config").mkdir()
-    for name in ("smoke", "paper"):
-        (folder / "config" / f"{name}.yaml").write_text(CONFIG)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def places(house, monkeypatch):
-    for name, place in (("CONFIG", "config"), ("CACHE", "cache"), ("RESULTS", "results")):
-        monkeypatch.setenv(f"NEURONS_{name}", str(house / place))
 
 
 def never(*args, **kwargs):
