@@ -6,9 +6,10 @@ from collections.abc import Collection
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Self
 
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from lib import config, store
+from lib import config, store, tables
 from lib.config import ConfigError
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -70,6 +71,18 @@ class Settings(BaseModel):
         own, usual = self.model_dump(mode="json"), type(self).of(self.scale).model_dump(mode="json")
         return {key: value for key, value in own.items() if value != usual[key]}
 
+    def _repr_markdown_(self) -> str:
+        """As a notebook shows them: each setting, what the scale has where that was changed, and what `paper` has."""
+        own = self.model_dump(mode="json")
+        usual = type(self).of(self.scale).model_dump(mode="json")
+        full = type(self).of("paper").model_dump(mode="json") if self.study in config.load("paper").study else own
+        columns = {"setting": list(own), "here": list(own.values())}
+        if self.changed:
+            columns[f"scale {self.scale}"] = [usual[key] if key in self.changed else "" for key in own]
+        columns["scale paper, where it differs"] = [full[key] if full[key] != own[key] else "" for key in own]
+        text = pd.DataFrame(columns, dtype=object).map(lambda value: "all" if value is None else _plain(value))
+        return tables.markdown(text)
+
     def unusual(self, *names: str) -> dict[str, Any]:
         """Those of some settings that differ from the field's default, plain: for the key of what is kept.
 
@@ -101,6 +114,11 @@ class Settings(BaseModel):
     def told(self, name: str) -> Any:
         """A setting's value as `described` gives it; a subclass may count what None stands for."""
         return getattr(self, name)
+
+
+def _plain(value: Any) -> str:
+    """A setting's value in a table."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _section(scale: str, kind: type[Settings]) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def test_fine_tuned_networks(monkeypatch):
     assert len(rows) == 4 * 2 * 2 and sorted(rows["ratio"].unique()) == [0.0, 0.5]
     monkeypatch.setattr(nnslicer_pruning, "fine_tune", never)
     assert nnslicer_pruning.fine_tuned(settings, 0).equals(frame)
-    assert settings.described(("finetune_subsets",)) == {"subsets of classes fine-tuned": 1}
+    assert settings.described(("finetune_subsets",)) == {"subsets of classes": 1}
 
 
 def test_views_set_the_methods_beside_each_other():
