@@ -10,33 +10,27 @@ import argparse
 import torch
 
 from lib import compute, config, evaluations
-from lib.experiments import robustness_spectra, robustness_temperature
+from lib.experiments import robustness_spectra
 from lib.experiments.robustness import Robustness, RobustnessRun
 from lib.progress import bar
 
 
 def evaluate_network(scale: str, name: str, seed: int) -> list[str]:
     """All that the study's items ask of one network: FGSM sweeps, also with the temperature known where it is not 1;
-    the examination and the spectra where its family belongs to `robustness_masking` or `robustness_spectra` in
-    config/items.yaml.
+    the spectra where its family belongs to `robustness_spectra` in config/items.yaml.
 
     Args:
         scale, name, seed: of the network, as in `zoo.get`.
     Returns: what was computed or found.
     """
     recipe, items = config.load(scale).recipe(name), config.items()
-    masked, weighed = (
-        item in items and recipe.family in items[item].families for item in ("robustness_masking", "robustness_spectra")
-    )
+    weighed = "robustness_spectra" in items and recipe.family in items["robustness_spectra"].families
     run = RobustnessRun(Robustness.of(scale), seed)
     run.sweep(name)
     done = ["sweep"]
     if recipe.temperature != 1:
         run.sweep(name, aware=True)
         done.append("sweep-aware")
-    if masked:
-        robustness_temperature.TemperatureRun(robustness_temperature.Settings.of(scale), seed).masking(name)
-        done.append("masking")
     if weighed:
         robustness_spectra.SpectraRun(robustness_spectra.Settings.of(scale), seed).spectra(name)
         done.append("spectra")

@@ -128,6 +128,19 @@ class TemperatureRun(RobustnessRun[Settings]):
         return self.table("robustness-masking", key, make, network, robustness.VERSION)
 
 
+def make_masking(scale: str, seed: int, network: str = "") -> None:
+    """Examine the networks of one seed, or one of them: a step of the graph."""
+    settings = Settings.of(scale)
+    run = TemperatureRun(settings, seed)
+    for name in [network] if network else networks(settings):
+        run.masking(name)
+
+
+def parts(scale: str, seed: int) -> list[dict[str, Any]]:
+    """The networks that `make_masking` can be asked for one by one."""
+    return [{"network": name} for name in networks(Settings.of(scale))]
+
+
 def swept(settings: Settings, seed: int, aware: bool) -> pd.DataFrame:
     """Accuracy of the networks under FGSM.
 
