@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from lib import compute, config, parameters, plots
+from lib import compute, config, parameters, plots, zoo
 from lib.experiments.settings import Settings
 
 S = TypeVar("S", bound=Settings)
@@ -24,3 +24,24 @@ def start(kind: type[S], **given: Any) -> S:
     plots.style()
     compute.set_threads(config.load(settings.scale).compute.threads)
     return settings
+
+
+def live(scale: str, *names: str, seed: int = 0) -> str:
+    """The scale whose networks a notebook's section on the method shows.
+
+    Large networks may have been trained elsewhere, and only what was measured of them came back.
+
+    Args:
+        scale: the notebook's.
+        names: of networks.
+        seed: of the networks.
+    Returns: the notebook's own where their weights are here, else the largest smaller one that has them here, which is
+        said; the notebook's own where none has: they are trained then.
+    """
+    for other in reversed(config.SCALES[: config.SCALES.index(scale) + 1]):
+        known = config.load(other).networks
+        if all(name in known and zoo.kept(name, other, seed) for name in names):
+            if other != scale:
+                print(f"The weights of scale {scale} are not here: this section shows networks of scale {other}.")
+            return other
+    return scale
