@@ -61,7 +61,8 @@ class RobustnessRun(Run[S]):
         """
         images = self.images("test", self.settings.test_images)
         epsilons = sorted({0.0, *self.settings.epsilons})
-        temperature = self.preset.recipe(network).temperature if aware else 1.0
+        known = self.preset.recipe(network).temperature
+        temperature = known if aware and known != 1 else 1.0  # at T = 1 there is nothing to know: the same table
 
         def make() -> pd.DataFrame:
             steps = [epsilon / 255 for epsilon in epsilons]
