@@ -39,6 +39,7 @@ OVERRIDES = {
     "13_nnslicer_detection": ("adaptive_epsilon", "48"),
     "14_nnslicer_pruning": ("theta", "0.1"),
     "15_nnslicer_protection": ("share", "0.3"),
+    "16_nnslicer_theta": ("theta", "0.1"),
     "21_lcs_pruning": ("images", "90"),
     "24_scratch_pruning": ("gate_epochs", "2"),
     "25_scratch_diversity": ("budget", "0.6"),

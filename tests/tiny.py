@@ -70,6 +70,12 @@ def write(folder: Path) -> Path:
                 "finetune_ratios": [0.8],
                 "finetune_images": 100,
             },
+            "theta_sweep": {
+                "thetas": [0.1, 0.5],
+                "images_per_class": 2,
+                "subsets": 2,
+                "test_images": 100,
+            },
             "protection": {
                 "test_images": 100,
                 "images": [100, 200],

@@ -18,7 +18,7 @@ SCALES = ("smoke", "cpu", "gpu", "paper")
 """From the smallest to the largest."""
 SECTIONS = {
     "robustness": ("magnitude_pruning", "low_rank", "temperature", "spectra"),
-    "nnslicer": ("overhead", "anatomy", "detection", "pruning", "protection"),
+    "nnslicer": ("overhead", "anatomy", "detection", "pruning", "protection", "theta_sweep"),
     "dynamic": ("pruning", "decisions", "detection", "scratch", "diversity"),
     "lancet": ("companions", "localisation", "backdoors", "defects", "explanation", "adaptive"),
 }

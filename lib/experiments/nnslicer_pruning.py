@@ -242,8 +242,8 @@ def pruned(settings: Settings, seed: int) -> pd.DataFrame:
     chunks = [(method, wanted[k : k + CHUNK]) for method in OF_CLASSES for k in range(0, len(wanted), CHUNK)]
     table = pd.concat(
         [
-            *(_spread(dense.assign(method=method), wanted) for method in METHODS),
-            *(_spread(frame, wanted) for frame in whole.values()),
+            *(spread(dense.assign(method=method), wanted) for method in METHODS),
+            *(spread(frame, wanted) for frame in whole.values()),
             *(run.of_subsets(method, chunk) for method, chunk in bar(chunks, desc="pruned networks")),
         ],
         ignore_index=True,
@@ -253,15 +253,17 @@ def pruned(settings: Settings, seed: int) -> pd.DataFrame:
     other = pd.concat(
         [
             *(run.of_subsets(method, closer, others=True) for method in OF_CLASSES),
-            *(_spread(frame, closer, others=True) for frame in whole.values()),
-            *(_spread(dense.assign(method=method), closer, others=True) for method in METHODS),
+            *(spread(frame, closer, others=True) for frame in whole.values()),
+            *(spread(dense.assign(method=method), closer, others=True) for method in METHODS),
         ]
     )
-    rows = [*_means("accuracy", table), *_beside(table), *_ties(table)]
-    rows += _means("accuracy_by_ties", near[near["method"].isin(OF_CLASSES) & (near["ratio"] > 0)], ties="position")
-    rows += _means("accuracy_by_ties", by_weight, ties="weight")
-    rows += _means("accuracy_by_classes", near, classes="target")
-    rows += _means("accuracy_by_classes", other, classes="other")
+    rows = [*mean_accuracies("accuracy", table), *_beside(table), *_ties(table)]
+    rows += mean_accuracies(
+        "accuracy_by_ties", near[near["method"].isin(OF_CLASSES) & (near["ratio"] > 0)], ties="position"
+    )
+    rows += mean_accuracies("accuracy_by_ties", by_weight, ties="weight")
+    rows += mean_accuracies("accuracy_by_classes", near, classes="target")
+    rows += mean_accuracies("accuracy_by_classes", other, classes="other")
     for row in run.agreement().to_dict("records"):
         where = {"ratio": row["ratio"], "compensation": bool(row["compensation"])}
         rows.append({"measure": "same_decisions", **where, "value": row["same"], "n": int(row["n"])})
@@ -273,17 +275,17 @@ def fine_tuned(settings: Settings, seed: int) -> pd.DataFrame:
     run = PruningRun(settings, seed)
     ratios, wanted = list(map(float, settings.finetune_ratios)), run.subsets("finetune_subsets")
     dense = run.tuned("", None, [0.0])
-    parts = [_spread(dense.assign(method=method), wanted) for method in METHODS]
-    parts += [_spread(run.tuned(method, None, ratios), wanted) for method in ("weight", "channel")]
+    parts = [spread(dense.assign(method=method), wanted) for method in METHODS]
+    parts += [spread(run.tuned(method, None, ratios), wanted) for method in ("weight", "channel")]
     trainings: list[tuple[str, tuple[int, ...] | None]] = [
         (method, classes) for classes in wanted for method in OF_CLASSES
     ]
     parts += [run.tuned(method, classes, ratios) for method, classes in bar(trainings, desc="fine-tuned networks")]
     table = pd.concat(parts, ignore_index=True)[COLUMNS]
-    return run.tidy([*_means("accuracy", table), *_beside(table), *_ties(table)])
+    return run.tidy([*mean_accuracies("accuracy", table), *_beside(table), *_ties(table)])
 
 
-def _spread(by_class: pd.DataFrame, wanted: Sequence[Sequence[int]], others: bool = False) -> pd.DataFrame:
+def spread(by_class: pd.DataFrame, wanted: Sequence[Sequence[int]], others: bool = False) -> pd.DataFrame:
     """Counts by class, added up for each subset, or for the classes outside of it."""
     parts = []
     for classes in wanted:
@@ -293,7 +295,7 @@ def _spread(by_class: pd.DataFrame, wanted: Sequence[Sequence[int]], others: boo
     return pd.concat(parts, ignore_index=True).assign(by_position=None)
 
 
-def _means(measure: str, table: pd.DataFrame, **about: Any) -> list[dict[str, Any]]:
+def mean_accuracies(measure: str, table: pd.DataFrame, **about: Any) -> list[dict[str, Any]]:
     """The accuracy, averaged over the subsets; n: distinct test images, of the other classes those of one subset."""
     rows = []
     for (method, ratio, compensation), group in table.groupby(["method", "ratio", "compensation"], sort=False):

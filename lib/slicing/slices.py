@@ -58,16 +58,19 @@ class Slices:
             layers: those to compare; None: all that both have.
         Returns: float64 (N, M); 1 where both are empty.
         """
-        names = [layer for layer in self.synapses if layer in other.synapses] if layers is None else list(layers)
-        shared = torch.zeros(len(self), len(other), dtype=torch.float64)
-        mine, theirs = (torch.zeros(len(part), dtype=torch.float64) for part in (self, other))
-        for layer in names:
-            here, there = ((part.synapses[layer] != 0).flatten(1).float().cpu() for part in (self, other))
-            shared += (here @ there.T).double()  # whole numbers below 2**24: exact
-            mine += here.sum(1).double()
-            theirs += there.sum(1).double()
+        shared, mine, theirs = self._overlap(other, layers)
         united = mine[:, None] + theirs - shared
         return torch.where(united > 0, shared / united.clamp(min=1), 1.0)
+
+    def containment(self, other: Slices, layers: Iterable[str] | None = None) -> Tensor:
+        """The share of the synapses of each slice here that are in each of the other too.
+
+        Args:
+            layers: those to compare; None: all that both have.
+        Returns: float64 (N, M); 1 where the slice here is empty.
+        """
+        shared, mine, _ = self._overlap(other, layers)
+        return torch.where(mine[:, None] > 0, shared / mine[:, None].clamp(min=1), 1.0)
 
     def share(self) -> dict[str, Tensor]:
         """Share of each layer's weight elements that are in each slice: layer -> float64 (N,)."""
@@ -122,6 +125,18 @@ class Slices:
             {layer: torch.cat([part.neurons[layer] for part in parts]) for layer in parts[0].neurons},
             torch.cat([part.predicted for part in parts]),
         )
+
+    def _overlap(self, other: Slices, layers: Iterable[str] | None) -> tuple[Tensor, Tensor, Tensor]:
+        """How many synapses two slices share, float64 (N, M), and how many each has here and there, (N,) and (M,)."""
+        names = [layer for layer in self.synapses if layer in other.synapses] if layers is None else list(layers)
+        shared = torch.zeros(len(self), len(other), dtype=torch.float64)
+        mine, theirs = (torch.zeros(len(part), dtype=torch.float64) for part in (self, other))
+        for layer in names:
+            here, there = ((part.synapses[layer] != 0).flatten(1).float().cpu() for part in (self, other))
+            shared += (here @ there.T).double()  # whole numbers below 2**24: exact
+            mine += here.sum(1).double()
+            theirs += there.sum(1).double()
+        return shared, mine, theirs
 
     def _each(self, change: Any, predicted: Tensor) -> Slices:
         return Slices(

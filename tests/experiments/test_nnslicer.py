@@ -191,7 +191,9 @@ def test_views_set_the_methods_beside_each_other():
     shares = {row["view"]: row["value"] for row in nnslicer_pruning._beside(table) if row["measure"] == "best_share"}
     assert shares == {"as it is": 0.5, "centred": 0.0, "as released": 1.0}
     (mean,) = [
-        row for row in nnslicer_pruning._means("accuracy", table) if row["method"] == "nnslicer" and row["compensation"]
+        row
+        for row in nnslicer_pruning.mean_accuracies("accuracy", table)
+        if row["method"] == "nnslicer" and row["compensation"]
     ]
     assert mean["value"] == 0.7 and mean["n"] == 15  # five images of each of three classes
 

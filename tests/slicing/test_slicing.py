@@ -79,10 +79,10 @@ def test_slices_of_several_inputs(subject, tmp_path):
         Slices.load(tmp_path / "slices.safetensors")
 
 
-def test_overlap_is_jaccards_index(subject):
+def test_overlaps_are_those_of_sets(subject):
     model, images, known = subject
     found = slice(model, images[:4], known)
-    overlap = found.jaccard(found, ["stem", "fc"])
+    overlap, held = found.jaccard(found, ["stem", "fc"]), found.containment(found, ["stem", "fc"])
     for a in range(4):
         for b in range(4):
             sets = [
@@ -91,6 +91,7 @@ def test_overlap_is_jaccards_index(subject):
             ]
             united = len(sets[0] | sets[1])
             assert overlap[a, b] == (len(sets[0] & sets[1]) / united if united else 1)
+            assert held[a, b] == (len(sets[0] & sets[1]) / len(sets[0]) if sets[0] else 1)
 
 
 @pytest.mark.parametrize("layout", ["csr", "csc"])
