@@ -237,7 +237,8 @@ def draw(results: Results) -> Figure:
     shades = np.linspace(0.85, 0.25, layers["layer"].nunique() - 1)
     for shade, (_, rows) in zip(shades, layers[layers["layer"] != "all"].groupby("layer", sort=False), strict=True):
         look = {"color": str(shade), "linewidth": 0.7, "marker": "", "linestyle": "-", "zorder": 1}
-        sizes.plot(rows["theta"], rows["value"], **look)
+        (line,) = sizes.plot(rows["theta"], rows["value"], **look)
+    line.set_label("synapses of one layer")
     whole = pd.concat([results.values(measure, layer="all") for measure in SLICES], ignore_index=True)
     whole["name"] = whole["name"].map(WORDS)
     plots.curves(sizes, whole, "theta", hue="name", order=[WORDS["neurons"], WORDS["synapses"]])
@@ -327,7 +328,7 @@ def draw_sets(results: Results) -> Figure:
     rows = results.rows("picture")
     shown = {layer: mosaic(rows[rows["layer"] == layer]) for layer in drawn_layers(rows)}
     shown = {layer: value if len(value) > 1 else value.T for layer, value in shown.items()}
-    widths = [max(value.shape[1] / value.shape[0], 0.15) for value in shown.values()]
+    widths = [value.shape[1] / value.shape[0] for value in shown.values()]
     figure, axes = plots.panels(len(shown), height=2.4, gridspec_kw={"width_ratios": widths})
     colours = {"0": "#e6e6e6", "1": plots.PALETTE[0], "2": plots.PALETTE[1], "3": "#4d4d4d"}
     look: dict[str, Any] = {"cmap": ListedColormap(list(colours.values())), "vmin": -0.5, "vmax": 3.5}
