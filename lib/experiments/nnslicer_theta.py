@@ -223,6 +223,13 @@ def set_slices(settings: Settings, seed: int) -> pd.DataFrame:
     return run.tidy(rows)
 
 
+def make(scale: str, seed: int) -> None:
+    """All that is measured at a seed: a step before the notebook. A scale may have fewer seeds here than its study."""
+    settings = Settings.of(scale)
+    for item in ITEMS if seed in settings.seeds else ():
+        item.measure(settings, seed)
+
+
 def parts(settings: Settings) -> dict[str, str]:
     """Digit of a neuron, as `ThetaRun.sets` has it -> which slices it is in, in words."""
     known = data.SETS[settings.data].names

@@ -149,6 +149,8 @@ def test_what_is_kept_is_not_computed_again(monkeypatch, run):
             THETA.of(Settings.of("smoke", **changed))
     with pytest.raises(AssertionError, match="computed twice"):
         ThetaRun(Settings.of("smoke", set_classes=[1, 2]), 0).sets()
+    nnslicer_theta.make("smoke", 0)
+    nnslicer_theta.make("smoke", 1)  # is none of this experiment's seeds: there is nothing to do
     fewer = ThetaRun(Settings.of("smoke", scores_per_class=1), 0)
     assert len(fewer.accuracies(None)) == len(fewer.settings.wanted()) * (1 + 2) * 2  # these need no slices
     with pytest.raises(AssertionError, match="computed twice"):
