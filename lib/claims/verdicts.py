@@ -149,7 +149,7 @@ def files(found: Sequence[Verdict], scale: str) -> dict[str, str]:
 
 
 def _as_before(path: Path, body: Mapping[str, Any]) -> str:
-    """The text of claims.json: with the commit that it has where nothing else changed, so that a second report is none."""
+    """The text of claims.json: with the commit that it names already where nothing else of it has changed."""
     try:
         text = path.read_text(encoding="utf-8")
         commit = {key: json.loads(text)["provenance"][key] for key in ("git", "dirty")}

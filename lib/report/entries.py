@@ -32,7 +32,11 @@ def entry(item: config.Item, scale: str, folder: Path, verdicts: Mapping[str, An
     shown: dict[str, Any] = {"item": item.item, "title": item.title, "paper": item.paper, "notebook": item.notebook}
     shown |= {"source": opening(item.source), "state": "missing", "problem": "", "label": opening(names.label(item))}
     shown["verdicts"] = [verdicts[name] for name in item.claims if name in verdicts]
-    shown |= {"figure": {}, "facets": {}, "main": main_claim(shown["verdicts"]) if shown["verdicts"] else None}
+    shown |= {
+        "figure": {},
+        "facets": {"data": "", "settings": ""},
+        "main": main_claim(shown["verdicts"]) if shown["verdicts"] else None,
+    }
     if not record.exists(item.item, scale):
         return shown
     try:
@@ -45,7 +49,7 @@ def entry(item: config.Item, scale: str, folder: Path, verdicts: Mapping[str, An
         "state": "done",
         "title": found["title"],
         "source": opening(found["source"]),
-        "finding": finding(shown["verdicts"], stated),
+        "finding": finding(item.item, shown["verdicts"], stated),
         "figure": figure(folder, item.item),
         "alt": description(found),
         "caption": names.sentence(caption(found)),
@@ -66,18 +70,23 @@ def entry(item: config.Item, scale: str, folder: Path, verdicts: Mapping[str, An
     }
 
 
-def finding(verdicts: Sequence[Mapping[str, Any]], stated: Mapping[str, Any]) -> str:
+def finding(item: str, verdicts: Sequence[Mapping[str, Any]], stated: Mapping[str, Any]) -> str:
     """What an item shows, in one paragraph: the source's first claim and its fate, then how the other claims fare.
 
     Args:
+        item: its name.
         verdicts: of the claims that it bears on, as `claim` gives them.
         stated: as `beside` gives it.
     """
     if not verdicts:
         told = [f"{row[0]}, {row[1]}: stated {row[2]}, ours {row[3]}" for row in stated["rows"]]
-        return "No claim is judged by it. " + (f"{opening('; '.join(told))}." if told else "The source has no number for it.")
+        return "No claim is judged by it. " + (
+            f"{opening('; '.join(told))}." if told else "The source has no number for it."
+        )
     first = main_claim(verdicts)
     words = f"{first['statement']} {first['words'] or opening(first['verdict'])}. {first['why']}"
+    if len(first["items"]) > 1 and item in first["supports"]:
+        words += f" From this one alone: {first['supports'][item]}."
     others = [verdict["verdict"] for verdict in verdicts if verdict is not first]
     counts = [f"{others.count(name)} {name}" for name in MARKS if name in others]
     return words + (f" Other claims that it bears on: {', '.join(counts)}." if counts else "")
@@ -106,7 +115,10 @@ def split(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def facets(found: Mapping[str, Any]) -> dict[str, str]:
     """What a search finds an item by, beside its words: the data sets and attacks, and the networks and methods."""
-    values: dict[str, set[str]] = {"data": {name.split("/")[0] for name in found["provenance"]["data"]}, "settings": set()}
+    values: dict[str, set[str]] = {
+        "data": {name.split("/")[0] for name in found["provenance"]["data"]},
+        "settings": set(),
+    }
     for number in found["numbers"]:
         for key, value in number["where"].items():
             if key in ("attack", "trained_on", "network", "method", "detector", "form"):
@@ -246,8 +258,16 @@ def claim(verdict: claims.Verdict) -> dict[str, Any]:
     shown |= {name: names.sentence(shown[name]) for name in ("why", "rule", "remarks")}
     # Where a verdict says more than its name: the part it holds for, and the networks it was seen on.
     shown["words"] = "" if verdict.headline == verdict.verdict else names.sentence(opening(verdict.headline))
+    shown["supports"] = {name: _support(part["outcome"]) for name, part in verdict.evidence.groupby("item", sort=False)}
     evidence = _with_content(EVIDENCE, [_plain(row) for row in rows])
     return shown | {"slug": slug(verdict.verdict), "lines": lines, "evidence": evidence}
+
+
+def _support(outcomes: Iterable[str]) -> str:
+    """How many comparisons are for a claim: "3 of 4 comparisons support it"."""
+    counted = [outcome for outcome in outcomes if outcome in claims.COUNTED]
+    one = len(counted) == 1
+    return f"{counted.count(claims.SUPPORTS)} of {len(counted)} comparison{'s support' if not one else ' supports'} it"
 
 
 def _plain(row: Sequence[str]) -> list[str]:

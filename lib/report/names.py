@@ -40,9 +40,14 @@ def value(name: str, text: str) -> str:
 
 def sentence(text: str) -> str:
     """A text with plain names: measures, settings as "reversed yes", identifiers of methods and attacks, and items."""
-    plain = _replaced(text, _words())
-    items = {name: label(item) for name, item in config.items().items()}
-    return _replaced(plain, {rf"\b{name}\b": words for name, words in items.items()}) if "_" in plain else plain
+    plain = _replaced(text, _pattern(()))
+    return _replaced(plain, _pattern(_labels(config.config_dir()))) if "_" in plain else plain
+
+
+@cache
+def _labels(_folder: Path) -> tuple[tuple[str, str], ...]:
+    """Each item's name and label, of the configuration in a folder."""
+    return tuple((name, label(item)) for name, item in config.items().items())
 
 
 def label(item: config.Item) -> str:
@@ -51,28 +56,38 @@ def label(item: config.Item) -> str:
 
 
 @cache
-def _words() -> Mapping[str, str]:
-    """Pattern -> plain words: settings with their column's name, then what is an identifier wherever it stands."""
-    found = {}
-    for key, named in known()["values"].items():
+def _pattern(items: tuple[tuple[str, str], ...]) -> tuple[re.Pattern[str], tuple[str, ...]]:
+    """What is replaced, the longer first, a group each; and by which words.
+
+    Args:
+        items: name and label of the items; none: measures, settings with their column's name, and what is an identifier
+            wherever it stands.
+    """
+    found = {rf"\b{re.escape(name)}\b": words for name, words in items}
+    for key, named in known()["values"].items() if not items else ():
         for name, words in named.items():
             found[rf"\b{_loose(key)} {re.escape(name)}(?=[ ,.;)]|$)"] = f"{column(key)} {words}"
-        found |= {rf"(?<![\w-]){re.escape(n)}(?![\w-])": words for n, words in named.items() if re.search("[-_]", n)}
-    found |= {rf"\b{_loose(n)}\b": words for n, words in known()["measures"].items() if "_" in n}
-    return found
+        telling = {name: words for name, words in named.items() if _telling(name, words)}
+        found |= {rf"(?<![\w-]){re.escape(name)}(?![\w-])": words for name, words in telling.items()}
+    if not items:
+        found |= {rf"\b{_loose(name)}\b": words for name, words in known()["measures"].items() if "_" in name}
+    order = sorted(found, key=len, reverse=True)
+    return re.compile("|".join(f"({pattern})" for pattern in order)), tuple(found[pattern] for pattern in order)
+
+
+def _telling(name: str, words: str) -> bool:
+    """Whether a value is an identifier wherever it stands, and no plain word: "fgsm_2", "flip-stated", "jsma"."""
+    return "-" in name or "_" in name or name == words.lower()
 
 
 def _loose(name: str) -> str:
     return re.escape(name).replace("_", "[_ ]")
 
 
-def _replaced(text: str, words: Mapping[str, str]) -> str:
-    """Each pattern's words in its place, the longer pattern first; no text is replaced twice."""
-    order = sorted(words, key=len, reverse=True)
-    if not order:
-        return text
-    numbered = re.compile("|".join(f"({pattern})" for pattern in order))
-    return numbered.sub(lambda match: words[order[(match.lastindex or 1) - 1]], text)
+def _replaced(text: str, pattern: tuple[re.Pattern[str], tuple[str, ...]]) -> str:
+    """A text with each match's words in its place; none is replaced twice."""
+    found, words = pattern
+    return found.sub(lambda match: words[(match.lastindex or 1) - 1], text)
 
 
 def term_id(term: str) -> str:

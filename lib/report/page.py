@@ -24,9 +24,10 @@ def build(scale: str = "smoke") -> Path:
 
     Args:
         scale: smoke, cpu, gpu or paper.
-    Returns: the path of the front page, index.html. All open from a file, fetch nothing from outside, and link the files
-        beside them. Items without a record are listed as not run; damaged ones with the reason. Where no claim can be
-        tested at this scale, as at smoke, the pages show the verdicts of the largest scale that has some, and say so.
+    Returns: the path of the front page, index.html. The pages open from a file, fetch nothing from outside, and link
+        the files beside them. Items without a record are listed as not run; damaged ones with the reason. Where no
+        claim can be tested at this scale, as at smoke, the pages show the verdicts of the largest scale that has some,
+        and say so.
     """
     from lib.report import notebooks
 
@@ -46,7 +47,7 @@ def build(scale: str = "smoke") -> Path:
     studies = []
     for paper in dict.fromkeys([*page_of, *(verdict.paper for verdict in judged)]):
         own = [verdict for verdict in judged if verdict.paper == paper]
-        study = {"paper": paper, "tally": entries.tally(own), "claims": [views[v.id] for v in own]}
+        study: dict[str, Any] = {"paper": paper, "tally": entries.tally(own), "claims": [views[v.id] for v in own]}
         study["page"] = page_of.get(paper, "index.html")
         study["entries"] = [entry for entry in shown.values() if entry["paper"] == paper and entry["state"] == "done"]
         study["waiting"] = [entry for entry in shown.values() if entry["paper"] == paper and entry["state"] != "done"]
@@ -62,7 +63,9 @@ def build(scale: str = "smoke") -> Path:
         "frozen": claims.frozen_in_words(judged_at),
         "notebooks": notebooks.convert(folder, jinja, with_record),
         "jobs": benchmarks(scale),
-        "files": [name for name in ("tables/claims.csv", "tables/claims.tex", "claims.json") if (folder / name).is_file()],
+        "files": [
+            name for name in ("tables/claims.csv", "tables/claims.tex", "claims.json") if (folder / name).is_file()
+        ],
         "glossary": names.known()["glossary"],
     }
     for study in studies:
