@@ -19,13 +19,13 @@
     const groups = [...document.querySelectorAll("section.paper")];
     const things = [...document.querySelectorAll(".thing")];
     const count = document.getElementById("count");
-    const plain = (text) => text.toLowerCase().replace(/[-_()]/g, "");
+    const plain = (text) => " " + text.toLowerCase().replace(/[-_()]/g, "").replace(/\s+/g, " ").trim();
     const text = new Map(things.map((thing) => [thing, plain(thing.textContent + " " + thing.dataset.words)]));
     const chosen = () => chips.filter((chip) => chip.getAttribute("aria-pressed") === "true").map((chip) => chip.dataset.verdict);
 
     const show = () => {
       const verdicts = chosen();
-      const sought = plain(words.value).split(/\s+/).filter(Boolean);
+      const sought = plain(words.value).split(" ").filter(Boolean).map((word) => " " + word);  // what words begin with
       const number = { figure: 0, claim: 0 };
       for (const group of groups) {
         let any = false;
