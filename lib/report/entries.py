@@ -52,7 +52,7 @@ def entry(item: config.Item, scale: str, folder: Path, verdicts: Mapping[str, An
         "finding": finding(item.item, shown["verdicts"], stated),
         "figure": figure(folder, item.item),
         "alt": description(found),
-        "caption": names.sentence(caption(found)),
+        "caption": caption(found),
         "facets": facets(found),
         "reduced": smaller,
         "other": other,
@@ -175,8 +175,8 @@ def description(found: Mapping[str, Any]) -> str:
 
 def caption(found: Mapping[str, Any]) -> str:
     """A figure's title, what is measured, over which settings."""
-    measures = dict.fromkeys(number["name"].replace("_", " ") for number in found["numbers"])
-    settings = [key.replace("_", " ") for key in tables.where_keys(found)]
+    measures = dict.fromkeys(names.value("measure", number["name"]) for number in found["numbers"])
+    settings = [names.column(key) for key in tables.where_keys(found)]
     over = f" by {', '.join(settings)}" if settings else ""
     return f"{found['title']}: {', '.join(measures)}{over}"
 

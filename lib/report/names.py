@@ -22,7 +22,8 @@ def known() -> Mapping[str, Mapping[str, Any]]:
 
 def column(name: str) -> str:
     """The head of a table's column."""
-    return known()["columns"].get(name, name.replace("_", " "))
+    words = known()["columns"].get(name, name.replace("_", " "))
+    return "ε = " + words.removeprefix("eps ") if words.startswith("eps ") else words
 
 
 def value(name: str, text: str) -> str:
