@@ -182,14 +182,15 @@ def test_the_finding_tells_the_sources_first_claim_and_counts_the_others():
         return view | {"items": items, "supports": {"one": "2 of 3 comparisons support it"}}
 
     verdicts = [told("A", "reproduced", True), told("B", "open", False), told("C", "open", False)]
-    text = entries.finding("one", verdicts, {"rows": []})
+    text = entries.finding("one", verdicts, {"rows": []}, "accuracy")
     assert text.startswith("B helps. Open. Effect: +3 points.") and "2 of 3 comparisons" in text
     assert text.endswith("Other claims that it bears on: 1 reproduced, 1 open.")
     untested = told("B", claims.NOT_TESTABLE, False)
     assert entries.main_claim([verdicts[0], untested]) is verdicts[0]
     assert entries.main_claim([untested]) is untested
     stated = {"rows": [["seconds", "one input", "40", "0.07"]]}
-    assert "Seconds, one input: stated 40, ours 0.07" in entries.finding("one", [], stated)
+    assert "Seconds, for one input: 0.07 (stated: 40)." in entries.finding("one", [], stated, "seconds")
+    assert "It shows seconds by network." in entries.finding("one", [], {"rows": []}, "seconds by network")
 
 
 def test_a_table_of_the_source_stands_open_and_the_rest_of_ours_is_folded():
@@ -253,6 +254,18 @@ def test_names_are_plain_and_nothing_else_of_a_text_changes():
     for text in ("network my-flip-stated-net", "fgsm_21", "no reversed order", "robustness_fig70"):
         assert names.sentence(text) == text
     assert names.column("reversed") == "trigger" and names.column("learned_rate") == "learned rate"
+
+
+def test_every_plain_name_is_of_something_that_is_recorded(monkeypatch):
+    monkeypatch.delenv("NEURONS_RESULTS")
+    numbers = [number for item in config.items() for number in record.read(item, "cpu")["numbers"]]
+    plain = names.known()
+    assert set(plain["measures"]) <= {number["name"] for number in numbers}
+    keys = {key for number in numbers for key in number["where"]}
+    assert set(plain["values"]) <= keys and set(plain["columns"]) <= keys | {"no epsilon"}
+    recorded = {(key, str(value)) for number in numbers for key, value in number["where"].items()}
+    recorded |= {(key, {"True": "yes", "False": "no"}.get(value, value)) for key, value in recorded}
+    assert {(key, str(name)) for key, named in plain["values"].items() for name in named} <= recorded
 
 
 def test_terms_are_linked_once_and_the_text_is_escaped():

@@ -49,7 +49,7 @@ def entry(item: config.Item, scale: str, folder: Path, verdicts: Mapping[str, An
         "state": "done",
         "title": found["title"],
         "source": opening(found["source"]),
-        "finding": finding(item.item, shown["verdicts"], stated),
+        "finding": finding(item.item, shown["verdicts"], stated, shows(found)),
         "figure": figure(folder, item.item),
         "alt": description(found),
         "caption": caption(found),
@@ -70,19 +70,21 @@ def entry(item: config.Item, scale: str, folder: Path, verdicts: Mapping[str, An
     }
 
 
-def finding(item: str, verdicts: Sequence[Mapping[str, Any]], stated: Mapping[str, Any]) -> str:
+def finding(item: str, verdicts: Sequence[Mapping[str, Any]], stated: Mapping[str, Any], shows: str) -> str:
     """What an item shows, in one paragraph: the source's first claim and its fate, then how the other claims fare.
 
     Args:
         item: its name.
         verdicts: of the claims that it bears on, as `claim` gives them.
         stated: as `beside` gives it.
+        shows: what is measured, over which settings.
     """
     if not verdicts:
-        told = [f"{row[0]}, {row[1]}: stated {row[2]}, ours {row[3]}" for row in stated["rows"]]
-        return "No claim is judged by it. " + (
-            f"{opening('; '.join(told))}." if told else "The source has no number for it."
-        )
+        if not stated["rows"]:
+            return f"No claim is judged by it, and the source has no number for it. It shows {shows}."
+        told = [f"{setting}: {ours} (stated: {paper})" for _, setting, paper, ours, *_ in stated["rows"]]
+        measures = " and ".join(dict.fromkeys(row[0] for row in stated["rows"]))
+        return f"No claim is judged by it. {opening(measures)}, for {'; '.join(told)}."
     first = main_claim(verdicts)
     words = f"{first['statement']} {first['words'] or opening(first['verdict'])}. {first['why']}"
     if len(first["items"]) > 1 and item in first["supports"]:
@@ -175,10 +177,15 @@ def description(found: Mapping[str, Any]) -> str:
 
 def caption(found: Mapping[str, Any]) -> str:
     """A figure's title, what is measured, over which settings."""
+    return f"{found['title']}: {shows(found)}"
+
+
+def shows(found: Mapping[str, Any]) -> str:
+    """What is measured, over which settings."""
     measures = dict.fromkeys(names.value("measure", number["name"]) for number in found["numbers"])
     settings = [names.column(key) for key in tables.where_keys(found)]
     over = f" by {', '.join(settings)}" if settings else ""
-    return f"{found['title']}: {', '.join(measures)}{over}"
+    return f"{', '.join(measures)}{over}"
 
 
 def figure(folder: Path, item: str) -> dict[str, Any]:
