@@ -53,7 +53,7 @@ def _labels(_folder: Path) -> tuple[tuple[str, str], ...]:
 
 def label(item: config.Item) -> str:
     """An item in few words: "Figure 7"; its title where the source has no such figure."""
-    return item.title if item.source == "not in the source" else item.source
+    return item.title if item.source.startswith("not in ") else item.source
 
 
 @cache
