@@ -43,6 +43,7 @@ def build(scale: str = "smoke") -> Path:
         for name, item in items.items()
         if record.exists(name, scale)
     }
+    executed = notebooks.convert(folder, jinja, with_record)  # before the entries, which link what is there
     shown = {name: entries.entry(item, scale, folder, views) for name, item in items.items()}
     studies = []
     for paper in dict.fromkeys([*page_of, *(verdict.paper for verdict in judged)]):
@@ -61,7 +62,7 @@ def build(scale: str = "smoke") -> Path:
         "elsewhere": f"../{judged_at}/" if judged_at != scale else "",
         "tally": entries.tally(judged),
         "frozen": claims.frozen_in_words(judged_at),
-        "notebooks": notebooks.convert(folder, jinja, with_record),
+        "notebooks": executed,
         "jobs": benchmarks(scale),
         "files": [
             name for name in ("tables/claims.csv", "tables/claims.tex", "claims.json") if (folder / name).is_file()
