@@ -1,5 +1,6 @@
-"""The documents name what is there: functions, files, links."""
+"""The documents name what is there: functions, files, links; the README's examples print what it says."""
 
+import doctest
 import importlib
 import re
 
@@ -9,6 +10,8 @@ from lib import config
 
 DOCS = sorted((config.ROOT / "docs").glob("*.md"))
 NAME = re.compile(r"`(lib(?:\.[a-zA-Z_]\w*)+)`")
+EXAMPLE = re.compile(r"^```python\n(>>> .*?)^```", re.DOTALL | re.MULTILINE)
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#]+)")
 
 
@@ -41,3 +44,30 @@ def test_every_link_leads_somewhere(path):
 
 def test_a_name_that_is_not_there_is_noticed():
     assert found("lib.slicing.profile") and not found("lib.slicing.nothing") and not found("lib.nothing")
+
+
+class Near(doctest.OutputChecker):
+    """Output is right where its words are equal and its numbers at most 10 apart: machines train a little differently."""
+
+    def check_output(self, want, got, optionflags):
+        far = [abs(float(a) - float(b)) > 10 for a, b in zip(NUMBER.findall(want), NUMBER.findall(got), strict=False)]
+        return NUMBER.sub("0", want) == NUMBER.sub("0", got) and not any(far)
+
+
+def examples(text):
+    """The examples of a document, one after the other, as one test."""
+    return doctest.DocTestParser().get_doctest("\n".join(EXAMPLE.findall(text)), {}, "README.md", None, None)
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_readme_print_what_it_says():
+    found, said = examples((config.ROOT / "README.md").read_text()), []
+    runner = doctest.DocTestRunner(Near(), verbose=False)
+    assert len([one for one in found.examples if one.want]) >= 2
+    assert runner.run(found, out=said.append).failed == 0, "".join(said)
+
+
+@pytest.mark.parametrize(("want", "failed"), [("7 of 9", 0), ("17 of 9", 0), ("18 of 9", 1), ("7 in 9", 1), ("7", 1)])
+def test_an_example_that_prints_something_else_is_noticed(want, failed):
+    text = f'```python\n>>> print("7 of 9")\n{want}\n```\n'
+    assert doctest.DocTestRunner(Near(), verbose=False).run(examples(text), out=lambda _: None).failed == failed

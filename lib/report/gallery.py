@@ -11,7 +11,7 @@ from typing import Any
 from lib import cite, claims, config, record, reduced, store, tables
 from lib.report import entries
 
-TAKEN = ("SVG", "CSV", "record", "notebook")  # files linked from a figure
+TAKEN = ("CSV", "record", "notebook")  # files linked from a figure
 COLUMNS = ("paper", "claim", "the paper states", "ours [95 % interval]", "verdict", "scale and clean accuracy")
 DEVICE = re.compile(r"\b(?:cpu|cuda) ([^,;]+)")  # of a record's provenance
 
@@ -108,7 +108,7 @@ def gallery_markdown(base: str | os.PathLike | None = None) -> str:
     where = _counted([verdict["scale"] for verdict in verdicts]) or "none yet"
     lines += [
         "",
-        f"The numbers are claims: the paper's and, after +, our own, at the largest scale that decides each ({where}).",
+        f"The numbers are claims, the paper's and after + our own, at the largest scale that decides each: {where}.",
         "",
     ]
     for name in _chosen("figures", items):
@@ -116,7 +116,7 @@ def gallery_markdown(base: str | os.PathLike | None = None) -> str:
             lines += _figure(name, at[name], link)
     for scale in dict.fromkeys(at.values()):
         page = link(f"results/{scale}/index.html", config.results_dir(scale) / "index.html")
-        lines.append(f"- Everything at `{scale}`: {page}, to be opened in a browser. Run on {_devices(scale)}.")
+        lines.append(f"- All of `{scale}`, to be opened in a browser: {page}. Run on {_devices(scale)}.")
     return "\n".join(lines) + "\n"
 
 
