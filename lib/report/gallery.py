@@ -60,7 +60,7 @@ def findings_markdown(base: str | os.PathLike | None = None) -> str:
     lines += [_row(_finding(known[name], found[name])) for name in chosen]
     scales = dict.fromkeys(found[name]["scale"] for name in chosen)
     pages = [link(f"`{scale}`", config.results_dir(scale) / "tables" / "claims.md") for scale in scales]
-    return "\n".join([*lines, "", f"All claims, with the rule and the reason of each verdict: {', '.join(pages)}.", ""])
+    return "\n".join([*lines, "", f"All claims, with rules and reasons: {', '.join(pages)}.", ""])
 
 
 def _finding(claim: claims.Claim, found: Mapping[str, Any]) -> list[str]:
@@ -116,7 +116,7 @@ def gallery_markdown(base: str | os.PathLike | None = None) -> str:
             lines += _figure(name, at[name], link)
     for scale in dict.fromkeys(at.values()):
         page = link(f"results/{scale}/index.html", config.results_dir(scale) / "index.html")
-        lines.append(f"- All of `{scale}`, to be opened in a browser: {page}. Run on {_devices(scale)}.")
+        lines.append(f"- All of `{scale}`: {page}. Run on {_devices(scale)}.")
     return "\n".join(lines) + "\n"
 
 
