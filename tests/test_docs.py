@@ -1,4 +1,4 @@
-"""The documents name what is there: functions, files, links; the README's examples print what it says."""
+"""The documents name what is there: functions, files, links; the README shows the results, its examples print so."""
 
 import doctest
 import importlib
@@ -7,12 +7,13 @@ import re
 import pytest
 
 from lib import config
+from lib.report.gallery import PARTS
 
 DOCS = sorted((config.ROOT / "docs").glob("*.md"))
 NAME = re.compile(r"`(lib(?:\.[a-zA-Z_]\w*)+)`")
 EXAMPLE = re.compile(r"^```python\n(>>> .*?)^```", re.DOTALL | re.MULTILINE)
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
-LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#]+)")
+LINK = re.compile(r"(?:\]\(|src=\")(?!https?:|#|mailto:)([^)#\"]+)")
 
 
 def found(dotted: str) -> bool:
@@ -46,8 +47,16 @@ def test_a_name_that_is_not_there_is_noticed():
     assert found("lib.slicing.profile") and not found("lib.slicing.nothing") and not found("lib.nothing")
 
 
+def test_the_readme_shows_the_results_as_they_are(monkeypatch):
+    monkeypatch.delenv("NEURONS_RESULTS", raising=False)
+    text = (config.ROOT / "README.md").read_text()
+    for name, part in PARTS.items():
+        shown = text.partition(f"<!-- {name}:start -->\n\n")[2].partition(f"\n<!-- {name}:end -->")[0]
+        assert shown == part(), "run: .venv/bin/python -m lib.report --readme README.md"
+
+
 class Near(doctest.OutputChecker):
-    """Output is right where its words are equal and its numbers at most 10 apart: machines train a little differently."""
+    """Output is right where its words are equal and its numbers at most 10 apart: machines differ in training."""
 
     def check_output(self, want, got, optionflags):
         far = [abs(float(a) - float(b)) > 10 for a, b in zip(NUMBER.findall(want), NUMBER.findall(got), strict=False)]
