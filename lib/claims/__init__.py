@@ -1,7 +1,7 @@
 """The papers' claims and their verdicts, computed from the records by the rules of config/claims.yaml."""
 
 from lib.claims.decide import NOT_TESTABLE, OPEN, VERDICTS
-from lib.claims.effects import COUNTED
+from lib.claims.effects import COUNTED, SUPPORTS
 from lib.claims.material import frozen_in_words
 from lib.claims.rules import Claim, ClaimError, Rule, load
 from lib.claims.verdicts import Verdict, files, judge, judge_all, table, verdicts
@@ -11,6 +11,7 @@ __all__ = [
     "COUNTED",
     "NOT_TESTABLE",
     "OPEN",
+    "SUPPORTS",
     "VERDICTS",
     "Claim",
     "ClaimError",

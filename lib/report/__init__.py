@@ -1,6 +1,6 @@
-"""The report: every figure, table and verdict of a scale on one page, its notebooks as HTML, and parts of the README.
+"""The report: a scale's front page, a page a paper, its notebooks as HTML, and parts of the README.
 
-`python -m lib.report --scale S` writes results/<scale>/index.html and notebooks/*.html and prints the page's path;
+`python -m lib.report --scale S` writes results/<scale>/*.html and notebooks/*.html and prints the front page's path;
  `python -m lib.report --readme README.md` rewrites findings and gallery, each between its two markers in that file.
 """
 
