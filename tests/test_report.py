@@ -14,7 +14,6 @@ from samples import accuracies, falling, write
 
 from lib import cite, claims, config, record, report
 from lib.report import entries, names
-from lib.report.gallery import BEST, best, complete, judged_at_largest, scales_of
 from lib.report.page import pages
 
 
@@ -307,6 +306,7 @@ def test_hostile_text_is_escaped(tmp_path, results, monkeypatch):
     claim["rule"] = [{**compared, "name": HOSTILE}, {**compared, "name": "other"}]
     claim["controls"] = [{"name": HOSTILE, "left": {"layer": HOSTILE}}]
     (folder / "claims.yaml").write_text(yaml.safe_dump({"c": claim}))
+    (folder / "readme.yaml").write_text(yaml.safe_dump({"findings": ["c"], "figures": ["one"]}))
     numbers = [
         record.number("accuracy", {"layer": k}, {0: 0.1, 1: 0.1, 2: 0.1}, HOSTILE, 3000, note=HOSTILE)
         for k in (HOSTILE, "b")
@@ -316,91 +316,10 @@ def test_hostile_text_is_escaped(tmp_path, results, monkeypatch):
         page = Page(built()[name])
         assert page.tags.count("script") == 1 and page.tags.count("img") == 1 and not page.open
         assert page.text.count(HOSTILE) >= least and HOSTILE in page.alts[0]  # shown as it stands, everywhere
-    markdown = report.gallery_markdown()
-    assert "<" not in markdown and "{{" in markdown
-    assert {line.count("|") - line.count("\\|") for line in markdown.splitlines() if line[:1] == "|"} == {10}
-
-
-def test_claims_that_wait_for_a_record_are_counted_apart(results):
-    temperature(reduced=["5 epochs"])
-    cells = [line.split("|")[1:-1] for line in report.gallery_markdown().splitlines() if line[:1] == "|"]
-    counts = {row[0].strip(): [[int(n) for n in cell.split("+")] for cell in row[2:]] for row in cells[2:]}
-    judged = [verdict for verdict in claims.verdicts("smoke") if verdict.paper == "Maestrati 2020"]
-    waiting = [verdict for verdict in judged if set(verdict.items) - {"robustness_fig7"}]
-    apart = [sum(v.ours is ours for v in waiting) for ours in (False, True)]
-    assert 0 < len(waiting) < len(judged) and counts["Maestrati 2020"][-1] == apart and all(apart)
-    sums = [sum(cell[k] for cell in counts["Maestrati 2020"] if len(cell) > k) for k in (0, 1)]
-    assert sums == [sum(v.ours is ours for v in judged) for ours in (False, True)]
-
-
-def test_gallery_is_rewritten_between_its_markers(tmp_path, results, capsys):
-    temperature(reduced=["5 epochs"])
-    report.build("smoke")
-    readme = tmp_path / "my docs" / "README.md"
-    readme.parent.mkdir()
-    readme.write_text(f"# Top\n\n{report.START}\nold\n{report.END}\n\nbottom\n")
-    assert report.main(["--readme", str(readme)]) == 0
-    text = readme.read_text()
-    assert text.startswith("# Top\n\n") and text.endswith("\n\nbottom\n") and "\nold\n" not in text
-    targets = re.findall(r"\]\(([^)]*)\)", text)
-    assert "../results/smoke/figures/robustness_fig7.png" in targets
-    assert all((readme.parent / target).is_file() for target in targets)
-    assert "Reduced: 5 epochs." in text and "| Maestrati 2020 | 1 of 10 (`smoke`) |" in text
-    papers = {item.paper for item in config.items().values()}
-    assert len([line for line in text.splitlines() if line.startswith("|")]) == 2 + len(papers)
-    report.main(["--readme", str(readme)])
-    assert readme.read_text() == text
-    readme.write_text("no markers")
-    assert report.main(["--readme", str(readme)]) == 1
-    assert str(readme) in capsys.readouterr().err and readme.read_text() == "no markers"
-
-
-def test_a_long_list_of_what_is_reduced_is_cut_in_the_readme_only(results):
-    reduced = [f"{k} steps instead of {10 * k}" for k in range(1, 10)]
-    temperature(reduced=reduced)
-    text = report.gallery_markdown()
-    assert "5 steps instead of 50; and 4 more settings, see the record." in text and "6 steps" not in text
-    report.build("smoke")
-    assert all(words in (results / "robustness.html").read_text() for words in reduced)
-
-
-def test_the_gallery_shows_the_best_that_has_been_drawn(results):
-    settings = [{"temperature": t} for t in (1, 20)]
-    for item in ("robustness_fig1", "robustness_fig7", "robustness_fig3", "nnslicer_pruning"):
-        write(item, accuracies(settings, lambda s, e: falling(0.7, 0.5, e)), figure=figure())
-    write("lancet_backdoors", accuracies(settings, lambda s, e: falling(0.7, 0.5, e)))  # a table only
-    assert best(scales_of()) == ["robustness_fig7", "nnslicer_pruning", "robustness_fig3"]
-    papers = {config.items()[name].paper for name in BEST[:5]}
-    assert papers == {item.paper for item in config.items().values()}
-
-
-def test_the_gallery_shows_each_item_at_the_largest_scale_it_has_run_at(results):
-    settings = [{"temperature": t} for t in (1, 20)]
-
-    def make(item, scale, clean):
-        write(item, accuracies(settings, lambda s, e: falling(clean, 0.5, e)), scale, figure=figure())
-
-    for item in ("robustness_fig7", "robustness_fig8", "robustness_masking", "nnslicer_anatomy"):
-        make(item, "smoke", 0.5)
-    assert set(scales_of().values()) == {"smoke"}  # nothing else is there
-    for item in ("robustness_fig7", "robustness_fig8", "robustness_masking"):
-        make(item, "cpu", 0.6)
-    make("robustness_fig7", "paper", 0.7)
-    at = scales_of()
-    assert at == {"robustness_fig7": "paper", "robustness_fig8": "cpu", "robustness_masking": "cpu"}
-    text = report.gallery_markdown()
-    assert "| Maestrati 2020 | 3 of 10 (1 at `paper`, 2 at `cpu`) |" in text and "| 0 of 6 |" in text
-    assert "results/paper/figures/robustness_fig7.png" in text and "results/cpu/figures/robustness_fig7.png" not in text
-    assert "scale `paper`.**" in text and "results/smoke" not in text
-    alone = {claim.id for claim in claims.load().values() if set(claim.items) == {"robustness_fig7"}}
-    shared = {claim.id for claim in claims.load().values() if set(claim.items) <= set(at)} - alone
-    judged = judged_at_largest(at)
-    assert set(judged) == set(claims.load())
-    ready = {name: where for name, (verdict, where) in judged.items() if where}
-    assert alone and shared and alone | shared == set(ready)
-    assert {where for name, where in ready.items() if name in alone} == {"paper"}
-    assert {where for name, where in ready.items() if name in shared} == {"cpu"}  # all its items ran there
-    assert all(complete(*judged[name]) for name in ready)
+    for markdown, cells in ((report.gallery_markdown(), 8), (report.findings_markdown(), 6)):
+        assert "<" not in markdown and "{{" in markdown
+        rows = [line for line in markdown.splitlines() if line[:1] == "|"]
+        assert {line.count("|") - line.count("\\|") for line in rows} == {cells + 1}
 
 
 def test_command_prints_the_path_and_says_what_has_not_run(results, capsys):

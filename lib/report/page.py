@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from lib import checksums, claims, config, record, store
 from lib.report import entries, names
-from lib.report.gallery import ReportError, write_gallery
+from lib.report.gallery import ReportError, write_readme
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 
@@ -162,15 +162,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m lib.report",
-        description="Build results/<scale>/*.html from the records, or the gallery of a Markdown file.",
+        description="Build results/<scale>/*.html from the records, or the generated parts of a README.",
     )
     parser.add_argument("--scale", choices=config.SCALES, default="smoke")
-    parser.add_argument("--readme", metavar="FILE", help="rewrite the gallery in this Markdown file instead")
+    parser.add_argument("--readme", metavar="FILE", help="rewrite the generated parts of this Markdown file instead")
     chosen = parser.parse_args(arguments)
     known = (ReportError, checksums.ChecksumError, claims.ClaimError, config.ConfigError, record.RecordError, OSError)
     try:
         if chosen.readme:
-            print(write_gallery(chosen.readme))
+            print(write_readme(chosen.readme))
             return 0
         print(build(chosen.scale))
         missing = [name for name in config.items() if not record.exists(name, chosen.scale)]
