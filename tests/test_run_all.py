@@ -126,7 +126,7 @@ def test_only_may_be_given_more_than_once(shop):
     for item in ("robustness_one", "robustness_two", "robustness_three"):
         assert f"{item}: complete at no seed yet" in done.stdout
     due = done.stdout.split("Out of date now: ")[1].strip().split(", ")
-    assert set(due) == {"6 train", "6 evaluate", "2 notebook"}
+    assert set(due) == {"6 train", "4 step", "2 notebook"}
 
 
 def test_data_is_a_folder_from_where_the_caller_is(shop, tmp_path):

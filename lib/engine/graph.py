@@ -15,7 +15,7 @@ from lib.config.estimates import network_seconds
 
 @dataclass(frozen=True)
 class Node:
-    """The networks of one family and seed: trained by one job, evaluated by the next.
+    """The networks of one family and seed, trained by one job.
 
     Attributes:
         after: families that this one's networks start from.
@@ -34,11 +34,11 @@ class StepNode:
     Attributes:
         study, name: as in config/steps.yaml.
         seed: of the networks.
-        run: module:function, called with scale and seed.
+        run: what is carried out, as `lib.evaluations.carry_out` takes it.
         families: networks that must be trained before.
         after: steps of the same study and seed that must be done before.
         attacks: (network, names of attacks) whose adversarial sets must be made before.
-        parts: module:function that names the parts it can be made in, or nothing.
+        parts: "network", or module:function that names the parts it can be made in, or nothing.
     """
 
     study: str
@@ -134,22 +134,13 @@ def matching(scale: Scale, patterns: Iterable[str], reader: str) -> list[str]:
     return list(found)
 
 
-def studies(scale: Scale, family: str) -> list[str]:
-    """Studies of the items that read a family."""
-    read = {item.study for item in config.items().values() if any(fnmatchcase(family, name) for name in item.families)}
-    return sorted(read & set(scale.study))
-
-
-def evaluated(study: str) -> bool:
-    """Whether a study has a module that evaluates its networks, family by family, before its notebooks show them."""
-    return (config.ROOT / "lib" / "experiments" / f"{study}_evaluation.py").exists()
-
-
 def seeds(scale: Scale, family: str) -> list[int]:
     """Seeds that the studies read a family at; [0] where none says."""
     found: set[int] = set()
-    for study in studies(scale, family):
-        found.update(scale.study[study].get("family_seeds", {}).get(family) or scale.study[study].get("seeds", (0,)))
+    for item in config.items().values():
+        if item.study in scale.study and any(fnmatchcase(family, name) for name in item.families):
+            study = scale.study[item.study]
+            found.update(study.get("family_seeds", {}).get(family) or study.get("seeds", (0,)))
     return sorted(found) or [0]
 
 
