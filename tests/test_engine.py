@@ -244,6 +244,10 @@ def test_jobs_share_out_the_gpus(small, tmp_path):
 # ---- whole runs
 
 
+def notes(shop: Workshop) -> list[dict]:
+    return [json.loads(line) for line in (shop.root / "cache/smoke/engine/run.jsonl").read_text().splitlines()]
+
+
 def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
@@ -413,6 +417,33 @@ def test_an_interrupted_run_stops_its_jobs_and_says_how_to_go_on(shop):
     assert "stopped before the end: the same command goes on from here" in out
     assert err.count("stopped train other") == 2
     assert "Traceback" not in err and "WorkflowError" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "second"), [("SIGTERM", "SIGTERM"), ("SIGINT", "SIGINT"), ("SIGTERM", "SIGINT")])
+def test_a_second_signal_ends_the_jobs_that_the_first_one_waits_for(shop, first, second):
+    """The signals go to the run alone, not to its jobs, as those of a scheduler do."""
+    smoke = copy.deepcopy(SMOKE)
+    smoke["study"]["robustness"]["sleep"] = 90
+    smoke["networks"]["other"]["epochs"] = 3
+    shop.configure(smoke)
+    run_of_it = subprocess.Popen(
+        [str(shop.root / "run_all.sh"), "--only", "02_two", "--cores", "2"],
+        env=shop.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    wait_for(lambda: len(shop.lines("trained")) == 2)
+    run_of_it.send_signal(getattr(signal, first))
+    time.sleep(3)
+    assert run_of_it.poll() is None and not any(entry["event"] == "stopped" for entry in notes(shop))
+    run_of_it.send_signal(getattr(signal, second))
+    out, err = run_of_it.communicate(timeout=45)
+    assert run_of_it.returncode == 1 and "stopped before the end: the same command goes on from here" in out
+    assert "the jobs at work are finished first" in err and err.count("stopped train other") == 2
+    assert not list((shop.root / "cache/smoke/engine/done/train").glob("other*"))
 
 
 @pytest.mark.slow
