@@ -46,7 +46,7 @@ def test_steps_are_those_that_the_notebooks_show_and_what_they_wait_for(shop):
     ]
     assert every[2].after == ("scores",) and every[2].families == ("dense", "other")
     assert engine.attacks(every) == [("dense", 0, "fgsm ifgsm"), ("dense", 0, "pgd")]
-    assert [step.name for step in engine.steps(config.load("smoke"), ["02_two"])] == ["attacked"]
+    assert [step.name for step in engine.steps(config.load("smoke"), ["robustness_three"])] == ["attacked"]
 
 
 def test_a_pattern_stands_for_all_families_of_the_scale_that_fit(shop):

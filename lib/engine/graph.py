@@ -2,7 +2,7 @@
 
 import ast
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -194,16 +194,15 @@ def node_seconds(scale: Scale, node: Node) -> float | None:
 # ---- steps and adversarial sets
 
 
-def steps(scale: Scale, chosen: Iterable[str] | None = None) -> list[StepNode]:
-    """The steps that the chosen notebooks need, in an order in which they can be done; all, for None.
+def steps(scale: Scale, chosen: Collection[str] | None = None) -> list[StepNode]:
+    """The steps that the chosen items need, in an order in which they can be done; all, for None.
 
     Raises: ConfigError for a step that config/steps.yaml does not have, or steps that wait for one another.
     """
     known, wanted = config.steps(), dict[tuple[str, str], None]()
-    for notebook in notebooks() if chosen is None else chosen:
-        for item in config.items().values():
-            for name in item.steps if Path(item.notebook).stem == notebook else ():
-                _add(wanted, known.get(item.study, {}), item.study, name, ())
+    for item in config.items().values():
+        for name in item.steps if chosen is None or item.item in chosen else ():
+            _add(wanted, known.get(item.study, {}), item.study, name, ())
     suite = scale.attacks.get("suite", ())
     found = []
     for study, name in wanted:

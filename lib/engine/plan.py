@@ -68,8 +68,7 @@ class Plan:
         self.tasks: dict[str, Task] = {}
         self.goals: list[Goal] = []
         named = self._written_out(only)
-        chosen = graph.select([name for name in named if name in self.items]) if set(named) & set(self.items) else []
-        self._steps = {(step.study, step.name, step.seed): step for step in graph.steps(scale, chosen)}
+        self._steps = {(step.study, step.name, step.seed): step for step in graph.steps(scale, named)}
         read = {wanted: self._seeds_of(wanted) for wanted in named}
         unread = sorted(set(seeds) - set().union(*read.values()))
         if unread:
