@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -160,7 +160,8 @@ def _stopped_by_a_second_signal() -> Iterator[None]:
         while number := heard.recv(1):
             asked += number[0] in (signal.SIGINT, signal.SIGTERM)
             for job in psutil.Process().children() if asked > 1 else ():
-                job.terminate()  # it ends its command, notes that it was stopped, and leaves nothing that says "done"
+                with suppress(psutil.Error):  # it has just ended
+                    job.terminate()  # it ends its command, and leaves nothing that says that it is done
 
     before = signal.set_wakeup_fd(told.fileno())
     threading.Thread(target=listen, daemon=True).start()
