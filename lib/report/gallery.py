@@ -23,24 +23,24 @@ class ReportError(RuntimeError):
 
 
 def judged() -> dict[str, Mapping[str, Any]]:
-    """Every claim as results/<scale>/claims.json has it, of the largest scale that decides it.
+    """Every claim as results/<scale>/claims.json has it, of the largest scale that can test it, whatever it says there.
 
-    A claim that no scale decides is of the largest that leaves it open, else of the largest that names it. The smallest
-    scale counts only where no other has a claims.json.
+    A claim that no scale can test is of the largest that names it. The smallest scale counts only where no other has a
+    claims.json.
     """
     found: dict[str, Mapping[str, Any]] = {}
     for scales in (config.SCALES[1:], config.SCALES[:1]):
         for path in (config.results_dir(scale) / "claims.json" for scale in scales):
             for claim in json.loads(path.read_text(encoding="utf-8"))["claims"] if path.is_file() else ():
-                if claim["id"] not in found or _settled(claim) >= _settled(found[claim["id"]]):
+                if claim["id"] not in found or _tested(claim) >= _tested(found[claim["id"]]):
                     found[claim["id"]] = claim
         if found:
             break
     return found
 
 
-def _settled(claim: Mapping[str, Any]) -> int:
-    return {claims.NOT_TESTABLE: 0, claims.OPEN: 1}.get(claim["verdict"], 2)
+def _tested(claim: Mapping[str, Any]) -> bool:
+    return claim["verdict"] != claims.NOT_TESTABLE
 
 
 def findings_markdown(base: str | os.PathLike | None = None) -> str:
@@ -108,7 +108,7 @@ def gallery_markdown(base: str | os.PathLike | None = None) -> str:
     where = _counted([verdict["scale"] for verdict in verdicts]) or "none yet"
     lines += [
         "",
-        f"The numbers are claims, the paper's and after + our own, at the largest scale that decides each: {where}.",
+        f"The numbers are claims, the paper's and after + our own, at the largest scale that can test each: {where}.",
         "",
     ]
     for name in _chosen("figures", items):
