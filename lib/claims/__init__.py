@@ -1,6 +1,6 @@
 """The papers' claims and their verdicts, computed from the records by the rules of config/claims.yaml."""
 
-from lib.claims.decide import NOT_TESTABLE, OPEN, VERDICTS
+from lib.claims.decide import NOT_TESTABLE, VERDICTS
 from lib.claims.effects import COUNTED, SUPPORTS
 from lib.claims.material import frozen_in_words
 from lib.claims.rules import Claim, ClaimError, Rule, load
@@ -10,7 +10,6 @@ from lib.claims.words import measure_words, networks_in_short, stated_words
 __all__ = [
     "COUNTED",
     "NOT_TESTABLE",
-    "OPEN",
     "SUPPORTS",
     "VERDICTS",
     "Claim",
