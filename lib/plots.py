@@ -166,6 +166,8 @@ def epsilon_axis(
         ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xticks(ticks / 255, [f"{tick:g}" for tick in ticks])
     ax.set_xlim(0 if root else -0.02 * end / 255, end * 1.02 / 255)
+    for line in ax.get_lines():
+        line.set_clip_on(False)  # the markers at both ends are shown whole
     ax.set_xlabel(label)
 
 
