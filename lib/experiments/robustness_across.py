@@ -46,7 +46,8 @@ def draw(results: Results) -> Figure:
     ends = [ends[0], ends[-1]]
     rows = rows[rows["sparsity"].isin(ends)]
     told = [
-        f"batch {row.batch}, " + (f"{row.sparsity:.0%} zeros" if row.sparsity else "dense") for row in rows.itertuples()
+        f"batch {row.batch:.0f}, " + (f"{row.sparsity:.0%} zeros" if row.sparsity else "dense")
+        for row in rows.itertuples()
     ]
     figure, axes = plots.panels(2, height=2.6, sharey=True)
     plots.curves(axes[0], rows.assign(told=told), hue="told", order=list(dict.fromkeys(told)))

@@ -21,6 +21,7 @@ HALVINGS = 6
 
 BY = {"fgsm": "FGSM's ray", "minimal": "minimal attack", "certified": "guaranteed by the product"}
 """Where an image's smallest eps comes from."""
+MORE = "fgsm, more images"
 BASES = {
     "resnet18-b512": "ResNet18, batch 512",
     "resnet18-b128": "ResNet18, batch 128",
@@ -198,15 +199,17 @@ def bounded(settings: Settings, seed: int) -> pd.DataFrame:
 def distributed(settings: Settings, seed: int) -> pd.DataFrame:
     """How many images are right at every step up to eps: their smallest eps as a distribution.
 
-    Returns: tidy, "share_left" at {network, attack, epsilon}, at the points of the grid; "returns", the share of images
-        that are right again farther out on the ray, at {network}.
+    Returns: tidy, "share_left" at {network, attack, epsilon}, at the points of the grid, FGSM's ray and the minimal
+        attack on the same images, and the ray on more of them; "returns", the share of images that are right again
+        farther out on the ray, at {network}.
     """
     run, rows = BoundsRun(settings, seed), []
     points = np.linspace(0, settings.largest / 255, settings.grid_steps + 1)
     for name in networks(settings):
         where, table = {"network": name}, run.smallest(name)
-        for attack, part in (("fgsm", table), ("minimal", table.iloc[: settings.minimal_images])):
-            found = part[attack].fillna(np.inf).to_numpy(float)
+        few = table.iloc[: settings.minimal_images]
+        for attack, part in (("fgsm", few), ("minimal", few), (MORE, table)):
+            found = part["fgsm" if attack == MORE else attack].fillna(np.inf).to_numpy(float)
             for epsilon in points:
                 at = {**where, "attack": attack, "epsilon": float(epsilon)}
                 rows.append({"measure": "share_left", **at, "value": float((found > epsilon).mean()), "n": len(part)})
@@ -287,10 +290,11 @@ def table_distribution(results: Results) -> pd.DataFrame:
     lines = []
     for (name, attack), part in rows.groupby(["network", "attack"], sort=False):
         where, left = known[name], part.set_index("epsilon")["value"]
-        line = {"network": BASES[where["base"]], "variant": where["variant"], "attack": BY[attack]}
+        line = {"network": BASES[where["base"]], "variant": where["variant"]}
+        line |= {"attack": BY.get(attack, f"{BY['fgsm']}, more images"), "images": int(part["n"].iloc[0])}
         line |= {f"ε > {255 * epsilon:g}/255": left[epsilon] for epsilon in chosen}
         again = results.value("returns", network=name)
-        lines.append({**line, "ray comes back": again if attack == "fgsm" else np.nan})
+        lines.append({**line, "ray comes back": again if attack == MORE else np.nan})
     return pd.DataFrame(lines)
 
 

@@ -85,10 +85,14 @@ def test_numbers_say_what_the_tables_say(scale):
             by = {by: bounds.value("smallest_epsilon", network=name, by=by) for by in robustness_bounds.BY}
             assert by["certified"] == pytest.approx(right["certified"].median())
             assert by["certified"] < min(by["minimal"], by["fgsm"])
-        curve = smallest.values("share_left", network=name, attack="fgsm").sort_values("epsilon")
+        curve = smallest.values("share_left", network=name, attack=robustness_bounds.MORE).sort_values("epsilon")
         assert curve["value"].iloc[0] == pytest.approx(1 - table["wrong"].mean())
         assert curve["value"].is_monotonic_decreasing and set(curve["n"]) == {30}
-        assert set(smallest.values("share_left", network=name, attack="minimal")["n"]) == {12}
+        for attack in ("fgsm", "minimal"):
+            same = smallest.values("share_left", network=name, attack=attack).sort_values("epsilon")
+            assert set(same["n"]) == {12} and same["value"].iloc[0] == pytest.approx(
+                1 - table["wrong"].iloc[:12].mean()
+            )
     for results in (bounds, smallest):
         assert len(results.table) and results.figure is not None
 
