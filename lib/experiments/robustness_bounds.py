@@ -248,7 +248,7 @@ def draw_bounds(results: Results) -> Figure:
 
 
 def draw_distribution(results: Results) -> Figure:
-    """A panel for networks that start alike: lines are FGSM's ray, dotted ones of their colour the minimal attack."""
+    """A panel for networks that start alike: markers are FGSM's ray, thin lines of their colour the minimal attack."""
     known, rows = networks(results.settings), results.values("share_left")
     bases = [base for base in BASES if any(where["base"] == base for where in known.values())]
     figure, axes = plots.grid(len(bases), columns=3, height=2.6, sharey=True)
@@ -259,11 +259,11 @@ def draw_distribution(results: Results) -> Figure:
         plots.curves(ax, part[part["attack"] == "fgsm"], hue="variant", order=list(here.values()))
         for index, variant in enumerate(here.values()):
             line = part[(part["attack"] == "minimal") & (part["variant"] == variant)].sort_values("epsilon")
-            look: dict[str, Any] = {"color": plots.PALETTE[index % 7], "linestyle": (0, (1, 1)), "marker": ""}
-            ax.plot(line["epsilon"], line["value"], linewidth=1.2, **look)
+            look: dict[str, Any] = {"color": plots.PALETTE[index % 7], "linestyle": "-", "marker": ""}
+            ax.plot(line["epsilon"], line["value"], linewidth=0.7, **look)
         plots.epsilon_axis(ax, rows["epsilon"].max(), label="ε, in 255ths (square-root scale)", root=True)
         ax.set(title=BASES[base], ylim=(0, 1.02), ylabel="images whose smallest ε is larger")
-        ax.legend(loc="upper right")
+        ax.legend(loc="best")
     return figure
 
 
