@@ -78,7 +78,7 @@ def test_the_time_is_kept_and_what_takes_longer_than_estimated_is_ended(tmp_path
     began = time.monotonic()
     said = boxes.call(place, "box", *words, "--out", out)
     assert time.monotonic() - began < 72
-    assert "not finished: robustness_slow seed 0, 2 tasks are left" in said
+    assert "not finished: robustness_slow seed 0, 3 tasks are left" in said
     about = boxes.Contents(out).manifest
     assert about["finished"] == [] and set(about["unfinished"]) == {"robustness_slow seed 0", "robustness_tuned seed 0"}
     assert about["tasks"]["train slow seed 0"]["state"] == "stopped"
