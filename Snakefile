@@ -1,4 +1,4 @@
-# train -> evaluate -> notebook -> report. Called by ./run_all.sh; alone: snakemake --workflow-profile profiles/local --cores 2
+# train -> attack -> step -> notebook -> report. Called by ./run_all.sh; alone: snakemake --workflow-profile profiles/local --cores 2
 import os
 import sys
 from pathlib import Path
@@ -83,19 +83,15 @@ def plugs(family):
 
 
 def shown(wildcards):
-    """The evaluated networks of the families that a notebook shows, and its steps. One that makes no item needs them
-    trained, or, where it shows none, every record."""
+    """The networks that a notebook shows, trained, and its steps; of one that makes no item and shows none, every
+    record."""
     families, made = engine.families(PRESET, wildcards.notebook), NOTEBOOKS[wildcards.notebook]
     if not made:
         others = [f"{DONE}/notebook/{name}" for name, items in NOTEBOOKS.items() if items]
         return trained(families, 0) if families else others
-    found = []
-    for study in {ITEMS[item].study for item in made}:
-        kind = f"evaluate/{study}" if engine.evaluated(study) else "train"
-        found += [f"{DONE}/{kind}/{node.family}-seed{node.seed}.txt" for node in NODES if node.family in families]
-        ahead = {name for item in made for name in ITEMS[item].steps}
-        found += stepped(step for step in STEPS.values() if step.study == study and step.name in ahead)
-    return found
+    ahead = {(ITEMS[item].study, name) for item in made for name in ITEMS[item].steps}
+    found = [f"{DONE}/train/{node.family}-seed{node.seed}.txt" for node in NODES if node.family in families]
+    return found + stepped(step for step in STEPS.values() if (step.study, step.name) in ahead)
 
 
 wildcard_constraints:
@@ -128,24 +124,6 @@ rule train:
     shell:
         JOB + "--name 'train {wildcards.family} seed {wildcards.seed}' -- "
         "{PYTHON:q} -m lib.zoo train --scale {SCALE} --family {wildcards.family:q} --seed {wildcards.seed} {TRAIN}"
-
-
-rule evaluate:
-    input:
-        networks=f"{DONE}/train/{{family}}-seed{{seed}}.txt",
-        code=lambda wildcards: engine.sources(f"lib.experiments.{wildcards.study}_evaluation"),
-    output:
-        f"{DONE}/evaluate/{{study}}/{{family}}-seed{{seed}}.txt",
-    params:
-        settings=lambda wildcards: hash_of(PRESET.study[wildcards.study]),
-    benchmark:
-        f"{RESULTS}/benchmarks/evaluate-{{study}}-{{family}}-seed{{seed}}.tsv"
-    priority: 1
-    threads: THREADS
-    shell:
-        JOB + "--name 'evaluate {wildcards.study} {wildcards.family} seed {wildcards.seed}' -- {PYTHON:q} -m "
-        "lib.experiments.{wildcards.study}_evaluation --scale {SCALE} --family {wildcards.family:q} "
-        "--seed {wildcards.seed}"
 
 
 rule attack:

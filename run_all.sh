@@ -7,7 +7,7 @@ usage() {
 Usage: ./run_all.sh [smoke|cpu|gpu|paper] [options]    regenerate the figures and tables of a scale (default: smoke)
        ./run_all.sh test [pytest arguments]            run the tests
        ./run_all.sh lab [jupyter lab arguments]        open the notebooks in JupyterLab
-       ./run_all.sh report [smoke|cpu|gpu|paper]       build results/<scale>/index.html anew from the records
+       ./run_all.sh report [smoke|cpu|gpu|paper]       build index.html and each paper's page in results/<scale>
        ./run_all.sh verify [smoke|cpu|gpu|paper] [...] check that tables, figures and claims follow from the records
        ./run_all.sh crate [smoke|cpu|gpu|paper] [...]  describe a scale's results as an RO-Crate, to hand them on
        ./run_all.sh box [smoke|cpu|gpu|paper] [...]    train and evaluate what can be finished in some minutes

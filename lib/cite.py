@@ -72,6 +72,19 @@ def package_bibtex() -> str:
     return "\n".join([first, *map(_paper, _papers())])
 
 
+def addresses(paper: str) -> dict[str, str]:
+    """Where a paper can be read: {"DOI": address, "arXiv": address} as far as CITATION.cff has them.
+
+    Args:
+        paper: as config/items.yaml and the records call it.
+    """
+    work: Mapping[str, Any] = next((work for work in _papers() if work["abbreviation"] == paper), {})
+    found = {"DOI": f"https://doi.org/{work['doi']}"} if "doi" in work else {}
+    if url := work.get("url"):
+        found["arXiv" if "//arxiv.org/" in url else "web"] = url
+    return found
+
+
 def _papers() -> list[Mapping[str, Any]]:
     """The papers that this package reproduces."""
     return [work for work in citation().get("references", ()) if "abbreviation" in work]

@@ -110,26 +110,34 @@ def restarting(work: Callable[[], Result]) -> Result:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def measure(experiment: Any, scale: str, seed: int) -> None:
-    """All that an experiment's items measure at one seed of its study; at the first also at seeds of its own alone.
+def carry_out(run: str, scale: str, seed: int, **part: Any) -> None:
+    """A step of config/steps.yaml at one seed of its study; at the first also at seeds of the experiment's own alone.
 
     Args:
-        experiment: a module of lib.experiments, with `Settings` and `ITEMS`.
+        run: a module of lib.experiments, with `Settings` and `ITEMS`: all that its items measure; module:ITEM: what
+            this one measures; or module:function, called with scale, seed and part.
+        part: of a step that can be made in parts, what this one is; nothing: the whole.
     """
+    module, _, name = run.partition(":")
+    experiment = importlib.import_module(module)
+    items = [getattr(experiment, name)] if name else experiment.ITEMS
+    if callable(items[0]):
+        items[0](scale, seed, **part)
+        return
     compute.deterministic()
     settings = experiment.Settings.of(scale)
     shared = list(config.load(scale).study[settings.study].get("seeds", (0,)))
     alone = [each for each in settings.seeds if each not in shared] if seed == shared[0] else []
     for each in [seed, *alone]:
-        for item in experiment.ITEMS:
-            item.measure(settings, each)
+        for item in items:
+            item.measure(settings, each, **part)
 
 
 def main() -> int:
-    """python -m lib.evaluations --run MODULE:FUNCTION --scale S --seed K [--kept]"""
+    """python -m lib.evaluations --run MODULE[:NAME] --scale S --seed K [--kept]"""
     parser = argparse.ArgumentParser(prog="python -m lib.evaluations", description=main.__doc__)
     known = sorted({step.run for steps in config.steps().values() for step in steps.values()})
-    parser.add_argument("--run", required=True, nargs="+", choices=known, metavar="MODULE:FUNCTION")
+    parser.add_argument("--run", required=True, nargs="+", choices=known, metavar="MODULE[:NAME]")
     parser.add_argument("--scale", default="smoke", choices=config.SCALES)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kept", action="store_true", help="only say whether all is kept: exit status 0, else 3")
@@ -137,9 +145,7 @@ def main() -> int:
     compute.set_threads(config.load(chosen.scale).compute.threads)
     torch.manual_seed(chosen.seed)
     for run in chosen.run:
-        module, _, function = run.partition(":")
-        found = importlib.import_module(module)
-        step = partial(getattr(found, function) if function else partial(measure, found), chosen.scale, chosen.seed)
+        step = partial(carry_out, run, chosen.scale, chosen.seed)
         if chosen.kept:
             try:
                 with cache.only_kept():

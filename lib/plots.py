@@ -84,6 +84,27 @@ def panels(
     return figure, axes[0]
 
 
+def grid(count: int, columns: int = 3, height: float = 2.3, **kwargs: Any) -> tuple["Figure", np.ndarray]:
+    """Axes in rows of some columns, two columns wide.
+
+    Args:
+        count: how many.
+        columns: side by side, at most.
+        height: inches of a row.
+        kwargs: to `plt.subplots`, as sharey.
+    Returns: the figure, and the axes as an array of length count; what is left of the last row is empty.
+    """
+    import matplotlib.pyplot as plt
+
+    across = min(count, columns)
+    rows = -(-count // across)
+    figure, axes = plt.subplots(rows, across, figsize=(DOUBLE, rows * height), squeeze=False, **kwargs)
+    plt.close(figure)
+    for ax in axes.flat[count:]:
+        ax.set_visible(False)
+    return figure, axes.flat[:count]
+
+
 def curves(
     ax: "Axes",
     frame: pd.DataFrame,

@@ -19,10 +19,11 @@ from lib.engine import archive
 LACKING = "snakemake papermill IPython ipykernel jupyter jupyterlab nbformat nbconvert ipywidgets jinja2 psutil"
 LACKING += " rocrate captum torch_pruning umap"
 ITEMS = {
-    "robustness_pruned": {"families": ["pruned"]},
-    "robustness_tuned": {"families": ["tuned"]},
-    "robustness_slow": {"families": ["slow"]},
+    "robustness_pruned": {"families": ["pruned"], "steps": ["pruned"]},
+    "robustness_tuned": {"families": ["tuned"], "steps": ["tuned"]},
+    "robustness_slow": {"families": ["slow"], "steps": ["slow"]},
 }
+STEPS = {name: {"run": f"swept:{name}", "families": [name], "parts": "network"} for name in ("pruned", "tuned", "slow")}
 STUDY = {"data": "mnist5k", "seeds": [0, 1], "test_images": 40, "epsilons": [0, 16], "family_seeds": {"slow": [0]}}
 SLOW = {**TINY, "epochs": 100_000, "family": "slow"}
 
@@ -35,7 +36,7 @@ def smoke(**networks: Any) -> dict[str, Any]:
         "ship": ["dense"],
         "estimate": {
             "images_per_second": {"digits-cnn": 10_000},
-            "evaluation_seconds": {"pruned": 3, "tuned": 2, "slow": 1, "plain": 1},
+            "step_seconds": {"robustness.pruned": 3, "robustness.tuned": 2, "robustness.slow": 1},
         },
         "study": {"robustness": STUDY},
     }
@@ -47,6 +48,7 @@ def house(place: Path, content: dict[str, Any] | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     about = {"title": "T", "paper": "P", "source": "S", "notebook": "01_tiny"}
     (folder / "items.yaml").write_text(yaml.safe_dump({name: about | entry for name, entry in ITEMS.items()}))
+    (folder / "steps.yaml").write_text(yaml.safe_dump({"robustness": STEPS}))
     (folder / "claims.yaml").write_text("{}")
     (folder / "smoke.yaml").write_text(yaml.safe_dump(content or smoke(), sort_keys=False))
     return place
@@ -65,7 +67,7 @@ def environment(place: Path, *path: Path) -> dict[str, str]:
     """Of a process that works below `place`, on a machine without git, whose Python path has these folders, too."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("NEURONS_")}
     env |= {f"NEURONS_{name.upper()}": str(place / name) for name in ("config", "cache", "results")}
-    env["PYTHONPATH"] = os.pathsep.join(map(str, (*path, config.ROOT)))
+    env["PYTHONPATH"] = os.pathsep.join(map(str, (*path, config.ROOT, Path(__file__).parent)))
     return env | {"PATH": "/nonexistent", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
 

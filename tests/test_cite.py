@@ -98,6 +98,13 @@ def test_the_paper_follows_its_result(found):
     assert (values["booktitle"], values["pages"]) == ("{ESEC/FSE 2020}", "{838--850}")
 
 
+def test_where_papers_can_be_read():
+    both = {"DOI": "https://doi.org/10.1145/3368089.3409676", "arXiv": "https://arxiv.org/abs/2009.13747"}
+    assert cite.addresses("Zhang et al. 2020") == both
+    assert list(cite.addresses("Zhao et al. 2021")) == ["DOI"]
+    assert cite.addresses("Maestrati 2020") == cite.addresses("My own") == {}  # slides without an address
+
+
 def test_a_study_of_ones_own_without_a_paper_has_one_entry(found):
     found["paper"] = "My own"
     assert len(entries(cite.bibtex(found))) == 1

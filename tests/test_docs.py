@@ -1,15 +1,19 @@
-"""The documents name what is there: functions, files, links."""
+"""The documents name what is there: functions, files, links; the README shows the results, its examples print so."""
 
+import doctest
 import importlib
 import re
 
 import pytest
 
 from lib import config
+from lib.report.gallery import PARTS
 
 DOCS = sorted((config.ROOT / "docs").glob("*.md"))
 NAME = re.compile(r"`(lib(?:\.[a-zA-Z_]\w*)+)`")
-LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#]+)")
+EXAMPLE = re.compile(r"^```python\n(>>> .*?)^```", re.DOTALL | re.MULTILINE)
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
+LINK = re.compile(r"(?:\]\(|src=\")(?!https?:|#|mailto:)([^)#\"]+)")
 
 
 def found(dotted: str) -> bool:
@@ -41,3 +45,38 @@ def test_every_link_leads_somewhere(path):
 
 def test_a_name_that_is_not_there_is_noticed():
     assert found("lib.slicing.profile") and not found("lib.slicing.nothing") and not found("lib.nothing")
+
+
+def test_the_readme_shows_the_results_as_they_are(monkeypatch):
+    monkeypatch.delenv("NEURONS_RESULTS", raising=False)
+    text = (config.ROOT / "README.md").read_text()
+    for name, part in PARTS.items():
+        shown = text.partition(f"<!-- {name}:start -->\n\n")[2].partition(f"\n<!-- {name}:end -->")[0]
+        assert shown == part(), "run: .venv/bin/python -m lib.report --readme README.md"
+
+
+class Near(doctest.OutputChecker):
+    """Output is right where its words are equal and its numbers at most 10 apart: machines differ in training."""
+
+    def check_output(self, want, got, optionflags):
+        far = [abs(float(a) - float(b)) > 10 for a, b in zip(NUMBER.findall(want), NUMBER.findall(got), strict=False)]
+        return NUMBER.sub("0", want) == NUMBER.sub("0", got) and not any(far)
+
+
+def examples(text):
+    """The examples of a document, one after the other, as one test."""
+    return doctest.DocTestParser().get_doctest("\n".join(EXAMPLE.findall(text)), {}, "README.md", None, None)
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_readme_print_what_it_says():
+    found, said = examples((config.ROOT / "README.md").read_text()), []
+    runner = doctest.DocTestRunner(Near(), verbose=False)
+    assert len([one for one in found.examples if one.want]) >= 2
+    assert runner.run(found, out=said.append).failed == 0, "".join(said)
+
+
+@pytest.mark.parametrize(("want", "failed"), [("7 of 9", 0), ("17 of 9", 0), ("18 of 9", 1), ("7 in 9", 1), ("7", 1)])
+def test_an_example_that_prints_something_else_is_noticed(want, failed):
+    text = f'```python\n>>> print("7 of 9")\n{want}\n```\n'
+    assert doctest.DocTestRunner(Near(), verbose=False).run(examples(text), out=lambda _: None).failed == failed

@@ -123,14 +123,14 @@ def test_sources_follow_imports_through_packages(small):
 
 def test_what_is_left_and_what_it_costs_by_hand(small, monkeypatch):
     # Images x epochs / rate: dense 3500 (2 + 4) / 700 = 30 s; pruned starts from it, 2 epochs, twice as dear by its
-    # hook: 20 s; other 700 images: 2 s. Two seeds; of two tasks an evaluation nothing is known.
+    # hook: 20 s; other 700 images: 2 s. Two seeds; of two steps nothing is known.
     preset = config.load("smoke")
     assert [graph.node_seconds(preset, node) for node in engine.nodes(preset)] == [
         pytest.approx(seconds) for seconds in (30, 30, 20, 20, 2, 2)
     ]
     monkeypatch.setattr(run, "survey", lambda plan: set())
     told = run.outlook("smoke", engine.select())
-    assert "16 of 16 tasks are left, about 104 s and 8 tasks of unknown time one by one" in told.replace(
+    assert "12 of 12 tasks are left, about 104 s and 4 tasks of unknown time one by one" in told.replace(
         "2 min", "104 s"
     )
     assert "8 networks to train, about 24 MB" in told
@@ -244,6 +244,10 @@ def test_jobs_share_out_the_gpus(small, tmp_path):
 # ---- whole runs
 
 
+def notes(shop: Workshop) -> list[dict]:
+    return [json.loads(line) for line in (shop.root / "cache/smoke/engine/run.jsonl").read_text().splitlines()]
+
+
 def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
@@ -275,14 +279,14 @@ def test_a_run_makes_every_record_and_says_so(finished):
     assert sorted(finished.lines("trained")) == sorted(
         f"{family} {seed} False" for family in ("dense", "pruned", "other") for seed in (0, 1)
     )
-    assert sorted(finished.lines("evaluated")) == sorted(f"{line[:-6]}" for line in finished.lines("trained"))
+    assert sorted(finished.lines("ahead")) == ["one 0", "one 1", "three 0", "three 1"]
     assert finished.lines("shown")[-1] == "90_last"
     for item in ("robustness_one", "robustness_two", "robustness_three"):
         record = finished.record(item)
         assert Path(record["python"]).samefile(sys.executable)
         assert record["quiet"]
         assert f"{item}.json" in (finished.root / "results/smoke/index.html").read_text()
-    assert "16 jobs done, 0 failed" in finished.said.stdout
+    assert "14 jobs done, 0 failed" in finished.said.stdout
     assert f"Results: {finished.root}/results/smoke/index.html" in finished.said.stdout
     order = finished.said.stderr
     assert order.index("done    train dense seed 0") < order.index("start   train pruned seed 0")
@@ -299,12 +303,11 @@ def test_the_second_time_does_nothing_and_touching_changes_nothing(shop):
 
 @pytest.mark.slow
 def test_what_a_change_reaches_is_made_again_and_no_more(shop):
-    evaluation = "lib/experiments/robustness_evaluation.py"
-    shop.write(evaluation, (shop.root / evaluation).read_text() + "# new\n")
+    shop.write("lib/robustness/parts.py", "# new\n")
     shop.notebook("02_two", "y = 1", RECORD.format(items=["robustness_three"], name="02_two"))
     assert shop.call("--only", "02_two").returncode == 0
     assert shop.lines("trained") == []
-    assert sorted(shop.lines("evaluated")) == ["other 0", "other 1"]
+    assert sorted(shop.lines("ahead")) == ["three 0", "three 1"]
     assert shop.lines("shown") == ["02_two"]
     smoke = copy.deepcopy(SMOKE)
     smoke["networks"]["other"]["epochs"] = 3
@@ -417,6 +420,33 @@ def test_an_interrupted_run_stops_its_jobs_and_says_how_to_go_on(shop):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("first", "second"), [("SIGTERM", "SIGTERM"), ("SIGINT", "SIGINT"), ("SIGTERM", "SIGINT")])
+def test_a_second_signal_ends_the_jobs_that_the_first_one_waits_for(shop, first, second):
+    """The signals go to the run alone, not to its jobs, as those of a scheduler do."""
+    smoke = copy.deepcopy(SMOKE)
+    smoke["study"]["robustness"]["sleep"] = 90
+    smoke["networks"]["other"]["epochs"] = 3
+    shop.configure(smoke)
+    run_of_it = subprocess.Popen(
+        [str(shop.root / "run_all.sh"), "--only", "02_two", "--cores", "2"],
+        env=shop.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    wait_for(lambda: len(shop.lines("trained")) == 2)
+    run_of_it.send_signal(getattr(signal, first))
+    time.sleep(3)
+    assert run_of_it.poll() is None and not any(entry["event"] == "stopped" for entry in notes(shop))
+    run_of_it.send_signal(getattr(signal, second))
+    out, err = run_of_it.communicate(timeout=45)
+    assert run_of_it.returncode == 1 and "stopped before the end: the same command goes on from here" in out
+    assert "the jobs at work are finished first" in err and err.count("stopped train other") == 2
+    assert not list((shop.root / "cache/smoke/engine/done/train").glob("other*"))
+
+
+@pytest.mark.slow
 def test_a_second_run_waits_for_the_first(shop):
     smoke = copy.deepcopy(SMOKE)
     smoke["study"]["robustness"]["sleep"] = 3
@@ -459,11 +489,8 @@ def test_the_graph_of_this_package_holds_every_family_and_notebook(scale, tmp_pa
     _, due = done.stdout.split("Out of date now: ")
     preset = config.load(scale)
     nodes, notebooks, steps = engine.nodes(preset), engine.notebooks(), engine.steps(preset)
-    evaluated = [node for node in nodes if any(map(engine.evaluated, engine.studies(preset, node.family)))]
-    assert {node.family for node in evaluated} >= {"resnet18-b128", "fc5-b512"}
     counts = {
         "train": len(nodes),
-        "evaluate": len(evaluated),
         "attack": len(engine.attacks(steps)),
         "step": len(steps),
         "notebook": len(notebooks),

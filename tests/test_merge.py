@@ -7,19 +7,19 @@ from pathlib import Path
 
 import boxes
 import pytest
+from swept import sweep
 from training_tools import TINY, places
 from zoo_tools import flip, rewritten
 
 from lib import cache, checksums, config, evaluations, store, zoo
 from lib.engine import archive, merge
 from lib.experiments import robustness
-from lib.experiments.robustness_evaluation import evaluate_network
 
 SWEEPS = "evaluations/robustness-sweep"
 ACCOUNT = {
     "asked": ["robustness_pruned seed 0", "robustness_tuned seed 0"],
     "finished": ["robustness_pruned seed 0"],
-    "unfinished": {"robustness_tuned seed 0": ["evaluate robustness low seed 0"]},
+    "unfinished": {"robustness_tuned seed 0": ["step robustness.tuned seed 0"]},
     "tasks": {},
 }
 
@@ -33,7 +33,7 @@ def packed(tmp_path_factory) -> Path:
         boxes.house(place)
         out = archive.Archive(place / "box.zip", config.load("smoke"))
         for name in ("dense", "dense-s0.5", "dense-s0.9", "tuned"):
-            evaluate_network("smoke", name, 0)
+            sweep("", "smoke", 0, name)
         zoo.get("low")
         return out.write({**ACCOUNT, "device": "cpu", "torch": "2", "over": True})
 
@@ -64,8 +64,8 @@ def test_what_is_new_is_taken_and_found_by_the_notebooks(packed, here, capsys):
     assert merge.merge(packed) == 0
     said = capsys.readouterr().out
     assert "new: 5 cards, 5 weights, 4 tables" in said and "there already: nothing" in said
-    assert "robustness_pruned: complete at seed 0\n  seed 1: 7 tasks are left" in said
-    assert "robustness_tuned: complete at no seed yet\n  seed 0: 1 tasks" in said
+    assert "robustness_pruned: complete at seed 0\n  seed 1: 8 tasks are left" in said
+    assert "robustness_tuned: complete at no seed yet\n  seed 0: 2 tasks" in said
     with cache.only_kept():  # nothing is computed anew, and no network trained
         frame = robustness.RobustnessRun(robustness.Robustness.of("smoke"), 0).sweep("dense-s0.9")
         assert zoo.card("low")["test_images"] > 0
@@ -109,7 +109,7 @@ def test_networks_of_other_recipes_are_refused_with_what_rests_on_them(packed, h
     assert "networks/tuned-seed0.safetensors: its card is not in the archive, or was refused" in said
     assert said.count("it rests on weights whose card is neither here nor taken") == 4
     assert "made by other code or with other settings" in said
-    assert "robustness_tuned: item robustness_tuned reads family 'tuned', which scale 'smoke' does not have" in said
+    assert "robustness_tuned: step robustness.tuned reads family 'tuned', which scale 'smoke' does not have" in said
     assert not list(here.glob("networks/*")) and not list(here.glob("evaluations/*/*"))
 
 

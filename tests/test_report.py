@@ -1,4 +1,4 @@
-"""The page and the README's gallery: complete, nothing fetched, escaped, from records alone."""
+"""The pages and the README's gallery: complete, nothing fetched, escaped, from records alone."""
 
 import base64
 import hashlib
@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from samples import accuracies, falling, write
 
 from lib import cite, claims, config, record, report
-from lib.report import entries
-from lib.report.gallery import BEST, best, complete, judged_at_largest, scales_of
+from lib.report import entries, names
+from lib.report.page import pages
 
 
 @pytest.fixture(autouse=True)
@@ -66,15 +66,25 @@ class Page(HTMLParser):
             self.text += data
 
 
-def test_page_shows_every_item_and_claim(results):
+def built(scale="smoke"):
+    """The pages of a scale, by name."""
+    return {path.name: path.read_text() for path in sorted(report.build(scale).parent.glob("*.html"))}
+
+
+def test_every_item_and_claim_is_on_the_front_page_and_on_its_papers(results):
     temperature(reduced=["width 4 instead of 64"])
-    path = report.build("smoke")
-    assert path == results / "index.html"
-    page = Page(path.read_text())
-    assert not page.open and set(config.items()) <= set(page.ids) and len(page.ids) == len(set(page.ids))
-    assert {f"claim-{name}" for name in claims.load()} <= set(page.ids)
-    assert page.tags.count("article") == 1  # the others are a list a paper
-    assert page.text.count("Not run at this scale") == len({item.paper for item in config.items().values()})
+    assert report.build("smoke") == results / "index.html"
+    texts = built()
+    front, papers = Page(texts.pop("index.html")), [Page(text) for text in texts.values()]
+    for page in (front, *papers):
+        assert not page.open and len(page.ids) == len(set(page.ids))
+    everything = {*config.items(), *(f"claim-{name}" for name in claims.load())}
+    assert everything <= set(front.ids) and everything <= {name for page in papers for name in page.ids}
+    assert front.text.count("Not run at this scale") == len(config.items()) - 1
+    assert len(papers) == len({item.paper for item in config.items().values()})
+    assert all(page.text.count("Not run at this scale") == 1 for page in papers)
+    page = Page(texts["robustness.html"])
+    assert {f"robustness_fig{k}" for k in range(1, 9)} <= set(page.ids) and "nnslicer_detection" not in page.ids
     assert "width 4 instead of 64" in page.text and "0.700 ± 0.005" in page.text
     facts = record.read("robustness_fig7", "smoke")["provenance"]
     assert facts["config"] in page.text and "@misc{" in page.text
@@ -90,17 +100,19 @@ def test_what_the_paper_states_stands_beside_ours(results):
     ]
     numbers.append(record.number("other", {"layer": "x"}, {0: 0.1}, "fraction", 10))
     write("robustness_fig7", numbers, figure=figure())
-    page = Page(report.build("smoke").read_text())
-    assert "What the paper states, and ours" in page.text and "All 30 rows" in page.text
-    rows = re.findall(r"<tr><th scope=\"row\">accuracy \(fraction\)</th>(.*?)</tr>", report.build("smoke").read_text())
+    text = built()["robustness.html"]
+    assert "What the paper states, and ours" in text
+    rows = re.findall(r"<tr><th scope=\"row\">accuracy \(fraction\)</th>(.*?)</tr>", text)
     cells = re.findall("<td>(.*?)</td>", rows[0])
     assert cells == ["layer l0", "0.625", "0.6", "[0.3476, 0.8085]", "3,000 samples", "3"]
-    assert len(rows) == 30 + 6  # the first rows, and all of them folded
+    assert len(rows) == 30
 
 
 def test_pictures_say_what_they_show(results):
     temperature()
-    (alt,) = Page(report.build("smoke").read_text()).alts
+    texts = built()
+    (alt,) = Page(texts["robustness.html"]).alts
+    assert Page(texts["index.html"]).alts == [alt]
     assert "FGSM attacker who does not know T: accuracy" in alt and len(alt) <= 150
     long = record.read("robustness_fig7", "smoke") | {"title": "many words " * 40}
     assert len(entries.description(long)) <= 150
@@ -121,29 +133,87 @@ def test_where_no_claim_can_be_tested_the_page_shows_the_verdicts_of_another_sca
     assert tested and "The code ran end to end here" in page.text and "../cpu/index.html" in page.links
     text = (results / "index.html").read_text()
     for name in tested:
-        shown = re.search(rf'id="claim-{name}" data-verdict="([^"]*)"', text)
+        shown = re.search(rf'id="claim-{name}"[^>]* data-verdict="([^"]*)"', text)
         assert shown is not None and shown[1] == entries.slug(verdicts[name])
     assert "not testable at this scale" in (results / "claims.json").read_text()  # of its own records
 
 
 def test_page_fetches_nothing_and_its_links_resolve(results):
     temperature()
-    text = report.build("smoke").read_text()
-    page = Page(text)
-    assert page.tags.count("img") == 1 and page.tags.count("script") == 1 and page.tags.count("style") == 1
-    for link in page.links:
-        if link.startswith("#"):
-            assert link[1:] in page.ids
-        elif not link.startswith("data:"):
-            assert ":" not in link and (results / link).is_file(), link
-    assert {"figures/robustness_fig7.svg", "tables/robustness_fig7.csv"} <= set(page.links)
-    assert not re.search(r"url\(|@import", text) and len(text) < 400_000
-    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)
-    assert policy is not None
-    for tag in ("style", "script"):
-        (inside,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, flags=re.DOTALL)
-        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
-        assert f"{tag}-src 'sha256-{digest}'" in html.unescape(policy[1])
+    texts = built()
+    pages = {name: Page(text) for name, text in texts.items()}
+    for name, page in pages.items():
+        assert page.tags.count("script") == 1 and page.tags.count("style") == 1
+        assert page.tags.count("img") == (name in ("index.html", "robustness.html"))
+        for link in page.links:
+            target, _, fragment = link.partition("#")
+            if not link.startswith("data:"):
+                assert ":" not in link and (results / target).exists(), link
+            if fragment:
+                assert fragment in pages[target or name].ids, link
+        policy = re.search(r'Content-Security-Policy" content="([^"]*)"', texts[name])
+        assert policy is not None and not re.search(r"url\(|@import", texts[name])
+        for tag in ("style", "script"):
+            (inside,) = re.findall(rf"<{tag}>(.*?)</{tag}>", texts[name], flags=re.DOTALL)
+            digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+            assert f"{tag}-src 'sha256-{digest}'" in html.unescape(policy[1])
+    assert {"figures/robustness_fig7.svg", "tables/robustness_fig7.csv"} <= set(pages["robustness.html"].links)
+    assert len(texts["index.html"]) < 300_000
+
+
+def test_every_picture_is_lazy_and_sized(results):
+    temperature()
+    pictures = [tag for text in built().values() for tag in re.findall("<img [^>]*>", text)]
+    assert len(pictures) == 2
+    for tag in pictures:
+        assert 'loading="lazy"' in tag and re.search(r'width="[1-9]\d*" height="[1-9]\d*"', tag)
+
+
+def test_the_finding_tells_the_sources_first_claim_and_counts_the_others():
+    def told(name, verdict, ours, items=("one", "two")):
+        view = {
+            "statement": f"{name} helps.",
+            "verdict": verdict,
+            "ours": ours,
+            "words": "",
+            "why": "Effect: +3 points.",
+        }
+        return view | {"items": items, "supports": {"one": "2 of 3 comparisons support it"}}
+
+    verdicts = [told("A", "reproduced", True), told("B", "open", False), told("C", "open", False)]
+    text = entries.finding("one", verdicts, {"rows": []}, "accuracy")
+    assert text.startswith("B helps. Open. Effect: +3 points.") and "2 of 3 comparisons" in text
+    assert text.endswith("Other claims that it bears on: 1 reproduced, 1 open.")
+    untested = told("B", claims.NOT_TESTABLE, False)
+    assert entries.main_claim([verdicts[0], untested]) is verdicts[0]
+    assert entries.main_claim([untested]) is untested
+    stated = {"rows": [["seconds", "one input", "40", "0.07"]]}
+    assert "Seconds, for one input: 0.07 (stated: 40)." in entries.finding("one", [], stated, "seconds")
+    assert "It shows seconds by network." in entries.finding("one", [], {"rows": []}, "seconds by network")
+
+
+def test_a_table_of_the_source_stands_open_and_the_rest_of_ours_is_folded():
+    def parts(names, source):
+        table = {"columns": ["network", "accuracy"], "rows": [[name, 0.5] for name in names]}
+        made = entries.split({"table": table, "numbers": [], "source": source})
+        return [[row[0] for row in made[part]["rows"]] for part in ("open", "folded")]
+
+    every = ["mean of 2", "a", "b"]
+    assert parts(every, "table of repairs") == [["mean of 2"], ["a", "b"]]
+    assert parts(every[1:], "table of repairs") == [["a", "b"], []]
+    assert parts(every, "Figure 1") == [[], every]
+    many = [f"n{k}" for k in range(entries.OPEN + 1)]
+    assert parts(many, "table of repairs") == [[], many]
+
+
+def test_two_papers_never_share_a_page():
+    def item(name, paper):
+        return config.Item(name, name, paper, "Figure 1", "notebook")
+
+    made = pages(
+        {name: item(name, paper) for name, paper in (("a_1", "A"), ("a_2", "B"), ("a_3", "A"), ("index", "C"))}
+    )
+    assert made == {"A": "a.html", "B": "a2.html", "C": "index2.html"}
 
 
 def test_run_times_are_listed_the_longest_first(results):
@@ -160,8 +230,51 @@ def test_run_times_are_listed_the_longest_first(results):
 
 def test_the_same_records_give_the_same_page(results):
     temperature()
-    first = report.build("smoke").read_bytes()
-    assert report.build("smoke").read_bytes() == first
+    assert built() == built()
+
+
+def test_a_second_report_changes_nothing_whatever_has_been_committed_since(results, monkeypatch):
+    temperature()
+    report.build("smoke")
+    first = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    monkeypatch.setattr(record, "git_state", lambda: ("another commit", True))
+    report.build("smoke")
+    assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == first
+    temperature(reduced=["another"])
+    report.build("smoke")
+    assert "another commit" in (results / "claims.json").read_text()
+
+
+def test_names_are_plain_and_nothing_else_of_a_text_changes():
+    assert names.value("measure", "attack_success_over_networks (fraction)") == "success of the attack (fraction)"
+    assert names.value("measure", "something_new (s)") == "something new (s)"
+    assert names.sentence("method flip-stated, reversed no") == "method flipping as published, trigger known"
+    assert names.sentence("for robustness_fig7, not for robustness_fig8") == "for Figure 7, not for Figure 8"
+    for text in ("network my-flip-stated-net", "fgsm_21", "no reversed order", "robustness_fig70"):
+        assert names.sentence(text) == text
+    assert names.column("reversed") == "trigger" and names.column("learned_rate") == "learned rate"
+
+
+def test_every_plain_name_is_of_something_that_is_recorded(monkeypatch):
+    monkeypatch.delenv("NEURONS_RESULTS")
+    numbers = [number for item in config.items() for number in record.read(item, "cpu")["numbers"]]
+    plain = names.known()
+    assert set(plain["measures"]) <= {number["name"] for number in numbers}
+    keys = {key for number in numbers for key in number["where"]}
+    assert set(plain["values"]) <= keys and set(plain["columns"]) <= keys | {"no epsilon"}
+    recorded = {(key, str(value)) for number in numbers for key, value in number["where"].items()}
+    recorded |= {(key, {"True": "yes", "False": "no"}.get(value, value)) for key, value in recorded}
+    assert {(key, str(name)) for key, named in plain["values"].items() for name in named} <= recorded
+
+
+def test_terms_are_linked_once_and_the_text_is_escaped():
+    page = Page(str(names.with_terms("<b>Reproduced in part</b>; reproduced, reproduced & open", "index.html")))
+    assert page.links == [f"index.html#term-{name}" for name in ("reproduced-in-part", "reproduced", "open")]
+    assert page.text == "<b>Reproduced in part</b>; reproduced, reproduced & open" and "b" not in page.tags
+    assert names.hint("flip, Layers tried (ours)").startswith("layers tried: ") and names.hint("tried") == ""
+    assert {names.term_id(term) for term in names.known()["glossary"]} <= set(
+        Page(report.build("smoke").read_text()).ids
+    )
 
 
 def test_page_without_any_record(results):
@@ -172,7 +285,9 @@ def test_page_without_any_record(results):
 def test_a_damaged_record_is_shown_as_such(results):
     temperature()
     (results / "numbers" / "robustness_fig7.json").write_text('{"item": "robustness_fig7"}')
-    page = Page(report.build("smoke").read_text())
+    texts = built()
+    page = Page(texts["robustness.html"])
+    assert "Its record cannot be used" in Page(texts["index.html"]).text
     assert "Its record cannot be used:" in page.text and "must contain [" in page.text
 
 
@@ -191,100 +306,20 @@ def test_hostile_text_is_escaped(tmp_path, results, monkeypatch):
     claim["rule"] = [{**compared, "name": HOSTILE}, {**compared, "name": "other"}]
     claim["controls"] = [{"name": HOSTILE, "left": {"layer": HOSTILE}}]
     (folder / "claims.yaml").write_text(yaml.safe_dump({"c": claim}))
+    (folder / "readme.yaml").write_text(yaml.safe_dump({"findings": ["c"], "figures": ["one"]}))
     numbers = [
         record.number("accuracy", {"layer": k}, {0: 0.1, 1: 0.1, 2: 0.1}, HOSTILE, 3000, note=HOSTILE)
         for k in (HOSTILE, "b")
     ]
     write("one", numbers, figure=figure(), reduced=[HOSTILE], data={HOSTILE: "sha256:1"})
-    text = report.build("smoke").read_text()
-    page = Page(text)
-    assert page.tags.count("script") == 1 and page.tags.count("img") == 1 and not page.open
-    assert page.text.count(HOSTILE) >= 10 and HOSTILE in page.alts[0]  # shown as it stands, everywhere
-    markdown = report.gallery_markdown()
-    assert "<" not in markdown and "{{" in markdown
-    assert {line.count("|") - line.count("\\|") for line in markdown.splitlines() if line[:1] == "|"} == {10}
-
-
-def test_claims_that_wait_for_a_record_are_counted_apart(results):
-    temperature(reduced=["5 epochs"])
-    cells = [line.split("|")[1:-1] for line in report.gallery_markdown().splitlines() if line[:1] == "|"]
-    counts = {row[0].strip(): [[int(n) for n in cell.split("+")] for cell in row[2:]] for row in cells[2:]}
-    judged = [verdict for verdict in claims.verdicts("smoke") if verdict.paper == "Maestrati 2020"]
-    waiting = [verdict for verdict in judged if set(verdict.items) - {"robustness_fig7"}]
-    apart = [sum(v.ours is ours for v in waiting) for ours in (False, True)]
-    assert 0 < len(waiting) < len(judged) and counts["Maestrati 2020"][-1] == apart and all(apart)
-    sums = [sum(cell[k] for cell in counts["Maestrati 2020"] if len(cell) > k) for k in (0, 1)]
-    assert sums == [sum(v.ours is ours for v in judged) for ours in (False, True)]
-
-
-def test_gallery_is_rewritten_between_its_markers(tmp_path, results, capsys):
-    temperature(reduced=["5 epochs"])
-    report.build("smoke")
-    readme = tmp_path / "my docs" / "README.md"
-    readme.parent.mkdir()
-    readme.write_text(f"# Top\n\n{report.START}\nold\n{report.END}\n\nbottom\n")
-    assert report.main(["--readme", str(readme)]) == 0
-    text = readme.read_text()
-    assert text.startswith("# Top\n\n") and text.endswith("\n\nbottom\n") and "\nold\n" not in text
-    targets = re.findall(r"\]\(([^)]*)\)", text)
-    assert "../results/smoke/figures/robustness_fig7.png" in targets
-    assert all((readme.parent / target).is_file() for target in targets)
-    assert "Reduced: 5 epochs." in text and "| Maestrati 2020 | 1 of 10 (`smoke`) |" in text
-    papers = {item.paper for item in config.items().values()}
-    assert len([line for line in text.splitlines() if line.startswith("|")]) == 2 + len(papers)
-    report.main(["--readme", str(readme)])
-    assert readme.read_text() == text
-    readme.write_text("no markers")
-    assert report.main(["--readme", str(readme)]) == 1
-    assert str(readme) in capsys.readouterr().err and readme.read_text() == "no markers"
-
-
-def test_a_long_list_of_what_is_reduced_is_cut_in_the_readme_only(results):
-    reduced = [f"{k} steps instead of {10 * k}" for k in range(1, 10)]
-    temperature(reduced=reduced)
-    text = report.gallery_markdown()
-    assert "5 steps instead of 50; and 4 more settings, see the record." in text and "6 steps" not in text
-    report.build("smoke")
-    assert all(words in (results / "index.html").read_text() for words in reduced)
-
-
-def test_the_gallery_shows_the_best_that_has_been_drawn(results):
-    settings = [{"temperature": t} for t in (1, 20)]
-    for item in ("robustness_fig1", "robustness_fig7", "robustness_fig3", "nnslicer_pruning"):
-        write(item, accuracies(settings, lambda s, e: falling(0.7, 0.5, e)), figure=figure())
-    write("lancet_backdoors", accuracies(settings, lambda s, e: falling(0.7, 0.5, e)))  # a table only
-    assert best(scales_of()) == ["robustness_fig7", "nnslicer_pruning", "robustness_fig3"]
-    papers = {config.items()[name].paper for name in BEST[:5]}
-    assert papers == {item.paper for item in config.items().values()}
-
-
-def test_the_gallery_shows_each_item_at_the_largest_scale_it_has_run_at(results):
-    settings = [{"temperature": t} for t in (1, 20)]
-
-    def make(item, scale, clean):
-        write(item, accuracies(settings, lambda s, e: falling(clean, 0.5, e)), scale, figure=figure())
-
-    for item in ("robustness_fig7", "robustness_fig8", "robustness_masking", "nnslicer_anatomy"):
-        make(item, "smoke", 0.5)
-    assert set(scales_of().values()) == {"smoke"}  # nothing else is there
-    for item in ("robustness_fig7", "robustness_fig8", "robustness_masking"):
-        make(item, "cpu", 0.6)
-    make("robustness_fig7", "paper", 0.7)
-    at = scales_of()
-    assert at == {"robustness_fig7": "paper", "robustness_fig8": "cpu", "robustness_masking": "cpu"}
-    text = report.gallery_markdown()
-    assert "| Maestrati 2020 | 3 of 10 (1 at `paper`, 2 at `cpu`) |" in text and "| 0 of 6 |" in text
-    assert "results/paper/figures/robustness_fig7.png" in text and "results/cpu/figures/robustness_fig7.png" not in text
-    assert "scale `paper`.**" in text and "results/smoke" not in text
-    alone = {claim.id for claim in claims.load().values() if set(claim.items) == {"robustness_fig7"}}
-    shared = {claim.id for claim in claims.load().values() if set(claim.items) <= set(at)} - alone
-    judged = judged_at_largest(at)
-    assert set(judged) == set(claims.load())
-    ready = {name: where for name, (verdict, where) in judged.items() if where}
-    assert alone and shared and alone | shared == set(ready)
-    assert {where for name, where in ready.items() if name in alone} == {"paper"}
-    assert {where for name, where in ready.items() if name in shared} == {"cpu"}  # all its items ran there
-    assert all(complete(*judged[name]) for name in ready)
+    for name, least in (("index.html", 5), ("one.html", 10)):
+        page = Page(built()[name])
+        assert page.tags.count("script") == 1 and page.tags.count("img") == 1 and not page.open
+        assert page.text.count(HOSTILE) >= least and HOSTILE in page.alts[0]  # shown as it stands, everywhere
+    for markdown, cells in ((report.gallery_markdown(), 8), (report.findings_markdown(), 6)):
+        assert "<" not in markdown and "{{" in markdown
+        rows = [line for line in markdown.splitlines() if line[:1] == "|"]
+        assert {line.count("|") - line.count("\\|") for line in rows} == {cells + 1}
 
 
 def test_command_prints_the_path_and_says_what_has_not_run(results, capsys):

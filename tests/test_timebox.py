@@ -20,10 +20,10 @@ def box(tmp_path_factory):
     """A box that had time enough, on a machine without git, Snakemake, papermill and Jupyter: place and archive."""
     place = boxes.house(tmp_path_factory.mktemp("box"))
     out = place / "box.zip"
-    words = ["--only", "robustness_pruned", "tuned", "--seeds", 0, "--minutes", 4, "--processes", 2]
+    words = ["--only", "robustness_pruned", "robustness_tuned", "--seeds", 0, "--minutes", 4, "--processes", 2]
     words += ["--out", out]
     said = boxes.call(place, "box", *words, path=(boxes.lacking(place),))
-    assert "finished: robustness_pruned seed 0\nfinished: tuned seed 0" in said
+    assert "finished: robustness_pruned seed 0\nfinished: robustness_tuned seed 0" in said
     return place, out
 
 
@@ -51,8 +51,8 @@ def test_the_manifest_says_where_it_comes_from(box):
 
 def test_a_second_run_finds_all_done_and_packs_nothing_from_before(box, tmp_path):
     place, _ = box
-    words = ["box", "--only", "robustness_pruned", "tuned", "--seeds", 0, "--minutes", 4, "--processes", 1]
-    assert "finished: robustness_pruned seed 0\nfinished: tuned seed 0" in boxes.call(
+    words = ["box", "--only", "robustness_pruned", "robustness_tuned", "--seeds", 0, "--minutes", 4, "--processes", 1]
+    assert "finished: robustness_pruned seed 0\nfinished: robustness_tuned seed 0" in boxes.call(
         place, *words, "--out", tmp_path / "a.zip"
     )
     contents = boxes.Contents(tmp_path / "a.zip")
@@ -78,7 +78,7 @@ def test_the_time_is_kept_and_what_takes_longer_than_estimated_is_ended(tmp_path
     began = time.monotonic()
     said = boxes.call(place, "box", *words, "--out", out)
     assert time.monotonic() - began < 72
-    assert "not finished: robustness_slow seed 0, 2 tasks are left" in said
+    assert "not finished: robustness_slow seed 0, 3 tasks are left" in said
     about = boxes.Contents(out).manifest
     assert about["finished"] == [] and set(about["unfinished"]) == {"robustness_slow seed 0", "robustness_tuned seed 0"}
     assert about["tasks"]["train slow seed 0"]["state"] == "stopped"
@@ -121,7 +121,7 @@ def test_a_task_that_fails_is_told_and_the_others_go_on(tmp_path):
 
 
 def test_all_that_a_box_calls_can_be_imported_on_such_a_machine(tmp_path):
-    """Steps, hooks, transforms and evaluations of every scale, without the packages that only notebooks use."""
+    """Steps, attacks, hooks and transforms of every scale, without the packages that only notebooks use."""
     script = """
 import importlib
 from lib import config, zoo
@@ -130,7 +130,7 @@ for scale in config.SCALES:
     for recipe in config.load(scale).networks.values():
         plugs = (*recipe.hooks, *recipe.transforms, *recipe.prepare)
         paths |= {plug["use"].rpartition(".")[0] for plug in plugs}
-for path in sorted({*paths, "lib.experiments.robustness_evaluation", "lib.attacks.sets"}):
+for path in sorted({*paths, "lib.attacks.sets"}):
     importlib.import_module(path)
 print(len(paths))
 """

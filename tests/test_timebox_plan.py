@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from lib import config
+from lib import config, evaluations
 from lib.engine import box as timebox
 from lib.engine import plan as planning
 from lib.engine.box import Box
@@ -26,16 +26,26 @@ def scale(tmp_path, monkeypatch):
     return config.load("smoke")
 
 
-def test_a_step_that_names_a_module_alone_measures_all_its_items(monkeypatch):
-    measured = []
-    settings = SimpleNamespace(seeds=(0,), study="robustness")
-    items = [SimpleNamespace(measure=lambda chosen, seed, k=k: measured.append((k, chosen, seed))) for k in "ab"]
-    experiment = SimpleNamespace(Settings=SimpleNamespace(of=lambda scale: settings), ITEMS=items)
+@pytest.mark.parametrize(
+    ("run", "part", "made"),
+    [("", {}, ["a 0", "b 0", "a 7", "b 7"]), (":B", {"network": "n"}, ["b 0 n", "b 7 n"]), (":make", {}, ["made 0"])],
+)
+def test_a_step_is_an_experiment_one_of_its_items_or_a_function(monkeypatch, run, part, made):
+    """Seed 7 is the experiment's own: the study does not have it."""
+    done = []
+
+    def note(name, seed, network=""):
+        done.append(f"{name} {seed} {network}".strip())
+
+    settings = SimpleNamespace(seeds=(0, 7), study="robustness")
+    items = [SimpleNamespace(measure=lambda _, seed, k=k, **part: note(k, seed, **part)) for k in "ab"]
+    experiment = SimpleNamespace(Settings=SimpleNamespace(of=lambda scale: settings), ITEMS=items, B=items[1])
+    experiment.make = lambda scale, seed: note("made", seed)
     monkeypatch.setitem(sys.modules, "an_experiment", experiment)
     strict = torch.are_deterministic_algorithms_enabled()
-    planning.call("an_experiment", {"scale": "smoke", "seed": 0})
+    evaluations.carry_out(f"an_experiment{run}", "smoke", 0, **part)
     torch.use_deterministic_algorithms(strict)
-    assert measured == [("a", settings, 0), ("b", settings, 0)]
+    assert done == made
 
 
 def made(scale, *edges: str, **seconds: float) -> Plan:
@@ -44,7 +54,7 @@ def made(scale, *edges: str, **seconds: float) -> Plan:
     plan.scale = SimpleNamespace(estimate={"step_seconds": seconds})  # type: ignore[assignment]
     for edge in edges:
         name, _, after = edge.partition(": ")
-        plan.tasks[name] = Task(name, "step", "", {"seed": 0}, tuple(after.split()), name)
+        plan.tasks[name] = Task(name, "step", "", {"scale": "smoke", "seed": 0}, tuple(after.split()), name)
     return plan
 
 
@@ -68,7 +78,7 @@ def taken(plan: Plan, left: float, workers: int = 1, busy=(), done=(), failed=()
 def test_parents_come_first_and_a_trunk_once(scale):
     plan = Plan(scale, ["robustness_pruned"], [0])
     trunk = "trunk dense seed 0 to epoch 1"
-    after = {name: set(task.after) for name, task in plan.tasks.items() if task.kind != "evaluate"}
+    after = {name: set(task.after) for name, task in plan.tasks.items() if task.kind != "step"}
     assert after == {
         trunk: set(),
         "train dense seed 0": {trunk},
@@ -76,8 +86,8 @@ def test_parents_come_first_and_a_trunk_once(scale):
         "train dense-s0.9 seed 0": {trunk},
     }
     assert [plan.tasks[name].epochs for name in after] == [1, 2, 2, 2]
-    ends = plan.tasks["evaluate robustness dense-s0.9 seed 0"]
-    assert set(ends.after) == {"train dense-s0.9 seed 0", "train dense seed 0"}  # the first is what it is compared with
+    step = plan.tasks["step robustness.pruned seed 0"]
+    assert set(step.after) == set(after) - {trunk}
     tuned = Plan(scale, ["tuned"], [0]).tasks
     assert tuned["train low seed 0"].after == ("train dense seed 0",)
     order = list(tuned)
@@ -121,7 +131,7 @@ def test_a_goal_that_does_not_fit_leaves_the_time_to_those_after_it(scale):
 
 
 def test_what_is_left_goes_to_parts_of_goals_that_do_not_fit(scale):
-    """Network by network, each with its evaluation; a network alone is not worth beginning."""
+    """Network by network, each with its part of a step; a network alone is not worth beginning."""
     seconds = {f"{kind}{k}": 4.0 for kind in "te" for k in (1, 2, 3)}
     plan = made(scale, "t1", "e1: t1", "t2", "e2: t2", "t3", "e3: t3", **seconds)
     plan.goals.append(Goal("all", 0, ("t1", "e1", "t2", "e2", "t3", "e3")))
@@ -153,8 +163,10 @@ def test_goals_taken_are_not_more_than_there_is_time_for_and_none_before_what_it
             assert (plan.goals[0].wanted in found) == (taken(alone, left, workers)[0] != [])
 
 
-def test_estimates_come_from_the_scale_then_from_what_was_measured(scale):
+def test_estimates_come_from_the_scale_then_from_what_was_measured(scale, monkeypatch):
+    monkeypatch.setattr(planning, "is_kept", lambda *_: False)
     plan = Plan(scale, ["robustness_pruned", "robustness_slow"], [0])
+    plan.divide("step robustness.pruned seed 0")
     box = Box(plan, None, None, 0.0)
     dense, branch, slow = "train dense seed 0", "train dense-s0.5 seed 0", "train slow seed 0"
     epoch = 60 / 10_000
@@ -164,7 +176,7 @@ def test_estimates_come_from_the_scale_then_from_what_was_measured(scale):
         box.ended[name] = {"state": "done", "seconds": seconds}
 
     assert box.seconds(dense) == pytest.approx(2 * epoch)
-    assert box.seconds("evaluate robustness dense seed 0") == 1.0  # three seconds for three networks
+    assert box.seconds("part dense of step robustness.pruned seed 0") == 1.0  # three seconds for three networks
     learn("trunk dense seed 0 to epoch 1", 3.0)
     assert box.seconds(dense) == pytest.approx(2 * 3.0)
     assert box.seconds(branch) == pytest.approx(2 * 3.0)  # has a hook: by how far off the other's estimate was
@@ -172,14 +184,14 @@ def test_estimates_come_from_the_scale_then_from_what_was_measured(scale):
     learn(branch, 80.0)  # what is like it counts, the others only where nothing is like it
     assert box.seconds(branch) == pytest.approx(80.0)
     assert box.seconds(dense) == pytest.approx(2 * 3.0)
-    assert box.seconds("evaluate robustness dense seed 0") == 1.0
+    assert box.seconds("part dense of step robustness.pruned seed 0") == 1.0
     for name, seconds in (("dense", 7.0), ("dense-s0.5", 8.0), ("dense-s0.9", 12.0)):
-        learn(f"evaluate robustness {name} seed 0", seconds)
-    assert box.seconds("evaluate robustness dense-s0.5 seed 0") == 8
+        learn(f"part {name} of step robustness.pruned seed 0", seconds)
+    assert box.seconds("part dense-s0.5 of step robustness.pruned seed 0") == 8
 
 
 def test_what_is_there_is_not_made_again(scale, monkeypatch):
-    """n is a network, e its evaluation, m another that starts from it, f m's evaluation."""
+    """n is a network, e a step on it, m another network that starts from it, f a step on m."""
 
     def left(cards: str, weights: str, tables: str) -> set[str]:
         plan = made(scale, "n", "e: n", "m: n", "f: m")
@@ -200,17 +212,42 @@ def test_what_is_there_is_not_made_again(scale, monkeypatch):
     assert left("n", "", "e") == {"n", "m", "f"}  # m's parent is there without its weights: it is trained again
 
 
-def test_a_step_made_in_parts_waits_for_them(scale):
+def test_a_step_made_in_parts_waits_for_them(scale, monkeypatch):
     plan = made(scale, "n", "s: n", "u: s", n=1, s=30, u=5)
     plan.goals.append(Goal("all", 0, ("u",)))
-    plan.divide("s", [{"name": "a", "budget": 0.5}, {"name": "b", "budget": 0.5}], share=0.5)
+    plan.tasks["s"] = replace(plan.tasks["s"], parts="parts")
+    monkeypatch.setattr(planning, "call", lambda *_: [{"name": name, "budget": 0.5} for name in "ab"])
+    monkeypatch.setattr(planning, "is_kept", lambda *_: False)
+    plan.divide("s")
     parts = ["part a 0.5 of s", "part b 0.5 of s"]
     assert plan.tasks["s"].after == ("n", *parts) and plan.tasks[parts[0]].after == ("n",)
-    assert plan.tasks[parts[1]].arguments == {"seed": 0, "name": "b", "budget": 0.5}
+    assert plan.tasks[parts[1]].arguments == {"scale": "smoke", "seed": 0, "name": "b", "budget": 0.5}
     assert plan.closure(["u"]) == {"n", "s", "u", *parts}
     assert [plan.seconds(name) for name in (*parts, "s")] == [15, 15, 15]
     assert set(taken(plan, 90)[1]) == {"n", *parts, "s", "u"}
     assert plan.closure(["s"], done={"n", parts[0]}) == {"s", parts[1]}  # what a part keeps is there for the next box
+
+
+def test_a_networks_part_of_a_step_waits_for_it_alone_and_comes_before_the_next_training(scale, monkeypatch):
+    """Cards of all, weights of none: only the networks whose part is left are trained again."""
+
+    def order(*left: str) -> list[str]:
+        plan = Plan(scale, ["robustness_pruned"], [0])
+        monkeypatch.setattr(planning, "call", lambda *_: False)  # no weights
+        kept = lambda call, about: call == "lib.zoo:card" or about.get("network") not in left  # noqa: E731
+        monkeypatch.setattr(planning, "is_kept", kept)
+        done = planning.survey(plan)
+        assert plan.seconds(whole) == 0
+        return taken(plan, 90, done=done)[1]
+
+    whole, trunk = "step robustness.pruned seed 0", "trunk dense seed 0 to epoch 1"
+
+    def each(name: str) -> list[str]:
+        return [f"train {name} seed 0", f"part {name} of {whole}"]
+
+    names = ("dense", "dense-s0.5", "dense-s0.9")
+    assert order(None, *names) == [trunk, *(task for name in names for task in each(name)), whole]
+    assert order(None, "dense-s0.9") == [trunk, "train dense seed 0", *each("dense-s0.9"), whole]
 
 
 def test_parts_that_are_made_are_left_out(scale, monkeypatch):
@@ -233,7 +270,7 @@ def test_what_is_left_is_told_item_by_item(scale):
     done = plan.closure(plan.goals[0].tasks) | {"trunk dense seed 1 to epoch 1"}
     told = planning.what_is_left(plan, done)
     assert told[0] == "robustness_pruned: complete at seed 0"
-    assert told[1].startswith("  seed 1: 6 tasks are left, about 3 s, as evaluate robustness dense seed 1")
+    assert told[1].startswith("  seed 1: 4 tasks are left, about 3 s, as step robustness.pruned seed 1")
     assert planning.what_is_left(plan, plan.tasks) == ["robustness_pruned: complete at seed 0 1"]
 
 
@@ -242,10 +279,12 @@ def test_every_step_that_can_be_made_in_parts_names_them():
 
     for study, steps in config.steps().items():
         for step in steps.values():
-            if step.parts:
+            if ":" in step.parts:
                 module, _, function = step.parts.partition(":")
                 found = getattr(importlib.import_module(module), function)("cpu", 0)
                 assert found and all(set(part) == set(found[0]) for part in found), study
+            else:
+                assert step.parts in ("", "network")
 
 
 QUEUE = {"scale": "smoke", "only": ["tuned"], "seeds": [0], "minutes": 9, "settles": "whether it does"}

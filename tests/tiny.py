@@ -30,6 +30,13 @@ def write(folder: Path) -> Path:
             "spectra": {
                 "prunable_images": 40,
             },
+            "bounds": {
+                "networks": ["resnet18-b128", "resnet18-b128-adversarial", "fc5-b512", "resnet18-t20"],
+                "ray_images": 20,
+                "grid_steps": 4,
+                "minimal_images": 8,
+                "minimal_steps": 4,
+            },
         },
     )
     for network in ("nnslicer-resnet10", "nnslicer-resnet18"):  # a class that it never predicts has no profile

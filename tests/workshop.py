@@ -1,4 +1,4 @@
-"""A small checkout to try the engine in: its real files, and stand-ins for training, evaluation and notebooks."""
+"""A small checkout to try the engine in: its real files, and stand-ins for training, steps, attacks and notebooks."""
 
 import hashlib
 import json
@@ -49,20 +49,27 @@ def main():
 if __name__ == "__main__":
     main()
 """
-EVALUATION = """
+AHEAD = """
 import argparse
+import sys
 from lib import cache, config
-def evaluate_network(scale, name, seed):
-    cache.about_to_make(name)
+def carry_out(run, scale, seed):
+    cache.about_to_make(run)
 def main():
     parser = argparse.ArgumentParser()
-    for name in ("--scale", "--family", "--seed"):
+    for name in ("--scale", "--seed", "--run", "--network"):
         parser.add_argument(name)
+    parser.add_argument("--attack", nargs="*")
+    parser.add_argument("--kept", action="store_true")
     asked = parser.parse_args()
-    with open(config.cache_dir(asked.scale) / "evaluated.txt", "a") as lines:
-        lines.write(f"{asked.family} {asked.seed}\\n")
+    if asked.kept:
+        return 0 if f"{asked.run} {asked.seed}" in (config.cache_dir(asked.scale) / "kept.txt").read_text() else 3
+    with open(config.cache_dir(asked.scale) / "ahead.txt", "a") as lines:
+        what = asked.run.partition(":")[2] if asked.run else f"{asked.network}-{'+'.join(asked.attack)}"
+        lines.write(f"{what} {asked.seed}\\n")
+    print("done")
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
 """
 REPORT = """
 import argparse
@@ -84,9 +91,13 @@ with open(config.cache_dir(scale) / "shown.txt", "a") as lines:
     lines.write("{name}\\n")
 """
 ITEMS = {
-    "robustness_one": ("01_one", ["dense", "pruned"]),
-    "robustness_two": ("01_one", ["dense"]),
-    "robustness_three": ("02_two", ["other"]),
+    "robustness_one": ("01_one", ["dense", "pruned"], ["one"]),
+    "robustness_two": ("01_one", ["dense"], []),
+    "robustness_three": ("02_two", ["other"], ["three"]),
+}
+STEPS = {
+    "one": {"run": "lib.robustness.parts:one", "families": ["dense", "pruned"]},
+    "three": {"run": "lib.robustness.parts:three", "families": ["other"]},
 }
 RECIPE = {"arch": "digits_cnn", "data": "mnist5k", "epochs": 2, "batch": 100}
 HOOK = {"use": "lib.robustness.pruning.Gradual"}
@@ -130,15 +141,26 @@ class Workshop:
                 shutil.copy2(ROOT / name, root / name)
         self.write("lib/robustness/__init__.py", "")
         self.write("lib/robustness/pruning.py", "class Gradual:\n    pass\n")
-        self.write("lib/experiments/robustness_evaluation.py", EVALUATION)
+        self.write("lib/robustness/parts.py", "")
+        self.write("lib/evaluations.py", AHEAD)
+        self.write("lib/attacks/__init__.py", "")
+        self.write("lib/attacks/__main__.py", AHEAD)
         self.write("lib/zoo.py", ZOO)
         self.write("lib/report.py", REPORT)
         self.configure(SMOKE)
         items = {
-            name: {"title": name, "paper": "P", "source": "S", "notebook": notebook, "families": families}
-            for name, (notebook, families) in ITEMS.items()
+            name: {
+                "title": name,
+                "paper": "P",
+                "source": "S",
+                "notebook": notebook,
+                "families": families,
+                "steps": steps,
+            }
+            for name, (notebook, families, steps) in ITEMS.items()
         }
         self.write("config/items.yaml", yaml.safe_dump(items))
+        self.write("config/steps.yaml", yaml.safe_dump({"robustness": STEPS}))
         self.write("config/claims.yaml", "{}")
         for name in ("01_one", "02_two", "90_last"):
             made = [item for item, entry in ITEMS.items() if entry[0] == name]
@@ -181,12 +203,12 @@ class Workshop:
         )
 
     def lines(self, name: str) -> list[str]:
-        """What the stand-ins noted: trained, evaluated, shown."""
+        """What the stand-ins noted: trained, ahead, shown."""
         path = self.root / "cache" / "smoke" / f"{name}.txt"
         return path.read_text().splitlines() if path.exists() else []
 
     def forget(self) -> None:
-        for name in ("trained", "evaluated", "shown"):
+        for name in ("trained", "ahead", "shown"):
             (self.root / "cache" / "smoke" / f"{name}.txt").unlink(missing_ok=True)
 
     def record(self, item: str) -> dict | None:

@@ -1,14 +1,16 @@
 """The papers' claims and their verdicts, computed from the records by the rules of config/claims.yaml."""
 
 from lib.claims.decide import NOT_TESTABLE, VERDICTS
-from lib.claims.effects import COUNTED
+from lib.claims.effects import COUNTED, SUPPORTS
 from lib.claims.material import frozen_in_words
 from lib.claims.rules import Claim, ClaimError, Rule, load
 from lib.claims.verdicts import Verdict, files, judge, judge_all, table, verdicts
+from lib.claims.words import measure_words, networks_in_short, stated_words
 
 __all__ = [
     "COUNTED",
     "NOT_TESTABLE",
+    "SUPPORTS",
     "VERDICTS",
     "Claim",
     "ClaimError",
@@ -19,6 +21,9 @@ __all__ = [
     "judge",
     "judge_all",
     "load",
+    "measure_words",
+    "networks_in_short",
+    "stated_words",
     "table",
     "verdicts",
 ]

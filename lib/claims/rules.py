@@ -159,6 +159,11 @@ class Rule(_Checked):
         """1 where the claim is that something is high, -1 where it is that something is low."""
         return 1 if self.expect in (HIGHER, NO_LOWER, AT_LEAST, ABOUT) else -1
 
+    @property
+    def stated(self) -> bool:
+        """Whether `amount` is a number that the source states, not one of ours."""
+        return self.tolerance is not None and not self.level_as
+
     def bar(self, scale: float = 1.0) -> float:
         """Where the claimed side begins, counted in the claimed direction; margin and tolerance times `scale`."""
         if self.expect in WITHIN:

@@ -1,9 +1,11 @@
 """Every claim judged from the records of a scale, and written down."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -142,8 +144,19 @@ def files(found: Sequence[Verdict], scale: str) -> dict[str, str]:
         "tables/claims.csv": tables.csv(shown),
         "tables/claims.md": tables.markdown(shown),
         "tables/claims.tex": tables.latex(shown, f"The claims and their verdicts at scale {scale}", "tab:claims"),
-        "claims.json": record.dumps(body),
+        "claims.json": _as_before(config.results_dir(scale) / "claims.json", body),
     }
+
+
+def _as_before(path: Path, body: Mapping[str, Any]) -> str:
+    """The text of claims.json: with the commit that it names already where nothing else of it has changed."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        commit = {key: json.loads(text)["provenance"][key] for key in ("git", "dirty")}
+    except (OSError, ValueError, LookupError, TypeError):
+        return record.dumps(body)  # there is none yet, or it is damaged
+    same = record.dumps({**body, "provenance": {**body["provenance"], **commit}})
+    return same if same == text else record.dumps(body)
 
 
 def table(verdicts: Sequence[Verdict]) -> pd.DataFrame:

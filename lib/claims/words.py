@@ -48,7 +48,7 @@ def _sentences(rule: Rule, claim: Claim) -> str:
 
 def _sides(rule: Rule) -> str:
     """What is set beside what."""
-    measure = _MEASURES.get(rule.measure, rule.measure.replace("_", " "))
+    measure = measure_words(rule.measure)
     if rule.right is None:
         return f"{measure} of {_conditions(rule.left)}"
     keys = {**rule.left, **rule.right}
@@ -56,6 +56,30 @@ def _sides(rule: Rule) -> str:
     left, right = ({k: v for k, v in side.items() if k not in shared} for side in (rule.left, rule.right))
     other = f"{rule.right_measure.replace('_', ' ')} " if rule.right_measure else ""
     return f"{measure}{' as a ratio' if rule.relative else ''}, {_conditions(left)} against {other}{_conditions(right)}"
+
+
+def measure_words(measure: str) -> str:
+    """What a number measures, as "area under the ROC curve"."""
+    return _MEASURES.get(measure, measure.replace("_", " "))
+
+
+def stated_words(rule: Rule, unit: str) -> str:
+    """What the source states, as "recall 100 %" or "accuracy lower by 2 points"; empty where it is no number.
+
+    Args:
+        rule: a part of a claim of the source.
+        unit: of the effect, as `effect_row` gives it.
+    """
+    if not rule.stated:
+        return ""
+    if rule.relative:
+        size = f"{100 * rule.amount:.4g} %"
+    elif is_share(unit):
+        size = f"{100 * rule.amount:.4g} {'%' if rule.right is None else 'points'}"
+    else:
+        size = f"{rule.amount:.4g} {unit.split(',')[0]}".rstrip()
+    how = {HIGHER: "higher by ", LOWER: "lower by "}.get(rule.expect, "" if rule.right is None else f"{rule.expect} ")
+    return f"{rule.name or measure_words(rule.measure)} {how}{size}"
 
 
 def _where(rule: Rule) -> str:
@@ -274,6 +298,23 @@ def accuracy_words(rows: Sequence[Mapping[str, Any]]) -> str:
         usual = f"usual {_percent(row['usual'])}: {row['source']}" if row["usual"] else "no usual value known"
         kinds.append(f"{row['arch']} on {row['data']} {span} ({usual})")
     return f"Clean accuracy: {'; '.join(kinds)}." if kinds else ""
+
+
+def networks_in_short(rows: Sequence[Mapping[str, Any]], most: int = 3) -> str:
+    """The same in a few words, as "resnet18 83.1 % (usual 94 %)".
+
+    Args:
+        rows: how accurate the networks of a verdict are.
+        most: of more kinds of network than that, their range, and those that are far below the usual accuracy.
+    """
+    several = len(rows) > most
+    ends = [end(row[key] for row in rows) for end, key in ((min, "low"), (max, "high"))] if several else []
+    shown = [f"{len(rows)} kinds of network, {' to '.join(map(_percent, ends))}"] if several else []
+    for row in rows:
+        if row["below"] or not several:
+            usual = f" (usual {_percent(row['usual'])})" if row["usual"] else ""
+            shown.append(f"{row['arch']} {_percent(row['high'])}{usual}")
+    return "; ".join(shown)
 
 
 def below_words(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -41,8 +41,8 @@ class Step:
 
     Attributes:
         seeds: how many of the study's seeds it is for; None: all.
-        parts: module:function, called with scale and seed, for the arguments of calls of `run` that can be made side by
-            side before the whole; empty: there are none.
+        parts: into which calls of `run` it can be divided: "network", one for each network of the families; or
+            module:function, called with scale and seed, for the calls' further arguments; empty: it is made as a whole.
     """
 
     run: str

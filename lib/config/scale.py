@@ -17,7 +17,7 @@ from lib.config.values import ConfigError, build, freeze, mapping, only_keys, re
 SCALES = ("smoke", "cpu", "gpu", "paper")
 """From the smallest to the largest."""
 SECTIONS = {
-    "robustness": ("magnitude_pruning", "low_rank", "temperature", "spectra"),
+    "robustness": ("magnitude_pruning", "low_rank", "temperature", "spectra", "bounds"),
     "nnslicer": ("overhead", "anatomy", "detection", "pruning", "protection", "theta_sweep"),
     "dynamic": ("pruning", "decisions", "detection", "scratch", "diversity"),
     "lancet": ("companions", "localisation", "backdoors", "defects", "explanation", "adaptive"),

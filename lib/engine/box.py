@@ -61,7 +61,7 @@ class Box:
         """The goals that the workers have time for, in order of priority, and the tasks to begin, the first one first.
 
         The tasks of those goals come first, then those of the others. None is begun where it, and the shortest chain of
-        tasks that makes something of it, as the evaluation of a network, does not end in time.
+        tasks that makes something of it, as a network's part of a step, does not end in time.
         """
         left = self.limit - time.monotonic()
         busy = {worker.task: time.monotonic() - worker.began for worker in self.pool.workers if worker.task is not None}
@@ -71,7 +71,7 @@ class Box:
         goals, first, later = list[Goal](), dict[str, None](), dict[str, None]()
         for goal in self.plan.goals:
             need = self.plan.closure(goal.tasks, self.done)
-            new = [name for name in self.plan.tasks if name in need and name not in first and name not in busy]
+            new = [name for name in need if name not in first and name not in busy]
             work = sum(costs[name] for name in new)
             if work > free or any(ends[name] > left for name in new):
                 later.update(dict.fromkeys(new))

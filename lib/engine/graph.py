@@ -2,7 +2,7 @@
 
 import ast
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -15,7 +15,7 @@ from lib.config.estimates import network_seconds
 
 @dataclass(frozen=True)
 class Node:
-    """The networks of one family and seed: trained by one job, evaluated by the next.
+    """The networks of one family and seed, trained by one job.
 
     Attributes:
         after: families that this one's networks start from.
@@ -34,11 +34,11 @@ class StepNode:
     Attributes:
         study, name: as in config/steps.yaml.
         seed: of the networks.
-        run: module:function, called with scale and seed.
+        run: what is carried out, as `lib.evaluations.carry_out` takes it.
         families: networks that must be trained before.
         after: steps of the same study and seed that must be done before.
         attacks: (network, names of attacks) whose adversarial sets must be made before.
-        parts: module:function that names the parts it can be made in, or nothing.
+        parts: "network", or module:function that names the parts it can be made in, or nothing.
     """
 
     study: str
@@ -134,22 +134,13 @@ def matching(scale: Scale, patterns: Iterable[str], reader: str) -> list[str]:
     return list(found)
 
 
-def studies(scale: Scale, family: str) -> list[str]:
-    """Studies of the items that read a family."""
-    read = {item.study for item in config.items().values() if any(fnmatchcase(family, name) for name in item.families)}
-    return sorted(read & set(scale.study))
-
-
-def evaluated(study: str) -> bool:
-    """Whether a study has a module that evaluates its networks, family by family, before its notebooks show them."""
-    return (config.ROOT / "lib" / "experiments" / f"{study}_evaluation.py").exists()
-
-
 def seeds(scale: Scale, family: str) -> list[int]:
     """Seeds that the studies read a family at; [0] where none says."""
     found: set[int] = set()
-    for study in studies(scale, family):
-        found.update(scale.study[study].get("family_seeds", {}).get(family) or scale.study[study].get("seeds", (0,)))
+    for item in config.items().values():
+        if item.study in scale.study and any(fnmatchcase(family, name) for name in item.families):
+            study = scale.study[item.study]
+            found.update(study.get("family_seeds", {}).get(family) or study.get("seeds", (0,)))
     return sorted(found) or [0]
 
 
@@ -203,16 +194,15 @@ def node_seconds(scale: Scale, node: Node) -> float | None:
 # ---- steps and adversarial sets
 
 
-def steps(scale: Scale, chosen: Iterable[str] | None = None) -> list[StepNode]:
-    """The steps that the chosen notebooks need, in an order in which they can be done; all, for None.
+def steps(scale: Scale, chosen: Collection[str] | None = None) -> list[StepNode]:
+    """The steps that the chosen items need, in an order in which they can be done; all, for None.
 
     Raises: ConfigError for a step that config/steps.yaml does not have, or steps that wait for one another.
     """
     known, wanted = config.steps(), dict[tuple[str, str], None]()
-    for notebook in notebooks() if chosen is None else chosen:
-        for item in config.items().values():
-            for name in item.steps if Path(item.notebook).stem == notebook else ():
-                _add(wanted, known.get(item.study, {}), item.study, name, ())
+    for item in config.items().values():
+        for name in item.steps if chosen is None or item.item in chosen else ():
+            _add(wanted, known.get(item.study, {}), item.study, name, ())
     suite = scale.attacks.get("suite", ())
     found = []
     for study, name in wanted:

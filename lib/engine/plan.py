@@ -1,7 +1,7 @@
 """Goals, an item or family at one seed, and the tasks each takes, network by network: what is there, what is left."""
 
 import importlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, KeysView, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,14 +18,14 @@ class Task:
 
     Attributes:
         name: as "train resnet18-t1 seed 0"; no other task has it.
-        kind: trunk, train, evaluate, attack, part or step.
+        kind: trunk, train, attack, part or step.
         call: module:function.
         arguments: of the function, by name.
         after: tasks that must be done before.
         label: tasks of one kind and label take like times.
-        network: the network that it trains or evaluates; of others nothing.
+        network: the network that it trains; of others nothing.
         epochs: that it trains for; 0 for what trains no named network.
-        parts: module:function that names the parts of a step, see config/steps.yaml; else nothing.
+        parts: what a step that can be made in parts has in config/steps.yaml; else nothing.
         share: of the estimated time of a step that is made in parts.
     """
 
@@ -68,8 +68,7 @@ class Plan:
         self.tasks: dict[str, Task] = {}
         self.goals: list[Goal] = []
         named = self._written_out(only)
-        chosen = graph.select([name for name in named if name in self.items]) if set(named) & set(self.items) else []
-        self._steps = {(step.study, step.name, step.seed): step for step in graph.steps(scale, chosen)}
+        self._steps = {(step.study, step.name, step.seed): step for step in graph.steps(scale, named)}
         read = {wanted: self._seeds_of(wanted) for wanted in named}
         unread = sorted(set(seeds) - set().union(*read.values()))
         if unread:
@@ -83,16 +82,20 @@ class Plan:
                 if last:
                     self.goals.append(Goal(wanted, seed, tuple(dict.fromkeys(last))))
 
-    def closure(self, names: Iterable[str], done: Collection[str] = ()) -> set[str]:
-        """Tasks and all that they wait for, but those that are done and what only these wait for."""
-        found: set[str] = set()
-        left = list(names)
-        while left:
-            name = left.pop()
+    def closure(self, names: Iterable[str], done: Collection[str] = ()) -> KeysView[str]:
+        """Tasks and all that they wait for, but those that are done and what only these wait for; each right after the
+        last one that it waits for, so that a network's part of a step comes before the next network's training."""
+        found: dict[str, None] = {}
+
+        def add(name: str) -> None:
             if name not in found and name not in done:
-                found.add(name)
-                left += self.tasks[name].after
-        return found
+                for other in self.tasks[name].after:
+                    add(other)
+                found[name] = None
+
+        for name in names:
+            add(name)
+        return found.keys()
 
     def seconds(self, name: str) -> float | None:
         """A task's seconds by the scale's `estimate:`; None where it does not say."""
@@ -100,19 +103,33 @@ class Plan:
         if task.epochs:
             whole = network_seconds(self.scale, task.network)
             return None if whole is None else whole * task.epochs / epochs(self.scale, task.network)
-        if task.kind == "evaluate":
-            found = known.get("evaluation_seconds", {}).get(task.label)
-            return None if found is None else found / len(self.scale.families[task.label])
+        if not task.share:  # its parts do all of it
+            return 0.0
         found = known.get(f"{task.kind.replace('part', 'step')}_seconds", {}).get(task.label)
         return None if found is None else found * task.share
 
-    def divide(self, name: str, parts: Sequence[Mapping[str, Any]], share: float) -> None:
-        """Put those parts of a step before it that are left, each a share of it; they wait for what it waits for."""
-        whole, made = replace(self.tasks.pop(name), parts="", share=share), []
+    def divide(self, name: str) -> None:
+        """Put those parts of a step before it that are left, each an equal share of it.
+
+        They wait for what it waits for. A part that is one network's waits for this network alone, of all that the step
+        reads, and the first of its family, which it may be compared with; the step then waits for its parts.
+        """
+        whole = self.tasks.pop(name)
+        trained = {other: network for other in whole.after if (network := self.tasks[other].network)}
+        if whole.parts == "network":
+            parts = [{"network": network} for network in trained.values()]
+        else:
+            parts, trained = call(whole.parts, {key: whole.arguments[key] for key in ("scale", "seed")}), {}
+        share, made = 1 / max(len(parts), 1), []
         for part in parts:
-            title = f"part {' '.join(map(str, part.values()))} of {name}"
-            made.append(self._add(replace(whole, name=title, kind="part", arguments={**whole.arguments, **part})))
-        self._add(replace(whole, after=(*whole.after, *made)))
+            arguments = {**whole.arguments, **part}
+            if not is_kept(whole.call, arguments):
+                near = {part["network"], self._first(part["network"])} if trained else set()
+                after = tuple(other for other in whole.after if trained.get(other) in {None, *near})
+                title = f"part {' '.join(map(str, part.values()))} of {name}"
+                made.append(self._add(Task(title, "part", whole.call, arguments, after, whole.label, share=share)))
+        rest = [other for other in whole.after if other not in trained]
+        self._add(replace(whole, after=(*rest, *made), parts="", share=0.0 if trained else share))
 
     # ---- how the tasks come about
 
@@ -145,14 +162,11 @@ class Plan:
 
     def _last_tasks(self, wanted: str, seed: int) -> list[str]:
         """The tasks at which an item or family ends, added with all that they wait for."""
-        item, found = self.items.get(wanted), []
-        for family in self._families(wanted):
-            studies = [item.study] if item else graph.studies(self.scale, wanted)
-            for name in self.scale.families[family] if seed in graph.seeds(self.scale, family) else ():
-                found.append(self._train(name, seed))
-                found += [self._evaluate(study, name, seed) for study in studies if graph.evaluated(study)]
+        item = self.items.get(wanted)
         ahead = [(item.study, name, seed) for name in item.steps] if item else []
-        return found + [self._step(self._steps[key]) for key in ahead if key in self._steps]
+        families = [family for family in self._families(wanted) if seed in graph.seeds(self.scale, family)]
+        networks = [self._train(name, seed) for family in families for name in self.scale.families[family]]
+        return [*(self._step(self._steps[key]) for key in ahead if key in self._steps), *networks]
 
     def _add(self, task: Task) -> str:
         self.tasks.setdefault(task.name, task)
@@ -185,13 +199,9 @@ class Plan:
         hooks = [hook["use"].rpartition(".")[2] for hook in recipe.hooks]
         return " ".join([recipe.arch, store.canonical_json(recipe.arch_args), recipe.data, *hooks])
 
-    def _evaluate(self, study: str, name: str, seed: int) -> str:
-        """What a study asks of one network; the first of its family is the one that others are compared with."""
-        family = self.scale.recipe(name).family
-        after = tuple(dict.fromkeys(self._train(other, seed) for other in (name, self.scale.families[family][0])))
-        arguments = {"scale": self.scale.name, "name": name, "seed": seed}
-        call, title = f"lib.experiments.{study}_evaluation:evaluate_network", f"evaluate {study} {name} seed {seed}"
-        return self._add(Task(title, "evaluate", call, arguments, after, family, name))
+    def _first(self, network: str) -> str:
+        """The first network of a network's family."""
+        return self.scale.families[self.scale.recipe(network).family][0]
 
     def _step(self, step: graph.StepNode) -> str:
         after = []
@@ -202,9 +212,9 @@ class Plan:
         before = [(step.study, name, step.seed) for name in step.after]
         after += [self._step(self._steps[key]) for key in before if key in self._steps]
         after += [self._attack(name, step.seed, one) for name, several in step.attacks for one in several.split()]
-        arguments, label = {"scale": self.scale.name, "seed": step.seed}, f"{step.study}.{step.name}"
-        title = f"step {label} seed {step.seed}"
-        return self._add(Task(title, "step", step.run, arguments, tuple(after), label, parts=step.parts))
+        arguments, label = {"run": step.run, "scale": self.scale.name, "seed": step.seed}, f"{step.study}.{step.name}"
+        title, function = f"step {label} seed {step.seed}", "lib.evaluations:carry_out"
+        return self._add(Task(title, "step", function, arguments, tuple(after), label, parts=step.parts))
 
     def _attack(self, network: str, seed: int, attack: str) -> str:
         arguments = {"network": network, "scale": self.scale.name, "seed": seed, "name": attack}
@@ -216,12 +226,9 @@ class Plan:
 
 
 def call(name: str, arguments: Mapping[str, Any]) -> Any:
-    """Call a function by module:function; an experiment's module alone measures all its items."""
+    """Call a function by module:function."""
     module, _, function = name.partition(":")
-    found = importlib.import_module(module)
-    if not function:
-        return importlib.import_module("lib.evaluations").measure(found, **arguments)
-    return getattr(found, function)(**arguments)
+    return getattr(importlib.import_module(module), function)(**arguments)
 
 
 def is_kept(name: str, arguments: Mapping[str, Any]) -> bool:
@@ -255,14 +262,11 @@ def survey(plan: Plan) -> set[str]:
             there |= {name} if is_kept(plan.tasks[name].call, plan.tasks[name].arguments) else set()
         except Exception as error:  # whatever a study raises, the task itself will tell
             say(f"not known whether it is done: {name}: {type(error).__name__}: {error}")
+    for name in list(plan.closure(last - there, weights)):
+        if plan.tasks[name].parts:
+            plan.divide(name)
     # A network whose card is there counts as made, unless something that is left reads its weights.
-    done = set(plan.tasks) - plan.closure(last - there, weights)
-    for name, task in list(plan.tasks.items()):
-        if task.parts and name not in done:
-            parts = call(task.parts, task.arguments)
-            left = [part for part in parts if not is_kept(task.call, {**task.arguments, **part})]
-            plan.divide(name, left, 1 / max(len(parts), 1))
-    return done
+    return set(plan.tasks) - plan.closure(last - there, weights)
 
 
 def what_is_left(plan: Plan, done: Collection[str]) -> list[str]:

@@ -2,11 +2,14 @@
 
 import logging
 import os
+import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -18,6 +21,8 @@ from lib.config import ConfigError, in_words
 from lib.engine import graph, jobs
 from lib.engine.jobs import say
 from lib.engine.plan import Plan, estimate, survey, what_is_left
+
+STOPPING = ("Will exit after finishing", "on user request")  # Snakemake's words after a first SIGTERM or SIGINT
 
 
 def run(
@@ -127,13 +132,44 @@ def _snakemake(arguments: Sequence[str], ear: "_Ear") -> tuple[int, "_Ear"]:
     if ear.known:
         threading.Thread(target=_show, args=(ear.scale, over), daemon=True).start()
     try:
-        main(list(arguments))
+        with _stopped_by_a_second_signal():
+            main(list(arguments))
     except SystemExit as end:
         status = 0 if end.code in (0, None) else 1
+    except KeyboardInterrupt:
+        status = 1
     finally:
         over.set()
         log.removeFilter(ear)
     return status, ear
+
+
+@contextmanager
+def _stopped_by_a_second_signal() -> Iterator[None]:
+    """Within this block a second SIGINT or SIGTERM ends the jobs at work, which Snakemake waits for after the first.
+
+    The signals are read beside their handlers, as Snakemake has its own.
+    """
+    import psutil
+
+    heard, told = socket.socketpair()
+    told.setblocking(False)
+
+    def listen() -> None:
+        asked = 0
+        while number := heard.recv(1):
+            asked += number[0] in (signal.SIGINT, signal.SIGTERM)
+            for job in psutil.Process().children() if asked > 1 else ():
+                with suppress(psutil.Error):  # it has just ended
+                    job.terminate()  # it ends its command, and leaves nothing that says that it is done
+
+    before = signal.set_wakeup_fd(told.fileno())
+    threading.Thread(target=listen, daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        told.close()
 
 
 class _Ear(logging.Filter):
@@ -161,9 +197,9 @@ class _Ear(logging.Filter):
             self.names.append(" ".join([record.rule_name, *record.wildcards.values()]))  # type: ignore[attr-defined]
         if record.levelno >= logging.ERROR:
             self.errors.append(record.getMessage())
-        if "Will exit after finishing" in record.getMessage() and not self.stopping:
+        if any(words in record.getMessage() for words in STOPPING) and not self.stopping:
             self.stopping = True
-            say("asked to stop: the jobs at work are finished first; Ctrl-C stops them, too")
+            say("asked to stop: the jobs at work are finished first; a second signal ends them")
         return False
 
 

@@ -87,18 +87,24 @@ class RobustnessRun(Run[S]):
                 yield from ({"measure": measure, **at, "value": row[measure]} for measure in SWEEP)
 
 
-def swept(settings: S, seed: int, networks: Callable[[S, str], Networks], base: str) -> pd.DataFrame:
+def only(networks: Networks, network: str = "") -> Networks:
+    """All networks, or the named one alone where it is among them: a step of the graph can be made one by one."""
+    return {name: where for name, where in networks.items() if network in ("", name)}
+
+
+def swept(settings: S, seed: int, networks: Callable[[S, str], Networks], base: str, network: str = "") -> pd.DataFrame:
     """Accuracy under FGSM of a network and what was made of it.
 
     Args:
         networks: settings and base -> the networks.
         base: "<architecture>-b<images a training step>", as "resnet18-b128".
+        network: of these alone.
     Returns: tidy, the measures of `SWEEP` at {network, batch, epsilon, and what tells the networks apart}.
     """
     architecture, _, batch = base.partition("-b")
     where = {"network": architecture, "batch": int(batch)}
-    run = RobustnessRun(settings, seed)
-    return run.tidy(run.accuracies({name: {**where, **own} for name, own in networks(settings, base).items()}))
+    run, chosen = RobustnessRun(settings, seed), only(networks(settings, base), network)
+    return run.tidy(run.accuracies({name: {**where, **own} for name, own in chosen.items()}))
 
 
 def trained(scale: str, names: Iterable[str]) -> None:

@@ -91,13 +91,13 @@ class SpectraRun(RobustnessRun[Settings]):
         return self.table("robustness-spectra", key, make, network, robustness.VERSION)
 
 
-def weighed(settings: Settings, seed: int) -> pd.DataFrame:
-    """Spectra of all networks, and the robustness of the twins.
+def weighed(settings: Settings, seed: int, network: str = "") -> pd.DataFrame:
+    """Spectra of all networks, or of one, and the robustness of the twins.
 
     Returns: tidy, "stable_rank" and "effective_rank" at {network, variant, layer}, layer "mean" averages them;
         "prunable_share" at layer "mean"; "accuracy" at {network, variant, epsilon}, of the twins.
     """
-    run, shown = SpectraRun(settings, seed), networks(settings)
+    run, shown = SpectraRun(settings, seed), robustness.only(networks(settings), network)
     rows: list[dict[str, Any]] = []
     for name, where in shown.items():
         for row in run.spectra(name).to_dict("records"):

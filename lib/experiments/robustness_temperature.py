@@ -128,37 +128,25 @@ class TemperatureRun(RobustnessRun[Settings]):
         return self.table("robustness-masking", key, make, network, robustness.VERSION)
 
 
-def make_masking(scale: str, seed: int, network: str = "") -> None:
-    """Examine the networks of one seed, or one of them: a step of the graph."""
-    settings = Settings.of(scale)
-    run = TemperatureRun(settings, seed)
-    for name in [network] if network else networks(settings):
-        run.masking(name)
-
-
-def parts(scale: str, seed: int) -> list[dict[str, Any]]:
-    """The networks that `make_masking` can be asked for one by one."""
-    return [{"network": name} for name in networks(Settings.of(scale))]
-
-
-def swept(settings: Settings, seed: int, aware: bool) -> pd.DataFrame:
+def swept(settings: Settings, seed: int, aware: bool, network: str = "") -> pd.DataFrame:
     """Accuracy of the networks under FGSM.
 
     Args:
         aware: whether the attacker knows the temperature of training.
+        network: of these alone.
     Returns: tidy, the measures of `robustness.SWEEP` at {temperature, epsilon}.
     """
     run = TemperatureRun(settings, seed)
-    return run.tidy(run.accuracies(networks(settings), aware))
+    return run.tidy(run.accuracies(robustness.only(networks(settings), network), aware))
 
 
-def examined(settings: Settings, seed: int) -> pd.DataFrame:
-    """The networks, and T = 1 with its logits times T, under attacks that masked gradients stop or do not.
+def examined(settings: Settings, seed: int, network: str = "") -> pd.DataFrame:
+    """The networks, or one, and T = 1 with its logits times T, under attacks that masked gradients stop or do not.
 
     Returns: tidy, the measures of `lib.robustness.masking.examine` at {temperature, network, attack, epsilon}.
     """
     run, rows = TemperatureRun(settings, seed), []
-    for name in networks(settings):
+    for name in robustness.only(networks(settings), network):
         for row in run.masking(name).to_dict("records"):
             rows.append({"measure": row.pop("name"), **row, "n": int(row["n"])})
     return run.tidy(rows)

@@ -1,21 +1,20 @@
-"""The report: every figure, table and verdict of a scale on one page, its notebooks as HTML, and the README's gallery.
+"""The report: a scale's front page, a page a paper, its notebooks as HTML, and parts of the README.
 
-`python -m lib.report --scale S` writes results/<scale>/index.html and notebooks/*.html and prints the page's path;
- `python -m lib.report --readme README.md` rewrites the gallery between that file's two markers.
+`python -m lib.report --scale S` writes results/<scale>/*.html and notebooks/*.html and prints the front page's path;
+ `python -m lib.report --readme README.md` rewrites findings and gallery, each between its two markers in that file.
 """
 
 from lib.report.entries import duration
-from lib.report.gallery import END, START, ReportError, gallery_markdown, write_gallery
+from lib.report.gallery import ReportError, findings_markdown, gallery_markdown, write_readme
 from lib.report.page import benchmarks, build, main
 
 __all__ = [
-    "END",
-    "START",
     "ReportError",
     "benchmarks",
     "build",
     "duration",
+    "findings_markdown",
     "gallery_markdown",
     "main",
-    "write_gallery",
+    "write_readme",
 ]

@@ -8,13 +8,14 @@ from typing import Any
 from PIL import Image
 
 from lib import cite, claims, config, record, reduced, tables, units
+from lib.report import names
 
-FIRST = 6  # rows of a long table that are not folded away
-WHOLE = 10  # rows of a table that is not folded at all
+OPEN = 40  # rows of a table that stands open
 LARGEST_SVG = 1_500_000  # bytes; a larger figure is shown as PNG
 ALTERNATIVE = 150  # characters of an alternative text
 DPI = 300  # of the figures' PNG
 MARKS = dict(zip(claims.VERDICTS, "✓◐✗⊘?○", strict=True))
+MAIN = "mean of "  # begins the rows of a table that sum the others up
 EVIDENCE = ["item", "comparison", "setting", "measure", "left", "right", "difference", "95 % interval", "outcome"]
 
 
@@ -29,30 +30,34 @@ def entry(item: config.Item, scale: str, folder: Path, verdicts: Mapping[str, An
     Returns: state "done", "missing" (no record) or "damaged" (with its problem), and the rest as the template reads it.
     """
     shown: dict[str, Any] = {"item": item.item, "title": item.title, "paper": item.paper, "notebook": item.notebook}
-    shown |= {"source": opening(item.source), "state": "missing", "problem": ""}
+    shown |= {"source": opening(item.source), "state": "missing", "problem": "", "label": opening(names.label(item))}
     shown["verdicts"] = [verdicts[name] for name in item.claims if name in verdicts]
+    shown |= {
+        "figure": {},
+        "facets": {"data": "", "settings": ""},
+        "main": main_claim(shown["verdicts"]) if shown["verdicts"] else None,
+    }
     if not record.exists(item.item, scale):
         return shown
     try:
         found = record.read(item.item, scale)
     except record.RecordError as error:
         return {**shown, "state": "damaged", "problem": str(error)}
-    table, stated, facts = tables.display(found), beside(found), found["provenance"]
+    stated, facts = beside(found), found["provenance"]
     smaller, other = reduced.split(found["reduced"])
     return shown | {
         "state": "done",
         "title": found["title"],
         "source": opening(found["source"]),
+        "finding": finding(item.item, shown["verdicts"], stated, shows(found)),
         "figure": figure(folder, item.item),
         "alt": description(found),
+        "caption": caption(found),
+        "facets": facets(found),
         "reduced": smaller,
         "other": other,
         "stated": stated,
-        "table": {
-            "columns": list(table.columns),
-            "rows": table.to_numpy().tolist(),
-            "visible": 0 if stated["rows"] else visible(table),
-        },
+        "tables": split(found),
         "provenance": provenance(found),
         "commit": facts["git"],
         "date": facts["date"][:10],
@@ -65,9 +70,62 @@ def entry(item: config.Item, scale: str, folder: Path, verdicts: Mapping[str, An
     }
 
 
-def visible(rows: Any) -> int:
-    """How many rows of a table are shown before it is unfolded."""
-    return len(rows) if len(rows) <= WHOLE else FIRST
+def finding(item: str, verdicts: Sequence[Mapping[str, Any]], stated: Mapping[str, Any], shows: str) -> str:
+    """What an item shows, in one paragraph: the source's first claim and its fate, then how the other claims fare.
+
+    Args:
+        item: its name.
+        verdicts: of the claims that it bears on, as `claim` gives them.
+        stated: as `beside` gives it.
+        shows: what is measured, over which settings.
+    """
+    if not verdicts:
+        if not stated["rows"]:
+            return f"No claim is judged by it, and the source has no number for it. It shows {shows}."
+        told = [f"{setting}: {ours} (stated: {paper})" for _, setting, paper, ours, *_ in stated["rows"]]
+        measures = " and ".join(dict.fromkeys(row[0] for row in stated["rows"]))
+        return f"No claim is judged by it. {opening(measures)}, for {'; '.join(told)}."
+    first = main_claim(verdicts)
+    words = f"{first['statement']} {first['words'] or opening(first['verdict'])}. {first['why']}"
+    if len(first["items"]) > 1 and item in first["supports"]:
+        words += f" From this one alone: {first['supports'][item]}."
+    others = [verdict["verdict"] for verdict in verdicts if verdict is not first]
+    counts = [f"{others.count(name)} {name}" for name in MARKS if name in others]
+    return words + (f" Other claims that it bears on: {', '.join(counts)}." if counts else "")
+
+
+def main_claim(verdicts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The first claim that could be tested, one of the source's before our own."""
+    tested = [verdict for verdict in verdicts if verdict["verdict"] != claims.NOT_TESTABLE]
+    return min(tested or verdicts, key=lambda verdict: verdict["ours"])
+
+
+def split(found: Mapping[str, Any]) -> dict[str, Any]:
+    """A record's table as the page shows it: what stands open, and what is folded.
+
+    Where the source has a table too, ours stands open: the rows that sum others up where it has some, else the whole.
+    """
+    table = tables.display(found)
+    rows = [[names.value(name, text) for name, text in zip(table, row, strict=True)] for row in table.to_numpy()]
+    columns = [names.column(name) for name in table]
+    main = [row for row in rows if row[0].startswith(MAIN)] or rows
+    if "table" not in found["source"] or len(main) > OPEN:
+        main = []
+    folded = [row for row in rows if row not in main]
+    return {"open": {"columns": columns, "rows": main}, "folded": {"columns": columns, "rows": folded}}
+
+
+def facets(found: Mapping[str, Any]) -> dict[str, str]:
+    """What a search finds an item by, beside its words: the data sets and attacks, and the networks and methods."""
+    values: dict[str, set[str]] = {
+        "data": {name.split("/")[0] for name in found["provenance"]["data"]},
+        "settings": set(),
+    }
+    for number in found["numbers"]:
+        for key, value in number["where"].items():
+            if key in ("attack", "trained_on", "network", "method", "detector", "form"):
+                values["data" if key == "attack" else "settings"] |= {str(value), names.value(key, str(value))}
+    return {kind: " ".join(sorted(words)) for kind, words in values.items()}
 
 
 def samples(numbers: Sequence[Mapping[str, Any]]) -> str:
@@ -82,18 +140,19 @@ def samples(numbers: Sequence[Mapping[str, Any]]) -> str:
 
 
 def beside(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers that the source states, each beside ours: columns, rows of text, how many stay visible."""
+    """The numbers that the source states, each beside ours: columns, rows of text."""
     rows = []
     for number in found["numbers"]:
         if number["paper_value"] is not None:
-            setting = ", ".join(f"{key} {tables.cell(value, key)}" for key, value in number["where"].items())
+            where = {key: names.value(key, tables.cell(value, key)) for key, value in number["where"].items()}
+            setting = ", ".join(f"{names.column(key)} {words}" for key, words in where.items())
             ours = [tables.cell(number["value"]), tables.interval(number["ci95"])]
-            row = [units.measure(number), setting, tables.cell(number["paper_value"]), *ours]
+            row = [names.value("measure", units.measure(number)), setting, tables.cell(number["paper_value"]), *ours]
             rows.append([*row, units.sample(number), str(len(number["seeds"])), number["note"]])
     columns = ["measure", "setting", "stated", "ours", "95 % interval", "n", "seeds", "note"]
     if not any(row[-1] for row in rows):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
-    return {"columns": columns, "rows": rows, "visible": visible(rows)}
+    return {"columns": columns, "rows": rows}
 
 
 def provenance(found: Mapping[str, Any]) -> dict[str, str]:
@@ -112,11 +171,21 @@ def provenance(found: Mapping[str, Any]) -> dict[str, str]:
 
 
 def description(found: Mapping[str, Any]) -> str:
-    """A figure in words for those who do not see it: its title, what is measured, over which settings."""
-    measures = dict.fromkeys(number["name"].replace("_", " ") for number in found["numbers"])
-    settings = [key.replace("_", " ") for key in tables.where_keys(found)]
+    """A figure in words for those who do not see it: as much of its caption as an alternative text may have."""
+    return textwrap.shorten(caption(found), ALTERNATIVE, placeholder=" ...")
+
+
+def caption(found: Mapping[str, Any]) -> str:
+    """A figure's title, what is measured, over which settings."""
+    return f"{found['title']}: {shows(found)}"
+
+
+def shows(found: Mapping[str, Any]) -> str:
+    """What is measured, over which settings."""
+    measures = dict.fromkeys(names.value("measure", number["name"]) for number in found["numbers"])
+    settings = [names.column(key) for key in tables.where_keys(found)]
     over = f" by {', '.join(settings)}" if settings else ""
-    return textwrap.shorten(f"{found['title']}: {', '.join(measures)}{over}", ALTERNATIVE, placeholder=" ...")
+    return f"{', '.join(measures)}{over}"
 
 
 def figure(folder: Path, item: str) -> dict[str, Any]:
@@ -128,7 +197,8 @@ def figure(folder: Path, item: str) -> dict[str, Any]:
     except OSError:
         return {}
     small = svg.is_file() and svg.stat().st_size <= LARGEST_SVG
-    return {"src": link(svg if small else png, folder), "width": width, "height": height}
+    thumbnail = link(png, folder)
+    return {"src": link(svg, folder) if small else thumbnail, "thumbnail": thumbnail, "width": width, "height": height}
 
 
 def files(folder: Path, item: config.Item) -> list[tuple[str, Path]]:
@@ -172,12 +242,14 @@ def slug(verdict: str) -> str:
 
 def claim(verdict: claims.Verdict) -> dict[str, Any]:
     """What the page shows of one claim."""
-    rows = []
+    rows, lines = [], []
     for effect in verdict.effects:  # all comparisons together, above each of them
         value, low, high = (effect[key] - effect["relative"] for key in ("value", "low", "high"))
         against = f"against {effect['rival']}, the strongest" if effect["rival"] else ""
         numbers = ["", "", f"{value:+.3f}", f"[{low:+.3f}, {high:+.3f}]"]
         rows.append(["all together", effect["name"], against, effect["measure"], *numbers, effect["outcome"]])
+        ours, _, interval = effect["text"].rpartition(" [")
+        lines.append({"part": effect["name"], "ours": ours, "interval": f"[{interval}"})
     for row in verdict.evidence.to_dict("records"):
         known = row["difference"] == row["difference"]  # not NaN
         ends = f"[{row['low']:+.3f}, {row['high']:+.3f}]" if known else ""
@@ -190,9 +262,31 @@ def claim(verdict: claims.Verdict) -> dict[str, Any]:
         rows.append([*(row[key] for key in EVIDENCE[:4]), *numbers, row["outcome"]])
     keys = ("id", "statement", "verdict", "why", "paper", "source", "ours", "items", "rule", "remarks")
     shown = {name: getattr(verdict, name) for name in keys}
+    shown |= {name: names.sentence(shown[name]) for name in ("why", "rule", "remarks")}
     # Where a verdict says more than its name: the part it holds for, and the networks it was seen on.
-    shown["words"] = "" if verdict.headline == verdict.verdict else opening(verdict.headline)
-    return shown | {"slug": slug(verdict.verdict), "columns": EVIDENCE, "rows": rows}
+    shown["words"] = "" if verdict.headline == verdict.verdict else names.sentence(opening(verdict.headline))
+    shown["supports"] = {name: _support(part["outcome"]) for name, part in verdict.evidence.groupby("item", sort=False)}
+    evidence = _with_content(EVIDENCE, [_plain(row) for row in rows])
+    return shown | {"slug": slug(verdict.verdict), "lines": lines, "evidence": evidence}
+
+
+def _support(outcomes: Iterable[str]) -> str:
+    """How many comparisons are for a claim: "3 of 4 comparisons support it"."""
+    counted = [outcome for outcome in outcomes if outcome in claims.COUNTED]
+    one = len(counted) == 1
+    return f"{counted.count(claims.SUPPORTS)} of {len(counted)} comparison{'s support' if not one else ' supports'} it"
+
+
+def _plain(row: Sequence[str]) -> list[str]:
+    """A row of EVIDENCE with plain names."""
+    item, comparison, setting, measure, *numbers = row
+    return [names.sentence(item), comparison, names.sentence(setting), names.value("measure", measure), *numbers]
+
+
+def _with_content(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """A table without the columns that are empty everywhere."""
+    kept = [k for k in range(len(columns)) if any(row[k] for row in rows)]
+    return {"columns": [columns[k] for k in kept], "rows": [[row[k] for k in kept] for row in rows]}
 
 
 def tally(verdicts: Iterable[claims.Verdict]) -> list[dict[str, Any]]:

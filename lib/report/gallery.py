@@ -1,78 +1,122 @@
-"""The gallery of the README, as Markdown."""
+"""The parts of the README that are made from the results, as Markdown: what was found, and the gallery."""
 
+import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lib import claims, config, record, reduced, store, tables
+from lib import cite, claims, config, record, reduced, store, tables
 from lib.report import entries
 
-START, END = "<!-- gallery:start -->", "<!-- gallery:end -->"
-# The figures that tell most of each study, one a paper first; the first MOST of those that have been drawn are shown.
-BEST = (
-    "robustness_fig7",
-    "nnslicer_pruning",
-    "lancet_backdoors",
-    "lcs_detection",
-    "scratch_pruning",
-    "nnslicer_detection",
-    "lancet_companions",
-    "robustness_fig3",
-)
-MOST = 6  # figures
-REDUCED = 5  # settings named of those that are reduced, where there are more
-TAKEN = ("SVG", "CSV", "record", "notebook")  # files linked from a figure
+TAKEN = ("CSV", "record", "notebook")  # files linked from a figure
+COLUMNS = ("paper", "claim", "the paper states", "ours [95 % interval]", "verdict", "scale and clean accuracy")
+DEVICE = re.compile(r"\b(?:cpu|cuda) ([^,;]+)")  # of a record's provenance
 
-Judged = tuple[claims.Verdict, str]  # a verdict, and the scale whose records it rests on; "" where some are missing
+Link = Callable[[str, Path], str]
 
 
 class ReportError(RuntimeError):
-    """A report or gallery that cannot be written; the message names the file."""
+    """A page or README that cannot be written; the message names the file."""
 
 
-def gallery_markdown(base: str | os.PathLike | None = None) -> str:
-    """The results at a glance as Markdown: a line a paper with its verdicts, its best figures, and where the rest is.
+def judged() -> dict[str, Mapping[str, Any]]:
+    """Every claim as results/<scale>/claims.json has it, of the largest scale that can test it, whatever it says there.
 
-    Each item is of the largest scale that it has run at, and each claim of the largest at which all its items have.
+    A claim that no scale can test is of the largest that names it. The smallest scale counts only where no other has a
+    claims.json.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for scales in (config.SCALES[1:], config.SCALES[:1]):
+        for path in (config.results_dir(scale) / "claims.json" for scale in scales):
+            for claim in json.loads(path.read_text(encoding="utf-8"))["claims"] if path.is_file() else ():
+                if claim["id"] not in found or _tested(claim) >= _tested(found[claim["id"]]):
+                    found[claim["id"]] = claim
+        if found:
+            break
+    return found
+
+
+def _tested(claim: Mapping[str, Any]) -> bool:
+    return claim["verdict"] != claims.NOT_TESTABLE
+
+
+def findings_markdown(base: str | os.PathLike | None = None) -> str:
+    """The claims that config/readme.yaml names, a row each: what the paper states, what came out here, at which scale.
 
     Args:
         base: folder that the links start from; None: the checkout.
+    Raises: ConfigError for a name that is no claim; ReportError for a claim that no claims.json has.
     """
-    start, items, at = Path(base or config.ROOT), config.items(), scales_of()
-    judged = judged_at_largest(at)
+    known, found, link = claims.load(), judged(), _link(base)
+    chosen = _chosen("findings", known)
+    if missing := [name for name in chosen if name not in found]:
+        raise ReportError(
+            f"{', '.join(missing)}: in no results/<scale>/claims.json; ./run_all.sh report SCALE makes it"
+        )
+    lines = [_row(COLUMNS), _row(["---"] * len(COLUMNS))]
+    lines += [_row(_finding(known[name], found[name])) for name in chosen]
+    scales = dict.fromkeys(found[name]["scale"] for name in chosen)
+    pages = [link(f"`{scale}`", config.results_dir(scale) / "tables" / "claims.md") for scale in scales]
+    return "\n".join([*lines, "", f"All claims, with rules and reasons: {', '.join(pages)}.", ""])
+
+
+def _finding(claim: claims.Claim, found: Mapping[str, Any]) -> list[str]:
+    """The cells of a claim's row: its own words, what its rule says that the paper states, and what claims.json has."""
+    units_by_part = {effect["name"]: effect["unit"] for effect in found["effects"]}
+    stated = [claims.stated_words(rule, units_by_part.get(rule.name, "")) for rule in claim.rules]
+    paper, places = tables.md_text(found["paper"]), cite.addresses(found["paper"])
+    links = [f"[{paper if k == 0 else name}]({places[name]})" for k, name in enumerate(places)] or [paper]
+    ours = [f"{one['name'] or claims.measure_words(one['measure'])} {one['text']}" for one in found["effects"]]
+    ours += [f"control: {one['name']} {one['text']}" for one in found["controls"]]
+    part = f": {found['part']}" if found["part"] else ""
+    networks = tables.md_text(claims.networks_in_short(found["networks"]))
+    return [
+        ", ".join(links),
+        tables.md_text(found["statement"]),
+        "our own claim" if found["ours"] else tables.md_text("; ".join(filter(None, stated)) or "no number"),
+        tables.md_text("; ".join(ours) or "nothing that counts"),
+        f"{entries.MARKS[found['verdict']]} {tables.md_text(found['verdict'] + part)}",
+        f"`{found['scale']}`" + (f": {networks}" if networks else ""),
+    ]
+
+
+def gallery_markdown(base: str | os.PathLike | None = None) -> str:
+    """The results at a glance: a line a paper with its verdicts, the figures of config/readme.yaml, where the rest is.
+
+    Each item is of the largest scale that it has run at, each claim as `judged` chooses it.
+
+    Args:
+        base: folder that the links start from; None: the checkout.
+    Raises: ConfigError for a name that is no item.
+    """
+    items, at, verdicts, link = config.items(), scales_of(), judged().values(), _link(base)
     papers = dict.fromkeys([item.paper for item in items.values()] + [claim.paper for claim in claims.load().values()])
-
-    def link(text: str, path: Path) -> str:
-        return f"[{text}]({tables.md_url(Path(os.path.relpath(path, start)).as_posix())})"
-
-    heads = [*(f"{mark} {name}" for name, mark in entries.MARKS.items()), "no record yet"]
-    lines = ["| paper | tables and figures run | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) + 1)]
+    heads = ["paper", "tables and figures run", *(f"{mark} {name}" for name, mark in entries.MARKS.items())]
+    lines = [_row(heads), _row(["---", *["---:"] * (len(heads) - 1)])]
     for paper in papers:
         own = [name for name, item in items.items() if item.paper == paper]
-        ready = [one for one in judged.values() if one[0].paper == paper and one[1]]
-        counts = [_count(verdict for verdict, _ in ready if verdict.verdict == name) for name in entries.MARKS]
-        counts.append(_count(verdict for verdict, scale in judged.values() if verdict.paper == paper and not scale))
         done = [at[name] for name in own if name in at]
         run = f"{len(done)} of {len(own)}" + (f" ({_counted(done)})" if done else "")
-        lines.append(f"| {tables.md_text(paper)} | {run} | " + " | ".join(counts) + " |")
-    where = _counted([scale for _, scale in judged.values() if scale]) or "none yet"
+        counts = [
+            _count([v["ours"] for v in verdicts if (v["paper"], v["verdict"]) == (paper, name)])
+            for name in entries.MARKS
+        ]
+        lines.append(_row([tables.md_text(paper), run, *counts]))
+    where = _counted([verdict["scale"] for verdict in verdicts]) or "none yet"
     lines += [
         "",
-        "The numbers are claims, the source's and after + our own, each judged by the records of the largest scale "
-        f"that has all of its items: {where}.",
+        f"The numbers are claims, the paper's and after + our own, at the largest scale that can test each: {where}.",
         "",
     ]
-    for name in best(at):
-        lines += _figure(name, at[name], judged, link)
+    for name in _chosen("figures", items):
+        if name in at and (config.results_dir(at[name]) / "figures" / f"{name}.png").is_file():
+            lines += _figure(name, at[name], link)
     for scale in dict.fromkeys(at.values()):
-        folder = config.results_dir(scale)
-        page = link("index.html", folder / "index.html")
-        every = link("claims.md", folder / "tables" / "claims.md")
-        lines.append(
-            f"All tables and figures of scale `{scale}`: {page}, to be opened in a browser. All verdicts with their "
-            f"reasons: {every}."
-        )
+        page = link(f"results/{scale}/index.html", config.results_dir(scale) / "index.html")
+        lines.append(f"- All of `{scale}`: {page}. Run on {_devices(scale)}.")
     return "\n".join(lines) + "\n"
 
 
@@ -85,74 +129,77 @@ def scales_of() -> dict[str, str]:
     return {}
 
 
-def judged_at_largest(at: Mapping[str, str]) -> dict[str, Judged]:
-    """Every claim, judged at the largest scale that has all its records; those that wait for one are without a scale.
-
-    Args:
-        at: as `scales_of` gives it.
-    """
-    found: dict[str, Judged] = {}
-    for scale in [each for each in config.SCALES if each in at.values()] or config.SCALES[:1]:
-        for verdict in claims.verdicts(scale):
-            if complete(verdict, scale) or verdict.id not in found:
-                found[verdict.id] = (verdict, scale if complete(verdict, scale) else "")
-    return found
-
-
-def complete(verdict: claims.Verdict, scale: str) -> bool:
-    """Whether all records that a claim rests on are there."""
-    return all(record.exists(item, scale) for item in verdict.items)
-
-
-def best(at: Mapping[str, str]) -> list[str]:
-    """The items whose figures the gallery shows.
-
-    Args:
-        at: as `scales_of` gives it.
-    """
-    drawn = [name for name in at if (config.results_dir(at[name]) / "figures" / f"{name}.png").is_file()]
-    return [name for name in BEST if name in drawn][:MOST]
-
-
-def _figure(name: str, scale: str, judged: Mapping[str, Judged], link: Any) -> list[str]:
-    """An item's picture, its caption with the claims it bears on, and its files."""
+def _figure(name: str, scale: str, link: Link) -> list[str]:
+    """An item's picture, a line of caption, and its files."""
     folder, found, item = config.results_dir(scale), record.read(name, scale), config.items()[name]
     picture = link(tables.md_text(entries.description(found)), folder / "figures" / f"{name}.png")
-    caption = f"**{tables.md_text(entries.opening(found['source']))} ({tables.md_text(item.paper)}), scale `{scale}`.**"
-    smaller = reduced.split(found["reduced"])[0]
-    if len(smaller) > REDUCED + 1:
-        smaller = [*smaller[:REDUCED], f"and {len(smaller) - REDUCED} more settings, see the record"]
-    marked = []
-    for verdict, where in (judged[claim] for claim in item.claims if claim in judged):
-        part = f" ({verdict.part})" if verdict.part else ""
-        elsewhere = f" (at `{where}`)" if where not in (scale, "") else ""
-        marked.append(f"{entries.MARKS[verdict.verdict]} {tables.md_text(verdict.statement + part)}{elsewhere}")
+    smaller = len(reduced.split(found["reduced"])[0])
+    ours = found["source"].lower().startswith("not in the source")
+    about = f"ours, beside {item.paper}" if ours else f"{item.paper}, {found['source']}"
+    about += f"; {smaller} setting{'s' * (smaller != 1)} reduced" if smaller else ""
     ways = [link(text, path) for text, path in entries.files(folder, item) if text in TAKEN and path.is_file()]
-    shown = f"{caption} {tables.md_text(found['title'])}. Reduced: {tables.md_text('; '.join(smaller) or 'nothing')}."
-    return [f"!{picture}", "", shown, *([f"Claims: {' '.join(marked)}"] if marked else []), " · ".join(ways), ""]
+    shown = f"**{tables.md_text(found['title'])}**, at `{scale}` ({tables.md_text(about)})"
+    return [f"!{picture}", "", " · ".join([shown, *ways]), ""]
 
 
-def _count(verdicts: Iterable[claims.Verdict]) -> str:
+def _devices(scale: str) -> str:
+    """The machines that the records of a scale name, as "AMD EPYC, NVIDIA H200"."""
+    records = [record.read(name, scale) for name in config.items() if record.exists(name, scale)]
+    named = [DEVICE.findall(found["provenance"]["device"]) for found in records]
+    return tables.md_text(", ".join(dict.fromkeys(re.sub(r" \(seeds? .*", "", one) for some in named for one in some)))
+
+
+def _chosen(key: str, known: Collection[str]) -> list[str]:
+    """The names that config/readme.yaml lists under a key, each of them known."""
+    path = config.config_dir() / "readme.yaml"
+    names = config.read_yaml(path).get(key) or []
+    for name in names:
+        if name not in known:
+            raise config.ConfigError(
+                f"{path}: {key}: no {name!r} in config/{'claims' if key == 'findings' else 'items'}.yaml"
+            )
+    return names
+
+
+def _link(base: str | os.PathLike | None) -> Link:
+    """A function of text and path that gives a Markdown link which starts from a folder."""
+    start = Path(base or config.ROOT)
+    return lambda text, path: f"[{text}]({tables.md_url(Path(os.path.relpath(path, start)).as_posix())})"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _count(ours: Sequence[bool]) -> str:
     """How many verdicts are of the source's claims, and after + of our own."""
-    ours = [verdict.ours for verdict in verdicts]
     return f"{ours.count(False)}" + (f" + {ours.count(True)}" if True in ours else "")
 
 
 def _counted(scales: Sequence[str]) -> str:
     """How many at which scale, as "7 at `cpu`, 2 at `smoke`"; only its name where all are at one."""
-    known = [each for each in reversed(config.SCALES) if each in scales]
-    return f"`{known[0]}`" if len(known) == 1 else ", ".join(f"{scales.count(each)} at `{each}`" for each in known)
+    counts = Counter(scales)
+    known = [each for each in reversed(config.SCALES) if each in counts]
+    return f"`{known[0]}`" if len(known) == 1 else ", ".join(f"{counts[each]} at `{each}`" for each in known)
 
 
-def write_gallery(readme: str | os.PathLike) -> Path:
-    """Put the gallery, as `gallery_markdown` gives it, between the two markers of a Markdown file.
+PARTS = {"findings": findings_markdown, "gallery": gallery_markdown}
 
-    Raises: ReportError naming the file where a marker is missing, or they are in the wrong order.
+
+def write_readme(readme: str | os.PathLike) -> Path:
+    """Put each of PARTS between its two markers, as `<!-- findings:start -->`, of a Markdown file.
+
+    Raises: ReportError naming the file where it has no markers, one is missing, or they are in the wrong order; else as
+        the part raises. The file is left as it is then.
     """
     path = Path(readme)
     text = path.read_text(encoding="utf-8")
-    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
-        raise ReportError(f"{path}: needs one line {START} and, after it, one line {END}")
-    before, after = text.split(START)[0], text.split(END)[1]
-    gallery = gallery_markdown(path.resolve().parent)
-    return store.write_atomic(path, f"{before}{START}\n\n{gallery}\n{END}{after}")
+    there = {name: [f"<!-- {name}:{end} -->" for end in ("start", "end")] for name in PARTS if f"<!-- {name}:" in text}
+    if not there:
+        raise ReportError(f"{path}: has no markers; needs a line <!-- gallery:start --> and one <!-- gallery:end -->")
+    for name, (start, end) in there.items():
+        if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+            raise ReportError(f"{path}: needs one line {start} and, after it, one line {end}")
+        made = PARTS[name](path.resolve().parent)
+        text = f"{text.split(start)[0]}{start}\n\n{made}\n{end}{text.split(end)[1]}"
+    return store.write_atomic(path, text)

@@ -26,7 +26,7 @@ def convert(folder: Path, environment: Any, items: Mapping[str, Mapping[str, str
     Args:
         folder: results/<scale>.
         environment: of Jinja, with the templates.
-        items: the items with a record -> {"title", "source"}.
+        items: the items with a record -> {"title", "label", "page"}.
     Returns: one row a notebook, in the order of running: name, title, items (those with a record), page (its HTML,
         relative to the folder; empty where it cannot be read), file, problem (empty where there is none).
     """

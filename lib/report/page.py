@@ -1,4 +1,4 @@
-"""The page of a scale: results/<scale>/index.html, with the notebooks as HTML beside it."""
+"""The pages of a scale: results/<scale>/index.html in front, one a paper, and the notebooks as HTML beside them."""
 
 import argparse
 import base64
@@ -6,27 +6,28 @@ import csv
 import hashlib
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from lib import checksums, claims, config, record, store
-from lib.report import entries
-from lib.report.gallery import ReportError, write_gallery
+from lib.report import entries, names
+from lib.report.gallery import ReportError, write_readme
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 
 
 def build(scale: str = "smoke") -> Path:
-    """Judge the claims and write results/<scale>/index.html and notebooks/*.html, from the results alone.
+    """Judge the claims and write results/<scale>/*.html and notebooks/*.html, from the results alone.
 
     Args:
         scale: smoke, cpu, gpu or paper.
-    Returns: the page's path. It opens from a file, fetches nothing from outside, and links the files beside it. Items
-        without a record are listed as not run; damaged ones with the reason. Where no claim can be tested at this
-        scale, as at smoke, the page shows the verdicts of the largest scale that has some, and says so.
+    Returns: the path of the front page, index.html. The pages open from a file, fetch nothing from outside, and link
+        the files beside them. Items without a record are listed as not run; damaged ones with the reason. Where no
+        claim can be tested at this scale, as at smoke, the pages show the verdicts of the largest scale that has some,
+        and say so.
     """
     from lib.report import notebooks
 
@@ -35,38 +36,57 @@ def build(scale: str = "smoke") -> Path:
     judged_at = _scale_of_verdicts(scale, judged)
     if judged_at != scale:
         judged = claims.verdicts(judged_at)
+    jinja, page_of = environment(), pages(items)
     views = {verdict.id: entries.claim(verdict) for verdict in judged}
-    jinja = environment()
     with_record = {
-        name: {"title": item.title, "source": entries.opening(item.source)}
+        name: {"title": item.title, "label": entries.opening(names.label(item)), "page": page_of[item.paper]}
         for name, item in items.items()
         if record.exists(name, scale)
     }
-    executed = notebooks.convert(folder, jinja, with_record)
-    shown = [entries.entry(item, scale, folder, views) for item in items.values()]
+    executed = notebooks.convert(folder, jinja, with_record)  # before the entries, which link what is there
+    shown = {name: entries.entry(item, scale, folder, views) for name, item in items.items()}
     studies = []
-    papers = dict.fromkeys([*(item.paper for item in items.values()), *(verdict.paper for verdict in judged)])
-    for number, paper in enumerate(papers, 1):
+    for paper in dict.fromkeys([*page_of, *(verdict.paper for verdict in judged)]):
         own = [verdict for verdict in judged if verdict.paper == paper]
-        study = {"number": number, "paper": paper, "tally": entries.tally(own), "claims": [views[v.id] for v in own]}
-        study["entries"] = [entry for entry in shown if entry["paper"] == paper and entry["state"] == "done"]
-        study["waiting"] = [entry for entry in shown if entry["paper"] == paper and entry["state"] != "done"]
+        study: dict[str, Any] = {"paper": paper, "tally": entries.tally(own), "claims": [views[v.id] for v in own]}
+        study["page"] = page_of.get(paper, "index.html")
+        study["entries"] = [entry for entry in shown.values() if entry["paper"] == paper and entry["state"] == "done"]
+        study["waiting"] = [entry for entry in shown.values() if entry["paper"] == paper and entry["state"] != "done"]
         studies.append(study)
-    page = jinja.get_template("page.html.j2").render(
-        scale=scale,
-        judged_at=judged_at,
-        studies=studies,
-        tally=entries.tally(judged),
-        frozen=claims.frozen_in_words(judged_at),
-        done=sum(entry["state"] == "done" for entry in shown),
-        total=len(shown),
-        notebooks=executed,
-        jobs=benchmarks(scale),
-        files=[name for name in ("tables/claims.csv", "tables/claims.tex", "claims.json") if (folder / name).is_file()],
-    )
-    path = store.write_atomic(folder / "index.html", page)
+    told = {
+        "scale": scale,
+        "judged_at": judged_at,
+        "studies": studies,
+        "shown": shown,
+        "page_of": page_of,
+        "elsewhere": f"../{judged_at}/" if judged_at != scale else "",
+        "tally": entries.tally(judged),
+        "frozen": claims.frozen_in_words(judged_at),
+        "notebooks": executed,
+        "jobs": benchmarks(scale),
+        "files": [
+            name for name in ("tables/claims.csv", "tables/claims.tex", "claims.json") if (folder / name).is_file()
+        ],
+        "glossary": names.known()["glossary"],
+    }
+    for study in studies:
+        if study["paper"] in page_of:
+            page = jinja.get_template("paper.html.j2").render(study=study, home="index.html", **told)
+            store.write_atomic(folder / study["page"], page)
+    path = store.write_atomic(folder / "index.html", jinja.get_template("front.html.j2").render(home="", **told))
     checksums.complete(folder)
     return path
+
+
+def pages(items: Mapping[str, config.Item]) -> dict[str, str]:
+    """Each paper's page: the first word of its items' names with .html, as "nnslicer.html"; no two the same."""
+    found: dict[str, str] = {}
+    for item in items.values():
+        if item.paper not in found:
+            word = item.item.split("_")[0]
+            names_left = (f"{word}{number}.html" for number in ("", *range(2, len(items) + 3)))
+            found[item.paper] = next(name for name in names_left if name not in {"index.html", *found.values()})
+    return found
 
 
 def _scale_of_verdicts(scale: str, judged: Sequence[claims.Verdict]) -> str:
@@ -108,6 +128,9 @@ def environment() -> Any:
         lstrip_blocks=True,
     )
     made.filters["duration"] = entries.duration
+    made.filters["terms"] = names.with_terms
+    made.filters["hint"] = names.hint
+    made.filters["term_id"] = names.term_id
     made.globals |= {"marks": entries.MARKS, "inline": _inline, "csp_hash": _csp_hash, "pygments": _pygments}
     return made
 
@@ -139,15 +162,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m lib.report",
-        description="Build results/<scale>/index.html from the records, or the gallery of a Markdown file.",
+        description="Build results/<scale>/*.html from the records, or the generated parts of a README.",
     )
     parser.add_argument("--scale", choices=config.SCALES, default="smoke")
-    parser.add_argument("--readme", metavar="FILE", help="rewrite the gallery in this Markdown file instead")
+    parser.add_argument("--readme", metavar="FILE", help="rewrite the generated parts of this Markdown file instead")
     chosen = parser.parse_args(arguments)
     known = (ReportError, checksums.ChecksumError, claims.ClaimError, config.ConfigError, record.RecordError, OSError)
     try:
         if chosen.readme:
-            print(write_gallery(chosen.readme))
+            print(write_readme(chosen.readme))
             return 0
         print(build(chosen.scale))
         missing = [name for name in config.items() if not record.exists(name, chosen.scale)]

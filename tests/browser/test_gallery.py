@@ -1,4 +1,4 @@
-"""The gallery and its notebooks in a real browser: links, the filter, nothing fetched from outside, a phone."""
+"""The results' pages in a real browser: links, search, sorting, the keyboard, nothing fetched from outside, a phone."""
 
 import functools
 import http.server
@@ -62,10 +62,34 @@ def page(results):
     return (results / "index.html").as_uri()
 
 
+@pytest.fixture(scope="module")
+def paper(results):
+    return (results / "robustness.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def pages(results, page, paper):
+    """The front page, a paper's and a notebook's."""
+    return page, paper, (results / "notebooks" / f"{NOTEBOOK}.html").as_uri()
+
+
 def rows(browser):
     """Verdicts of the claims that are seen."""
     script = "return [...document.querySelectorAll('tr.claim')].filter(r => r.offsetParent).map(r => r.dataset.verdict)"
     return browser.run(script)
+
+
+def figures(browser):
+    """Names of the figures that are seen on the front page."""
+    return browser.run("return [...document.querySelectorAll('li.figure')].filter(e => e.offsetParent).map(e => e.id)")
+
+
+def seek(browser, words):
+    """Type words into the search, in place of what stands there."""
+    field = browser.driver.find_element("id", "words")
+    field.clear()
+    field.send_keys(words)
+    return field
 
 
 def sideways(browser):
@@ -80,8 +104,8 @@ def load_images(browser):
     browser.driver.execute_async_script(wait)
 
 
-def test_every_link_resolves(browser, results, page):
-    for address in (page, (results / "notebooks" / f"{NOTEBOOK}.html").as_uri()):
+def test_every_link_resolves(browser, results, pages):
+    for address in pages:
         browser.window()
         browser.open(address)
         links = browser.run("return [...document.querySelectorAll('a[href], img[src]')].map(e => e.href || e.src)")
@@ -98,20 +122,20 @@ def test_every_link_resolves(browser, results, page):
                 assert f'id="{name}"' in target.read_text(), link
 
 
-def test_gallery_and_notebook_link_to_each_other(browser, page):
+def test_gallery_and_notebook_link_to_each_other(browser, page, paper):
     browser.window()
     browser.open(page)
     browser.run(f"document.querySelector('#notebooks a[href$=\"{NOTEBOOK}.html\"]').click()")
     assert browser.driver.current_url.endswith(f"/notebooks/{NOTEBOOK}.html")
     browser.run("document.querySelector('a[href$=\"#robustness_fig8\"]').click()")
-    assert browser.driver.current_url == f"{page}#robustness_fig8"
+    assert browser.driver.current_url == f"{paper}#robustness_fig8"
     assert browser.run("return document.querySelector(':target').id") == "robustness_fig8"
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_pages_load_whole_fetch_nothing_from_outside_and_do_not_complain(browser, results, page, dark):
+def test_pages_load_whole_fetch_nothing_from_outside_and_do_not_complain(browser, results, pages, dark):
     browser.window(dark=dark)
-    for address in (page, (results / "notebooks" / f"{NOTEBOOK}.html").as_uri()):
+    for address in pages:
         browser.open(address)
         load_images(browser)
         assert browser.run("return [...document.images].filter(i => !(i.complete && i.naturalWidth)).length") == 0
@@ -142,60 +166,159 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def test_the_filter_narrows_the_claims_and_the_address_keeps_it(browser, page):
+def test_the_filter_narrows_figures_and_claims_and_the_address_keeps_it(browser, page):
     browser.window()
     browser.open(page)
-    everything = rows(browser)
-    assert browser.run("return document.getElementById('claims-count').textContent") == (
-        f"{len(everything)} of {len(everything)} claims shown"
+    everything, drawn = rows(browser), figures(browser)
+    assert browser.run("return document.getElementById('count').textContent") == (
+        f"{len(drawn)} figures and tables, {len(everything)} claims shown"
     )
     wanted = everything[0]
     browser.run("document.querySelector(`button[data-verdict='${arguments[0]}']`).click()", wanted)
     assert rows(browser) == [verdict for verdict in everything if verdict == wanted]
     choose = "const s = document.getElementById('filter-paper'); s.value = '2'; s.dispatchEvent(new Event('input'))"
     browser.run(choose)
-    inside = browser.run("return document.querySelectorAll('tbody[data-paper=\"2\"] tr.claim').length")
+    inside = browser.run("return document.querySelectorAll('section[data-paper=\"2\"] tr.claim').length")
     assert 0 < len(rows(browser)) <= inside < len(everything)
+    assert figures(browser) and all(name.startswith("nnslicer_") for name in figures(browser))
     left, kept = rows(browser), browser.driver.current_url
-    assert kept == f"{page}#claims?paper=2&verdict={wanted}"
+    assert kept == f"{page}#find?paper=2&verdict={wanted}"
     browser.open(kept)
     assert rows(browser) == left
     assert browser.run("return document.getElementById('filter-paper').value") == "2"
     browser.run("document.getElementById('filter-reset').click()")
-    assert rows(browser) == everything
+    assert rows(browser) == everything and figures(browser) == drawn
     assert browser.complaints() == []
 
 
-def test_words_narrow_the_claims(browser, page):
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("Robustness_FIG7", ["robustness_fig7"]),  # a figure by its name
+        ("figure 8", ["robustness_fig8"]),  # and by what the source calls it
+        ("mnist5k temperature figure 7", ["robustness_fig7"]),  # a data set, a word of its title
+        ("FGSM does not know", ["robustness_fig7"]),  # an attack, in words
+        ("backdoored networks", ["lancet_localisation", "lancet_backdoors"]),
+        ("no such words", []),
+    ],
+)
+def test_the_search_finds_figures_as_they_are_typed(browser, page, words, found):
     browser.window()
-    browser.open(f"{page}#claims?words=MAGNITUDE+pruning")
-    said = browser.run(
-        "return [...document.querySelectorAll('tr.claim:not([hidden]) .statement')].map(e => e.textContent)"
-    )
-    assert said and all("magnitude pruning" in text.lower() for text in said)
+    browser.open(page)
+    seek(browser, words)
+    assert figures(browser) == found
+    kept = browser.driver.current_url
+    browser.open(kept)
+    assert figures(browser) == found and browser.complaints() == []
 
 
-def test_an_address_of_a_claim_is_shown_whatever_was_filtered(browser, page):
+def test_the_search_finds_claims_by_their_words_and_by_their_figures(browser, page):
     browser.window()
-    browser.open(f"{page}#claims?words=nothing+has+these+words")
-    assert rows(browser) == []
-    browser.run("location.hash = 'claim-pruning-lowers-robustness'")
-    count = "document.querySelectorAll('tr.claim:not([hidden])').length"
-    assert browser.driver.execute_async_script(f"setTimeout(() => arguments[0]({count}), 50)") > 10
+    browser.open(f"{page}#find?words=MAGNITUDE+pruning")
+    script = "return [...document.querySelectorAll('tr.claim:not([hidden])')].map(e => e.id)"
+    names = browser.run(script)
+    assert "claim-pruning-lowers-robustness" in names and len(names) < 10
+    seek(browser, "mnist5k")  # one figure has been run on this data set
+    assert set(browser.run(script)) == {"claim-temperature-helps-unaware", "claim-temperature-gain-grows-with-eps"}
 
 
-def test_the_keyboard_alone_reaches_and_works_the_filter(browser, page):
+def test_the_search_of_a_papers_page_leads_to_the_front_page(browser, page, paper):
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.window()
+    browser.open(paper)
+    seek(browser, "figure 8").send_keys(Keys.ENTER)
+    WebDriverWait(browser.driver, 10).until(lambda driver: driver.current_url.startswith(page))
+    assert figures(browser) == ["robustness_fig8"]
+    assert browser.run("return document.getElementById('words').value") == "figure 8"
+
+
+def test_an_address_of_a_claim_or_figure_is_shown_whatever_was_filtered(browser, page):
+    browser.window()
+    for name in ("claim-pruning-lowers-robustness", "robustness_fig7"):
+        browser.open(f"{page}#find?words=nothing+has+these+words")
+        assert rows(browser) == [] == figures(browser)
+        script = "location.hash = arguments[0]; setTimeout(() => arguments[1](document.getElementById(arguments[0])"
+        seen = browser.driver.execute_async_script(f"{script}.getBoundingClientRect().top), 200)", name)
+        assert len(rows(browser)) > 10 and 0 < seen < 900  # not under the menu, nor outside the window
+
+
+def test_a_head_sorts_its_table_by_number_both_ways_and_by_keyboard(browser, paper):
+    from selenium.webdriver.common.keys import Keys
+
+    browser.window()
+    browser.open(paper)
+    browser.run("document.querySelectorAll('details').forEach(e => e.open = true)")
+    table = "document.querySelector('table[aria-label=\"Numbers of robustness_fig7\"]')"
+    heads = browser.run(f"return [...{table}.tHead.rows[0].cells].map(e => e.textContent)")
+    column = heads.index("temperature")
+    cells = f"return [...{table}.tBodies[0].rows].map(r => r.cells[{column}].textContent)"
+    as_written = browser.run(cells)
+    button = f"{table}.tHead.rows[0].cells[{column}].querySelector('button')"
+    browser.run(f"{button}.focus()")
+    for order, keys in (("ascending", Keys.ENTER), ("descending", Keys.SPACE)):
+        browser.driver.switch_to.active_element.send_keys(keys)
+        by_size = sorted(as_written, key=float, reverse=order == "descending")
+        assert browser.run(cells) == by_size
+        assert browser.run(f"return {table}.tHead.rows[0].cells[{column}].ariaSort") == order
+    assert len(set(as_written)) == 3
+
+
+def test_a_wide_table_scrolls_in_its_own_box(browser, paper):
+    browser.window(width=390, height=800)
+    browser.open(paper)
+    browser.run("document.querySelectorAll('details').forEach(e => e.open = true)")
+    box = "document.querySelector('[aria-label=\"Numbers of robustness_fig7\"].scroll')"
+    wider = browser.run(f"const b = {box}; b.scrollLeft = 1e6; return [b.scrollLeft, b.scrollWidth - b.clientWidth]")
+    assert wider[0] > 50 and abs(wider[0] - wider[1]) <= 1  # to its very end
+    last = browser.run(f"return [...{box}.querySelectorAll('thead th')].at(-1).getBoundingClientRect().right")
+    assert last <= 390 and sideways(browser) <= 0
+
+
+def test_nothing_moves_when_the_pictures_come(browser, pages):
+    browser.window()
+    for address in pages[:2]:
+        browser.open(address)
+        before = browser.run("return document.documentElement.scrollHeight")
+        load_images(browser)
+        after = browser.run("return document.documentElement.scrollHeight")
+        assert abs(after - before) <= 2  # the picture's size in whole pixels, twice
+
+
+def test_the_menu_stays_in_sight_and_covers_no_target(browser, paper):
+    for width in (390, 1400):
+        browser.window(width=width, height=800)
+        browser.open(f"{paper}#robustness_fig8")
+        menu, target = browser.run(
+            "return [document.querySelector('.menu').getBoundingClientRect().bottom,"
+            " document.getElementById('robustness_fig8').getBoundingClientRect().top]"
+        )
+        assert browser.run("return scrollY") > 300 and 0 < menu <= target < 400
+
+
+def test_a_term_leads_to_the_glossary(browser, page, paper):
+    browser.window()
+    browser.open(paper)
+    link = browser.run("return document.querySelector('a.term').getAttribute('href')")
+    assert browser.run("return document.querySelector('a.term').title.length") > 20
+    browser.run("document.querySelector('a.term').click()")
+    assert browser.driver.current_url == page.removesuffix("index.html") + link
+    assert browser.run("return document.querySelector(':target').tagName") == "DT"
+
+
+def test_the_keyboard_alone_reaches_and_works_search_and_filter(browser, page):
     from selenium.webdriver.common.keys import Keys
 
     browser.window()
     browser.open(page)
     seen = []
-    for _ in range(30):
+    for _ in range(60):
         browser.driver.switch_to.active_element.send_keys(Keys.TAB)
         seen.append(browser.run("return document.activeElement.textContent.trim() || document.activeElement.id"))
         if browser.run("return document.activeElement.dataset.verdict || ''") == "not-testable":
             break
-    assert seen[0] == "Skip to the claims"
+    assert seen[0] == "Skip to the results" and "words" in seen
     browser.driver.switch_to.active_element.send_keys(Keys.SPACE)
     assert set(rows(browser)) == {"not-testable"}
 
@@ -210,29 +333,31 @@ def test_without_a_script_everything_is_shown(browser, page):
     try:
         assert browser.run(shown) == everything > 0
         assert not browser.run("return document.getElementById('filter').checkVisibility()")
+        assert not browser.run("return document.getElementById('search').checkVisibility()")
         assert browser.run("return [...document.querySelectorAll('button.copy')].every(b => b.hidden)")
     finally:
         browser.window()
 
 
-@pytest.mark.parametrize("width", [375, 1280])
-def test_no_page_scrolls_sideways(browser, results, page, width):
+@pytest.mark.parametrize("width", [390, 1400])
+def test_no_page_scrolls_sideways(browser, pages, width):
     browser.window(width=width, height=700)
-    for address in (page, (results / "notebooks" / f"{NOTEBOOK}.html").as_uri()):
+    for address in pages:
         browser.open(address)
         browser.run("document.querySelectorAll('details').forEach(e => e.open = true)")
         assert sideways(browser) <= 0
 
 
-def test_hostile_words_are_shown_and_do_nothing(browser, results, page):
+def test_hostile_words_are_shown_and_do_nothing(browser, pages):
     browser.window()
-    for address in (page, (results / "notebooks" / f"{NOTEBOOK}.html").as_uri()):
+    for address in pages:
         browser.open(address)
         browser.run("document.querySelectorAll('details').forEach(e => e.open = true)")
-        assert "document.title='pwned'" in browser.run("return document.body.innerText")
+        if address != pages[0]:  # the front page shows none of a record's words
+            assert "document.title='pwned'" in browser.run("return document.body.innerText")
         assert "pwned" not in browser.driver.title
         assert browser.run("return document.querySelectorAll('iframe, [onerror], [href^=javascript]').length") == 0
-        assert browser.run("return document.scripts.length") == (1 if address == page else 0)
+        assert browser.run("return document.scripts.length") == (0 if address == pages[2] else 1)
 
 
 def test_hostile_html_of_a_notebook_neither_runs_nor_fetches(browser, results):
@@ -243,9 +368,9 @@ def test_hostile_html_of_a_notebook_neither_runs_nor_fetches(browser, results):
     assert all(asked.startswith(results.as_uri()) for asked in browser.fetched())
 
 
-def test_a_screen_reader_finds_its_way(browser, results, page):
+def test_a_screen_reader_finds_its_way(browser, pages):
     browser.window()
-    for address in (page, (results / "notebooks" / f"{NOTEBOOK}.html").as_uri()):
+    for address in pages:
         browser.open(address)
         assert browser.run("return document.querySelectorAll('main').length") == 1
         assert browser.run("return document.querySelectorAll('h1').length") == 1
@@ -262,9 +387,9 @@ def test_a_screen_reader_finds_its_way(browser, results, page):
         )
 
 
-def test_the_copy_button_copies_or_selects_the_bibtex(browser, page):
+def test_the_copy_button_copies_or_selects_the_bibtex(browser, paper):
     browser.window()
-    browser.open(page)
+    browser.open(paper)
     origin = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
     browser.driver.execute_cdp_cmd("Browser.grantPermissions", origin)
     browser.run("document.querySelectorAll('details').forEach(e => e.open = true)")

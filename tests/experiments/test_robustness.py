@@ -1,4 +1,4 @@
-"""Networks under attack: evaluated once, kept by what they depend on, compared seed by seed."""
+"""Networks under attack: measured once, kept by what they depend on, compared seed by seed."""
 
 import subprocess
 import sys
@@ -8,10 +8,9 @@ import pandas as pd
 import pytest
 from training_tools import places
 
-from lib import cache, config, robustness, zoo
+from lib import cache, config, evaluations, robustness, zoo
 from lib.experiments import robustness as shared
 from lib.experiments import (
-    robustness_evaluation,
     robustness_low_rank,
     robustness_magnitude_pruning,
     robustness_spectra,
@@ -63,15 +62,28 @@ def run(module, seed=0, **changed):
     return getattr(module, kind)(module.Settings.of("smoke", **changed), seed)
 
 
-def test_a_family_is_evaluated_once_and_by_the_methods_functions(scale, monkeypatch):
-    done = robustness_evaluation.evaluate_family(scale, "digits", 0)
-    assert done == {
-        "resnet18-t1": ["sweep", "spectra"],
-        "resnet18-t20": ["sweep", "sweep-aware", "spectra"],
-    }
-    for part in robustness_temperature.parts(scale, 0):
-        robustness_temperature.make_masking(scale, 0, **part)
+def step(item, **part):
+    evaluations.carry_out(f"lib.experiments.robustness_temperature:{item}", "smoke", 0, **part)
 
+
+def sweeps():
+    return len(list((config.results_dir("smoke") / "evaluations/robustness-sweep").glob("*.json")))
+
+
+def test_a_part_of_a_step_is_one_network_and_the_whole_makes_the_others(scale):
+    step("FIGURE_8", network="resnet18-t20")
+    assert sweeps() == 1
+    step("FIGURE_8", network="alone")  # of the family, but not of the figure
+    assert sweeps() == 1
+    step("FIGURE_8")
+    assert sweeps() == 2
+    step("FIGURE_7", network="resnet18-t1")  # where T is 1, knowing it makes no difference
+    assert sweeps() == 2
+
+
+def test_a_network_is_measured_once_and_by_the_methods_functions(scale, monkeypatch):
+    for item in ("FIGURE_7", "FIGURE_8", "MASKING"):
+        step(item)
     heat, weights = run(robustness_temperature), run(robustness_spectra)
     frame, images = heat.sweep("resnet18-t20", aware=True), heat.images("test", 40)
     model = zoo.get("resnet18-t20", scale, 0)
@@ -80,7 +92,7 @@ def test_a_family_is_evaluated_once_and_by_the_methods_functions(scale, monkeypa
     assert frame.accuracy.tolist() == direct.accuracy.tolist() and frame.epsilon.tolist() == direct.epsilon.tolist()
     assert frame.relative_accuracy.tolist() == (direct.accuracy / direct.accuracy[0]).tolist()
 
-    spectrum = weights.spectra("resnet18-t1")
+    spectrum, _ = (weights.spectra(f"resnet18-t{t}") for t in (1, 20))
     assert spectrum.layer.tolist()[-1] == "mean"
     assert spectrum.prunable_share.notna().tolist() == [False] * (len(spectrum) - 1) + [True]
     assert spectrum.stable_rank.iloc[-1] == pytest.approx(spectrum.stable_rank[:-1].mean())
@@ -97,9 +109,8 @@ def test_a_family_is_evaluated_once_and_by_the_methods_functions(scale, monkeypa
         (robustness_spectra, "layer_spectra"),
     ]:
         monkeypatch.setattr(module, name, never)
-    assert robustness_evaluation.evaluate_family(scale, "digits", 0) == done
-    robustness_temperature.make_masking(scale, 0)
-    with cache.only_kept():  # the jobs ahead of the notebook made all that its items read
+    assert weights.spectra("resnet18-t1").equals(spectrum)
+    with cache.only_kept():  # the steps ahead of the notebook made all that its items read
         for item in robustness_temperature.ITEMS:
             item.of(robustness_temperature.Settings.of(scale))
     assert heat.sweep("resnet18-t20", aware=True).equals(frame)
@@ -138,8 +149,6 @@ def test_more_steps_of_pgd_are_the_settings(scale):
 
 
 def test_refusals(scale):
-    with pytest.raises(config.ConfigError, match="one of digits, alone"):
-        robustness_evaluation.evaluate_family(scale, "nowhere", 0)
     with pytest.raises(config.ConfigError, match="no network trained at temperature 1"):
         run(robustness_temperature).masking("alone")
     source = config.config_dir() / "smoke.yaml"
@@ -169,7 +178,7 @@ def test_networks_that_nobody_trains_are_refused_before_anything_runs(experiment
 def test_a_plain_sweep_loads_no_foolbox():
     code = """
 import sys, torch
-from lib.experiments import robustness_evaluation
+from lib.experiments import robustness_magnitude_pruning, robustness_spectra, robustness_temperature
 from lib.robustness import fgsm
 fgsm.fgsm_sweep(torch.nn.Flatten(), torch.rand(2, 1, 2, 2), torch.tensor([0, 1]), [0.0])
 print("foolbox" in sys.modules)
