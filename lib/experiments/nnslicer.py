@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
 from typing import Any, ClassVar, Literal, TypeVar
 
+import pandas as pd
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -147,3 +148,26 @@ def make_scores(scale: str, seed: int) -> None:
 @lru_cache(maxsize=2)
 def _training_images(name: str) -> data.ImageSet:
     return data.load(name, "train")
+
+
+def spread(by_class: pd.DataFrame, wanted: Sequence[Sequence[int]], others: bool = False) -> pd.DataFrame:
+    """Counts by class, added up for each subset, or for the classes outside of it."""
+    parts = []
+    for classes in wanted:
+        inside = by_class[by_class["class"].isin(list(classes)) != others]
+        summed = inside.groupby(["method", "ratio", "compensation"], as_index=False)[["right", "n"]].sum()
+        parts.append(summed.assign(classes=name_of(classes)))
+    return pd.concat(parts, ignore_index=True).assign(by_position=None)
+
+
+def mean_accuracies(measure: str, table: pd.DataFrame, **about: Any) -> list[dict[str, Any]]:
+    """The accuracy, averaged over the subsets; n: distinct test images, of the other classes those of one subset."""
+    rows = []
+    for (method, ratio, compensation), group in table.groupby(["method", "ratio", "compensation"], sort=False):
+        where = {"method": method, "ratio": ratio, "compensation": bool(compensation), **about}
+        each = {
+            k: int(n) // len(c.split()) for c, n in zip(group["classes"], group["n"], strict=True) for k in c.split()
+        }
+        n = int(group["n"].max()) if about.get("classes") == "other" else sum(each.values())
+        rows.append({"measure": measure, **where, "value": (group["right"] / group["n"]).mean(), "n": n})
+    return rows

@@ -22,7 +22,7 @@ from lib import plots
 from lib.config import Recipe
 from lib.experiments import nnslicer
 from lib.experiments.item import SHARE, Item, Results, pivot
-from lib.experiments.nnslicer import NAMES, SlicingRun, name_of
+from lib.experiments.nnslicer import NAMES, SlicingRun, mean_accuracies, name_of, spread
 from lib.experiments.settings import Count, Share
 from lib.models.layers import weight_layers
 from lib.progress import bar
@@ -283,29 +283,6 @@ def fine_tuned(settings: Settings, seed: int) -> pd.DataFrame:
     parts += [run.tuned(method, classes, ratios) for method, classes in bar(trainings, desc="fine-tuned networks")]
     table = pd.concat(parts, ignore_index=True)[COLUMNS]
     return run.tidy([*mean_accuracies("accuracy", table), *_beside(table), *_ties(table)])
-
-
-def spread(by_class: pd.DataFrame, wanted: Sequence[Sequence[int]], others: bool = False) -> pd.DataFrame:
-    """Counts by class, added up for each subset, or for the classes outside of it."""
-    parts = []
-    for classes in wanted:
-        inside = by_class[by_class["class"].isin(list(classes)) != others]
-        summed = inside.groupby(["method", "ratio", "compensation"], as_index=False)[["right", "n"]].sum()
-        parts.append(summed.assign(classes=name_of(classes)))
-    return pd.concat(parts, ignore_index=True).assign(by_position=None)
-
-
-def mean_accuracies(measure: str, table: pd.DataFrame, **about: Any) -> list[dict[str, Any]]:
-    """The accuracy, averaged over the subsets; n: distinct test images, of the other classes those of one subset."""
-    rows = []
-    for (method, ratio, compensation), group in table.groupby(["method", "ratio", "compensation"], sort=False):
-        where = {"method": method, "ratio": ratio, "compensation": bool(compensation), **about}
-        each = {
-            k: int(n) // len(c.split()) for c, n in zip(group["classes"], group["n"], strict=True) for k in c.split()
-        }
-        n = int(group["n"].max()) if about.get("classes") == "other" else sum(each.values())
-        rows.append({"measure": measure, **where, "value": (group["right"] / group["n"]).mean(), "n": n})
-    return rows
 
 
 def _beside(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -17,9 +17,9 @@ from pydantic import Field, ValidationInfo, field_validator
 from lib import data, plots
 from lib.experiments import nnslicer, nnslicer_anatomy, nnslicer_pruning
 from lib.experiments.item import SHARE, Item, Results
-from lib.experiments.nnslicer import NAMES, NNSlicer, SlicingRun
+from lib.experiments.nnslicer import NAMES, NNSlicer, SlicingRun, mean_accuracies, spread
 from lib.experiments.nnslicer_anatomy import AnatomyRun, short
-from lib.experiments.nnslicer_pruning import CHUNK, COLUMNS, PruningRun, mean_accuracies, spread
+from lib.experiments.nnslicer_pruning import CHUNK, COLUMNS, PruningRun
 from lib.experiments.settings import Count, Share
 from lib.progress import bar
 from lib.slicing.masks import subsets

@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import Field, ValidationInfo, field_validator
 
-from lib import plots
-from lib.experiments import robustness, robustness_low_rank, robustness_magnitude_pruning, robustness_temperature
+from lib import config, plots
+from lib.experiments import robustness_low_rank, robustness_magnitude_pruning, robustness_temperature
 from lib.experiments.item import SHARE, Item, Results
 from lib.experiments.robustness import RobustnessRun
 from lib.experiments.settings import Count
@@ -50,7 +50,7 @@ class Settings(Base):
     study: ClassVar[str] = "robustness"
     section: ClassVar[str] = "bounds"
 
-    networks: tuple[str, ...] = ()
+    networks: tuple[str, ...] = Field((), title="networks")
     ray_images: Count = Field(1000, title="images on the ray")
     largest: Annotated[int | float, Field(gt=0, le=255)] = 16
     grid_steps: Count = 32
@@ -72,6 +72,9 @@ class Settings(Base):
             raise ValueError(f"at most ray_images, {info.data['ray_images']}: they are the first of these")
         return count
 
+    def told(self, name: str) -> Any:
+        return len(networks(self)) if name == "networks" else super().told(name)
+
 
 def every_network(scale: str) -> dict[str, dict[str, Any]]:
     """The networks of Figures 1 to 8 at a scale and their adversarially trained twins, and what tells them apart.
@@ -80,7 +83,7 @@ def every_network(scale: str) -> dict[str, dict[str, Any]]:
     """
     found: dict[str, dict[str, Any]] = {}
     pruning, low = robustness_magnitude_pruning, robustness_low_rank
-    trained = robustness.config.load(scale).networks
+    trained = config.load(scale).networks
     for base in pruning.BASES:
         for name, where in pruning.networks(pruning.Settings.of(scale), base).items():
             share = where["sparsity"]

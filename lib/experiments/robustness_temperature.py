@@ -55,7 +55,7 @@ class Settings(robustness.Robustness):
 
     temperatures: tuple[Temperature, ...] = Field((1, 20, 50, 100), min_length=1)
     masking_images: Count = Field(500, title="images under FGSM")
-    masking_epsilons: tuple[Step, ...] = Field((1, 2, 4, 8), min_length=1)
+    masking_epsilons: tuple[Step, ...] = Field((1, 2, 4, 8), min_length=1, title="distances of the examination")
     pgd_images: OrNone = Field(200, title="images under PGD")
     pgd_steps: Count = 10
     cw_images: OrNone = Field(50, title="images under CW")
@@ -216,6 +216,7 @@ FIGURE_8 = Item(
     "robustness_fig8", partial(swept, aware=True), robustness.SWEEP, draw=draw, about=("test_images",)
 )  # fmt: skip
 MASKING = Item(
-    "robustness_masking", examined, UNITS, draw=draw_attacks, about=("masking_images", "pgd_images", "cw_images")
+    "robustness_masking", examined, UNITS, draw=draw_attacks,
+    about=("masking_images", "masking_epsilons", "pgd_images", "cw_images"),
 )  # fmt: skip
 ITEMS = (FIGURE_7, FIGURE_8, MASKING)

@@ -73,7 +73,7 @@ class Settings(BaseModel):
 
     def _repr_markdown_(self) -> str:
         """As a notebook shows them: each setting, what the scale has where that was changed, and what `paper` has."""
-        own = self.model_dump(mode="json")
+        own = self.model_dump(mode="json", exclude={"scale"})
         usual = type(self).of(self.scale).model_dump(mode="json")
         full = type(self).of("paper").model_dump(mode="json") if self.study in config.load("paper").study else own
         columns = {"setting": list(own), "here": list(own.values())}

@@ -99,3 +99,12 @@ def test_an_unknown_key_of_a_section_is_refused(tmp_path, monkeypatch):
 def test_settings_cannot_be_changed_afterwards():
     with pytest.raises(ValueError, match="frozen"):
         Settings.of("smoke", data="mnist5k").data = "cifar10"
+
+
+def test_a_notebook_shows_what_was_changed_and_what_paper_has():
+    usual, changed = (nnslicer_pruning.Settings.of("cpu", theta=theta)._repr_markdown_() for theta in (None, 0.1))
+    row = next(line for line in changed.splitlines() if line.startswith("| theta |"))
+    assert [cell.strip() for cell in row.split("|")[1:5]] == ["theta", "0.1", "0.2", "0.2"]
+    assert "scale cpu" in changed and "scale cpu" not in usual
+    images = next(line for line in usual.splitlines() if line.startswith(r"| test\_images |"))
+    assert [cell.strip() for cell in images.split("|")[2:4]] == ["2000", "10000"]
