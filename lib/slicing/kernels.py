@@ -9,44 +9,55 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from lib.slicing.select import BUCKETS, argmax, smallest_share, threshold
+from lib.slicing.select import VOID, scratch, smallest_share, threshold, threshold_of_two
 
 SIGNED, PRESENCE = 0, 1  # NNSlicer's rule, EffectivePath's
 
 
 @njit(nogil=True, cache=True)
-def _keep(v, m, mark, rule, theta, bar, values, size, keys, buckets, local):
+def _keep(v, m, void, count, mark, rule, theta, bar, local, keys, sums, links):
     """Local contributions of the terms v[:m] into local[:m]; whether there is any.
 
+    void, keys, sums, links: see `threshold`; count: terms that exist.
     mark: +1 or -1 times them (NNSlicer: sign(dy) sign(CONTRIB); EffectivePath: the sign that the terms are read with).
     """
     if rule == SIGNED:
-        if 1.0 / m >= 1.0 - theta:
-            best = argmax(v, m)
-            for j in range(m):
-                local[j] = 0
-            if v[best] == 0.0:
-                return False
-            local[best] = mark if v[best] > 0.0 else -mark
-            return True
-        limit = threshold(v, m, theta, bar, values, size, keys, buckets)
+        if 1.0 / count >= 1.0 - theta:
+            return _keep_largest(v, m, void, mark, local)
+        limit = threshold(v, m, void, theta, bar, keys, sums, links)
         if limit == np.inf:
             return False
         for j in range(m):
             local[j] = (np.int32(v[j] > limit) - np.int32(v[j] < -limit)) * mark
         return True
-    if mark < 0:
-        for j in range(m):
-            v[j] = -v[j]
-    limit, ties = smallest_share(v, m, theta, values, size, keys, buckets)
+    terms = v[:m][void[:m] == 0] * mark
+    limit, ties = smallest_share(terms, count, np.zeros(count, np.int64), theta, keys, sums, links)
     if limit == np.inf:
         return False
+    k = 0
     for j in range(m):
-        local[j] = 1 if v[j] > limit else 0
+        local[j] = 0
+        if void[j] == 0:
+            if terms[k] > limit:
+                local[j] = 1
+            elif ties > 0 and terms[k] == limit:
+                local[j] = 1
+                ties -= 1
+            k += 1
+    return True
+
+
+@njit(nogil=True, cache=True)
+def _keep_largest(v, m, void, mark, local):
+    """`_keep` where one term is kept: the largest, the first of equals; its own sign times mark."""
+    best = -1
     for j in range(m):
-        if ties > 0 and v[j] == limit:
-            local[j] = 1
-            ties -= 1
+        local[j] = 0
+        if void[j] == 0 and (best < 0 or v[j] > v[best]):
+            best = j
+    if v[best] == 0.0:
+        return False
+    local[best] = mark if v[best] > 0.0 else -mark
     return True
 
 
@@ -55,6 +66,8 @@ def convolution(
     x, weight, marks, synapses, neurons, stride, padding, dilation, groups, kernel, rule, theta, bar, n0, n1
 ):
     """A convolution; a linear layer is one of a 1x1 kernel.
+
+    A tap in the padding has a term of zero that is marked as void, so that all windows have the taps of the kernel.
 
     Args:
         x: (N, C, H, W) float64, the layer's input less its mean (EffectivePath: the input).
@@ -69,17 +82,12 @@ def convolution(
     _, outputs, rows, columns = marks.shape
     group_in, group_out = channels // groups, outputs // groups
     kh, kw = kernel
-    size_all = group_in * kh * kw
-    patch = np.empty(size_all)
-    terms = np.empty(size_all)
-    tap = np.empty(size_all, np.int64)  # place in the kernel
-    place = np.empty(size_all, np.int64)  # place in the input
-    gathered = np.empty(size_all, np.int32)
-    local = np.empty(size_all, np.int32)
-    values = np.empty(size_all + 1)
-    size = np.empty(size_all)
-    keys = np.empty(size_all, np.uint8)
-    buckets = np.empty((2, BUCKETS))
+    m = group_in * kh * kw
+    patch, terms = np.empty(m), np.empty(m)
+    void = np.empty(m, np.int64)
+    place = np.empty(m, np.int64)  # in the input
+    gathered, local = np.empty(m, np.int32), np.empty(m, np.int32)
+    keys, sums, links = scratch(m)
     wanted = synapses.shape[0] > 0
     for n in range(n0, n1):
         flat_in = neurons[n].reshape(-1)
@@ -95,36 +103,31 @@ def convolution(
                             break
                     if not active:
                         continue
-                    m = 0
-                    for c in range(group_in):
-                        channel = group * group_in + c
+                    count = 0
+                    k = 0
+                    for c in range(group * group_in, (group + 1) * group_in):
                         for i in range(kh):
                             h = top + i * dilation[0]
-                            if h < 0 or h >= height:
-                                continue
                             for j in range(kw):
                                 w = left + j * dilation[1]
-                                if w < 0 or w >= width:
-                                    continue
-                                patch[m] = x[n, channel, h, w]
-                                tap[m] = (c * kh + i) * kw + j
-                                place[m] = (channel * height + h) * width + w
-                                m += 1
-                    if m == 0:
+                                if 0 <= h < height and 0 <= w < width:
+                                    patch[k], void[k] = x[n, c, h, w], 0
+                                    place[k] = (c * height + h) * width + w
+                                    count += 1
+                                else:
+                                    patch[k], void[k], place[k] = 0.0, VOID, -1
+                                k += 1
+                    if count == 0:
                         continue
-                    gathered[:m] = 0
+                    gathered[:] = 0
                     for o in range(group * group_out, (group + 1) * group_out):
                         mark = np.int32(marks[n, o, row, column])
                         if mark == 0:
                             continue
                         kernel_row = weight[o]
-                        if m == size_all:
-                            for j in range(m):
-                                terms[j] = kernel_row[j] * patch[j]
-                        else:
-                            for j in range(m):
-                                terms[j] = kernel_row[tap[j]] * patch[j]
-                        if not _keep(terms, m, mark, rule, theta, bar, values, size, keys, buckets, local):
+                        for j in range(m):
+                            terms[j] = kernel_row[j] * patch[j]
+                        if not _keep(terms, m, void, count, mark, rule, theta, bar, local, keys, sums, links):
                             continue
                         if rule == SIGNED:
                             for j in range(m):
@@ -134,21 +137,18 @@ def convolution(
                                 gathered[j] |= local[j]
                         if wanted:
                             synapse_row = synapses[n, o]
-                            if rule == PRESENCE:
-                                for j in range(m):
-                                    synapse_row[tap[j]] |= local[j]
-                            elif m == size_all:
+                            if rule == SIGNED:
                                 for j in range(m):
                                     synapse_row[j] += local[j]
                             else:
                                 for j in range(m):
-                                    synapse_row[tap[j]] += local[j]
-                    if rule == SIGNED:
-                        for j in range(m):
-                            flat_in[place[j]] += gathered[j]
-                    else:
-                        for j in range(m):
-                            flat_in[place[j]] |= gathered[j]
+                                    synapse_row[j] |= local[j]
+                    for j in range(m):
+                        if place[j] >= 0:
+                            if rule == SIGNED:
+                                flat_in[place[j]] += gathered[j]
+                            else:
+                                flat_in[place[j]] |= gathered[j]
 
 
 @njit(nogil=True, cache=True)
@@ -165,13 +165,10 @@ def average_pool(x, marks, neurons, top, bottom, left, right, rule, theta, bar, 
     for row in range(rows):
         for column in range(columns):
             most = max(most, (bottom[row] - top[row]) * (right[column] - left[column]))
-    terms = np.empty(most)
+    terms, void = np.empty(most), np.zeros(most, np.int64)
     place = np.empty(most, np.int64)
     local = np.empty(most, np.int32)
-    values = np.empty(most + 1)
-    size = np.empty(most)
-    keys = np.empty(most, np.uint8)
-    buckets = np.empty((2, BUCKETS))
+    keys, sums, links = scratch(most)
     for n in range(n0, n1):
         for c in range(channels):
             flat_in = neurons[n, c].reshape(-1)
@@ -186,7 +183,7 @@ def average_pool(x, marks, neurons, top, bottom, left, right, rule, theta, bar, 
                             terms[m] = x[n, c, h, w]
                             place[m] = h * width + w
                             m += 1
-                    if m > 0 and _keep(terms, m, mark, rule, theta, bar, values, size, keys, buckets, local):
+                    if m > 0 and _keep(terms, m, void, m, mark, rule, theta, bar, local, keys, sums, links):
                         for j in range(m):
                             if rule == SIGNED:
                                 flat_in[place[j]] += local[j]
@@ -197,20 +194,20 @@ def average_pool(x, marks, neurons, top, bottom, left, right, rule, theta, bar, 
 @njit(nogil=True, cache=True)
 def addition(a, b, marks, into_a, into_b, rule, theta, bar, n0, n1):
     """An element-wise sum of two branches: the rule on the two terms; arrays (N, neurons)."""
-    terms = np.empty(2)
+    terms, void = np.empty(2), np.zeros(2, np.int64)
     local = np.empty(2, np.int32)
-    values = np.empty(3)
-    size = np.empty(2)
-    keys = np.empty(2, np.uint8)
-    buckets = np.empty((2, BUCKETS))
+    keys, sums, links = scratch(2)
     for n in range(n0, n1):
         for i in range(marks.shape[1]):
             mark = np.int32(marks[n, i])
             if mark == 0:
                 continue
-            terms[0] = a[n, i]
-            terms[1] = b[n, i]
-            if _keep(terms, 2, mark, rule, theta, bar, values, size, keys, buckets, local):
+            terms[0], terms[1] = a[n, i], b[n, i]
+            if rule == SIGNED and theta < 0.5:
+                limit = threshold_of_two(terms[0], terms[1], theta, bar)
+                into_a[n, i] += (np.int32(terms[0] > limit) - np.int32(terms[0] < -limit)) * mark
+                into_b[n, i] += (np.int32(terms[1] > limit) - np.int32(terms[1] < -limit)) * mark
+            elif _keep(terms, 2, void, 2, mark, rule, theta, bar, local, keys, sums, links):
                 if rule == SIGNED:
                     into_a[n, i] += local[0]
                     into_b[n, i] += local[1]

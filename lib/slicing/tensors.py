@@ -190,12 +190,12 @@ class Engine:
     @staticmethod
     def _exact_limit(terms: np.ndarray, theta: float, bar: float) -> float:
         m = len(terms)
-        return float(select.exact_threshold(terms, m, theta, bar, np.empty(m + 1), np.empty(m)))
+        return float(select.exact_threshold(terms, m, theta, bar))
 
     @staticmethod
     def _exact_count(terms: np.ndarray, share: float) -> int:
         m = len(terms)
-        limit, ties = select.exact_share(terms, m, share, np.empty(m + 1), np.empty(m))
+        limit, ties = select.exact_share(terms, m, share)
         return int((terms > limit).sum()) + int(ties)
 
     @staticmethod
