@@ -124,6 +124,8 @@ def main() -> None:
         "ratio": last["peer_seconds"] / last["seconds"],
         "seconds": last["seconds"],
         "peer_seconds": last["peer_seconds"],
+        "floor": "the dense network's time times the share of the FLOPs that is left",
+        "floor_seconds": last["peer_seconds"] * (1 - last["flops_saved"]),
         "sizes": {key: last[key] for key in ("network", "width", "batch", "image")},
         "masks": chosen.masks,
         "zeros": chosen.zeros,

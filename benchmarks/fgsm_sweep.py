@@ -20,7 +20,8 @@ import foolbox
 import torch
 from torch import Tensor, nn
 
-from lib import config, data, models, zoo
+from benchmarks import kept
+from lib import data, models, zoo
 from lib.robustness import fgsm_correct
 
 EPSILONS = [k / 255 for k in range(1, 21)]
@@ -33,7 +34,7 @@ def subject(count: int) -> tuple[nn.Module, Tensor, Tensor, str]:
     The trained ResNet18 of the `cpu` scale where it is shipped and CIFAR-10 is there; else one with random weights
     whose normalisation has seen a batch, on random images, labelled as it labels them.
     """
-    if (config.results_dir("cpu") / "networks" / f"{NETWORK}-seed0" / "card.json").exists():
+    if kept(NETWORK):
         try:
             test = data.load("cifar10", "test").stratified(count, seed=0)
             return zoo.get(NETWORK, "cpu").cpu(), test.float("cpu"), test.labels, f"{NETWORK} on CIFAR-10"
@@ -105,6 +106,8 @@ def main() -> None:
             flush=True,
         )
     equal = found[True][3] and found[False][3]
+    with torch.no_grad():
+        forward = min(timed(lambda: torch.cat([model(x) for x in images.split(chosen.batch)]))[0] for _ in range(5))
     report = {
         "benchmark": "fgsm_sweep",
         "peer": f"foolbox {foolbox.__version__} LinfFastGradientAttack",
@@ -114,6 +117,8 @@ def main() -> None:
         "peer_seconds": found[True][2],
         "seconds_frozen": found[False][1],
         "peer_seconds_frozen": found[False][2],
+        "floor": "a forward pass for each eps, and two more for the gradient",
+        "floor_seconds": forward * (len(EPSILONS) + 2),
         "sizes": {"images": len(images), "epsilons": len(EPSILONS), "batch": chosen.batch, "subject": what},
         "repeats": chosen.repeats,
         "threads": chosen.threads,

@@ -118,6 +118,8 @@ def main() -> None:
         "ratio": peer / ours,
         "seconds": ours,
         "peer_seconds": peer,
+        "floor": "the dense network's time times the share of its multiply-accumulates that is left",
+        "floor_seconds": sum(float(row["peer_seconds"]) * (1 - float(row["macs_saved"])) for row in rows),
         "worst_share": min(float(row["share"]) for row in rows),
         "wanted_share": WANTED,
         "rows": rows,

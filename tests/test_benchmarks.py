@@ -163,3 +163,32 @@ def test_the_run_ends_when_its_first_figure_is_there(monkeypatch, tmp_path):
     assert 0 < startup.first_figure("robustness_fig1", cores=1) < 50
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "id").read_text()), 0)
+
+
+def test_the_page_of_speed(monkeypatch, tmp_path):
+    """Runs what is asked for, keeps the others' figures, and refuses a benchmark that failed."""
+    every = importlib.import_module("benchmarks.__main__")
+    monkeypatch.setattr(every, "DOCS", tmp_path)
+    script = tmp_path / "python"
+    line = {"peer": "the plain rule", "ratio": 4.0, "seconds": 0.5, "peer_seconds": 2.0, "floor": "a", "equal": True}
+    script.write_text(f"#!/bin/sh\necho words\necho '{json.dumps(line | {'floor_seconds': 0.25})}'\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    for name in ("startup", "slicing"):
+        monkeypatch.setattr(sys, "argv", ["benchmarks", "--only", name])
+        every.main()
+    text = (tmp_path / "speed.md").read_text()
+    rows = [row for row in text.splitlines() if row.startswith("| s")]
+    assert [row.split(":")[0] for row in rows] == ["| slicing", "| startup"]
+    assert all("| 500 ms | 2 s | 4 | 250 ms: a | 2 |" in row for row in rows)
+    script.write_text("#!/bin/sh\necho differs\nexit 1\n")
+    with pytest.raises(SystemExit, match="startup: differs"):
+        every.measure("startup")
+    assert json.loads((tmp_path / "speed.json").read_text())["runs"].keys() == {"slicing", "startup"}
+
+
+def test_every_benchmark_is_on_the_page():
+    every = importlib.import_module("benchmarks.__main__")
+    folder = every.DOCS.parent / "benchmarks"
+    single = {path.stem for path in folder.glob("*.py")} - {"__init__", "__main__", "training_device"}
+    assert {name.split(",")[0] for name in every.RUNS} == single

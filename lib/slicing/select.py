@@ -136,7 +136,7 @@ def scratch(m: int) -> tuple[np.ndarray, ...]:
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "nsz", "nnan"})
-def _sums(v: np.ndarray, m: int, void: np.ndarray) -> tuple[float, float, int, int]:
+def _sums(v: np.ndarray, m: int, void: np.ndarray) -> tuple[float, float, np.int64, np.int64]:
     """Sum, sum of magnitudes, and the bits of the largest and smallest magnitude of v[:m].
 
     Magnitudes are compared as whole numbers, which order as they do and which the compiler can work on side by side.
@@ -344,7 +344,8 @@ def smallest_share(
             if running >= goal:
                 ties = 1
                 for i in range(k):
-                    ties += np.int64(v[links[first + i]] == term)
+                    if v[links[first + i]] == term:
+                        ties += 1
                 return term, ties
     return exact_share(v, m, share)
 
