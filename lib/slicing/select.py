@@ -16,6 +16,7 @@ from numba import njit
 
 SMALL = 16  # so few terms are ranked at once
 BUCKETS = 128  # sixteen an octave, so 8 octaves below the largest term; the last bucket takes the rest
+CROWD = 256  # terms of a bucket that are no longer sorted by insertion
 _SHIFT = 48  # of a float64's bits: leaves sign, exponent and the four upper bits of the fraction
 _SIGNLESS = np.int64(2**63 - 1)
 VOID = _SIGNLESS  # marks a term that does not exist: above every magnitude's bits
@@ -238,7 +239,10 @@ def threshold(
         if running + up < total - slack or running - down > total + slack:
             running += up - down  # no running sum within this bucket can meet the condition
             continue
-        for k in range(_sorted_bucket(v, m, b, links)):
+        count = _sorted_bucket(v, m, b, links)
+        if count > CROWD:
+            return _exact(v, m, void, theta, bar)
+        for k in range(count):
             running += v[links[first + k]]
             distance = abs(running - total)
             if abs(distance - window) <= error:
@@ -249,7 +253,9 @@ def threshold(
 
 
 @njit(nogil=True, cache=True)
-def _into_buckets(v: np.ndarray, m: int, largest: int, keys: np.ndarray, sums: np.ndarray, links: np.ndarray) -> None:
+def _into_buckets(
+    v: np.ndarray, m: int, largest: np.int64, keys: np.ndarray, sums: np.ndarray, links: np.ndarray
+) -> None:
     """Put v[:m] into buckets by magnitude and sign: their sums, and their terms as a chain from the last one back."""
     bits, top = v.view(np.int64), largest >> _SHIFT
     for j in range(m):
@@ -265,12 +271,12 @@ def _into_buckets(v: np.ndarray, m: int, largest: int, keys: np.ndarray, sums: n
 
 @njit(nogil=True, cache=True)
 def _sorted_bucket(v: np.ndarray, m: int, bucket: int, links: np.ndarray) -> int:
-    """Positions of a bucket's terms by magnitude to the end of links, equals in order; how many they are."""
+    """Positions of a bucket's terms by magnitude to the end of links, equals in order; how many, up to CROWD + 1."""
     first = 2 * BUCKETS + m
     count = 0
     for sign in range(2):
         j = links[2 * bucket + sign]
-        while j >= 0:
+        while j >= 0 and count <= CROWD:
             size, i = abs(v[j]), first + count - 1
             while i >= first and (abs(v[links[i]]) < size or (abs(v[links[i]]) == size and links[i] > j)):
                 links[i + 1] = links[i]
@@ -334,7 +340,10 @@ def smallest_share(
         if running + sums[2 * b] < goal - error:
             running += sums[2 * b]
             continue
-        for k in range(_sorted_bucket(v, m, b, links)):
+        count = _sorted_bucket(v, m, b, links)
+        if count > CROWD:
+            return exact_share(v, m, share)
+        for k in range(count):
             term = v[links[first + k]]
             if term < 0.0:
                 continue
