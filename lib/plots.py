@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.legend import Legend
+    from matplotlib.lines import Line2D
     from torch import Tensor
 
 # Okabe and Ito's colours, told apart with every common colour vision; the yellow is too faint for a line on white.
@@ -105,6 +106,22 @@ def grid(count: int, columns: int = 3, height: float = 2.3, **kwargs: Any) -> tu
     return figure, axes.flat[:count]
 
 
+def mosaic(layout: str, height: float, width: float = SINGLE, **kwargs: Any) -> tuple["Figure", dict[str, "Axes"]]:
+    """Panels of several sizes, one column wide.
+
+    Args:
+        layout: a letter a panel, its rows parted by ";", as "AA;BC": A over B and C.
+        height, width: inches.
+        kwargs: to `plt.subplot_mosaic`, as height_ratios.
+    Returns: the figure, and the axes by letter.
+    """
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplot_mosaic(layout, figsize=(width, height), **kwargs)
+    plt.close(figure)
+    return figure, axes
+
+
 def curves(
     ax: "Axes",
     frame: pd.DataFrame,
@@ -125,7 +142,7 @@ def curves(
         hue: column that tells the lines apart; None: one line.
         low, high: columns of the interval; a band is drawn where both are there and not NaN.
         label: text of a line in the legend, its value in place of {} (as "T = {:g}").
-        order: the values of hue, in the order of legend and colours; None: sorted.
+        order: the values of hue, in the order of legend and colours, one without rows has no line; None: sorted.
     Raises: ValueError where two rows share x and hue: a filter is missing.
     """
     values: Sequence[Any] = [None] if hue is None else order or sorted(frame[hue].dropna().unique())
@@ -133,6 +150,8 @@ def curves(
         line = (frame if hue is None else frame[frame[hue] == value]).sort_values(x)
         if line[x].duplicated().any():
             raise ValueError(f"two rows share {x} and {hue} = {value!r}: filter the frame to one curve each")
+        if line.empty:
+            continue
         colour = PALETTE[index % 7]
         look: dict[str, Any] = {"color": colour, "marker": MARKERS[index % 7], "linestyle": LINESTYLES[index % 7]}
         name = label.format(value) if hue is not None else (label if label != "{}" else None)
@@ -147,12 +166,14 @@ def epsilon_axis(
     largest: float | None = None,
     label: str = "ε of FGSM, in 255ths of the pixel range",
     root: bool = False,
+    small: bool = False,
 ) -> None:
     """Label an x axis of epsilons (data in [0, 1]) in 255ths.
 
     Args:
         largest: end of the axis in [0, 1] units; None: what is drawn.
         root: a square-root scale, which gives small epsilons room.
+        small: every second tick of that scale, for a small panel.
     """
     from matplotlib.ticker import NullLocator
 
@@ -161,7 +182,8 @@ def epsilon_axis(
     ticks = np.arange(0, end + 1e-9, step)
     if root:
         steps = np.array([0, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 255])
-        ticks = np.concatenate([[0], steps[(steps >= end / 40) & (steps <= end + 1e-9)]])
+        steps = steps[(steps >= end / 40) & (steps <= end + 1e-9)]
+        ticks = np.concatenate([[0], steps[::-2][::-1] if small else steps])
         ax.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
         ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xticks(ticks / 255, [f"{tick:g}" for tick in ticks])
@@ -171,13 +193,17 @@ def epsilon_axis(
     ax.set_xlabel(label)
 
 
-def chance(ax: "Axes", level: float = 0.1, label: str = "chance") -> None:
-    """A faint line at the accuracy of guessing, named at its left end, where curves are high."""
-    ax.axhline(level, color="#777777", linewidth=0.8, linestyle=(0, (1, 2)), marker="", zorder=0.5)
+def chance(ax: "Axes", level: float = 0.1, label: str = "chance") -> "Line2D":
+    """A faint line at the accuracy of guessing, named at its left end, where curves are high.
+
+    Returns: the line, to be named in a legend instead.
+    """
+    line = ax.axhline(level, color="#777777", linewidth=0.8, linestyle=(0, (1, 2)), marker="", zorder=0.5)
     ax.annotate(
         label, (0, level), xycoords=("axes fraction", "data"), xytext=(3, 1.5), textcoords="offset points",
         ha="left", va="bottom", fontsize=SMALLEST, color="#555555",
     )  # fmt: skip
+    return line
 
 
 def forest(

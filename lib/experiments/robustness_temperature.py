@@ -153,9 +153,9 @@ def examined(settings: Settings, seed: int, network: str = "") -> pd.DataFrame:
 
 
 def draw(results: Results) -> Figure:
-    """A line a temperature; the right panel is the difference to T = 1."""
+    """A line a temperature; the large panel is the difference to T = 1."""
     accuracy, relative = results.values("accuracy"), results.values("relative_accuracy")
-    return robustness.figure(accuracy, relative, "temperature", 1, "T = {:g}")
+    return robustness.figure(accuracy, relative, "temperature", 1, "T = 1", "T = {:g}")
 
 
 def draw_attacks(results: Results) -> Figure:
