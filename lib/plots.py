@@ -106,14 +106,16 @@ def grid(count: int, columns: int = 3, height: float = 2.3, **kwargs: Any) -> tu
     return figure, axes.flat[:count]
 
 
-def mosaic(layout: str, height: float, width: float = SINGLE, **kwargs: Any) -> tuple["Figure", dict[str, "Axes"]]:
+def mosaic(
+    layout: str | list[list[str]], height: float, width: float = SINGLE, **kwargs: Any
+) -> tuple["Figure", dict[str, "Axes"]]:
     """Panels of several sizes, one column wide.
 
     Args:
-        layout: a letter a panel, its rows parted by ";", as "AA;BC": A over B and C.
+        layout: a letter a panel, its rows parted by ";", as "AA;BC": A over B and C; or rows of names.
         height, width: inches.
         kwargs: to `plt.subplot_mosaic`, as height_ratios.
-    Returns: the figure, and the axes by letter.
+    Returns: the figure, and the axes by letter or name.
     """
     import matplotlib.pyplot as plt
 
@@ -258,6 +260,57 @@ def legend_below(axes: "Sequence[Axes] | np.ndarray", columns: int, **look: Any)
     return axes[0].figure.legend(
         list(handles.values()), list(handles), loc="outside lower center", ncols=columns, **look
     )
+
+
+def name_places(ax: "Axes", names: Sequence[str], places: np.ndarray, colours: Sequence[Any]) -> None:
+    """Write names at places of a map, moved apart where they would overlap, with a line to where they belong.
+
+    Args:
+        ax: with all else drawn and the figure's layout done, as after `draw_without_rendering`.
+        names: N; colours: of their frames.
+        places: (N, 2), in data units.
+    """
+    look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": SMALLEST, "zorder": 5}
+    frame: dict[str, Any] = {"boxstyle": "square,pad=0.12", "facecolor": "white", "alpha": 0.85, "linewidth": 0.9}
+    texts = [
+        ax.text(x, y, name, bbox={**frame, "edgecolor": colour}, **look)
+        for name, (x, y), colour in zip(names, places, colours, strict=True)
+    ]
+    extents = [text.get_window_extent() for text in texts]
+    points = ax.figure.dpi / 72
+    sizes = np.array([[box.width, box.height] for box in extents]) + 4 * points
+    data, window = ax.transData, ax.get_window_extent()
+    moved = data.inverted().transform(moved_apart(data.transform(places), sizes, window.min, window.max))
+    for text, place, to, colour in zip(texts, places, moved, colours, strict=True):
+        text.set_position(to)
+        ax.plot(*zip(place, to, strict=True), color=colour, linewidth=0.9, linestyle="-", marker="", zorder=4)
+        ax.plot(*place, color=colour, marker="o", markeredgecolor="black", markeredgewidth=0.6, zorder=4)
+
+
+def moved_apart(centres: np.ndarray, sizes: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Boxes pushed apart, step by step, until none overlaps another, as far as there is room.
+
+    Args:
+        centres, sizes: (N, 2) of the boxes.
+        low, high: (2,), the corners of what they stay within.
+    Returns: their centres (N, 2); boxes that overlap none stay where they are.
+    """
+    centres = np.clip(centres, low + sizes / 2, high - sizes / 2)
+    for _ in range(1000):
+        pushed = centres.copy()
+        for a in range(len(centres)):
+            for b in range(a):
+                gap = centres[a] - centres[b]
+                overlap = (sizes[a] + sizes[b]) / 2 - np.abs(gap)
+                if overlap.min() > 1e-6:
+                    axis = int(overlap.argmin())
+                    step = (overlap[axis] / 4 + 0.01) * (1 if gap[axis] >= 0 else -1)
+                    pushed[a, axis] += step
+                    pushed[b, axis] -= step
+        if (pushed == centres).all():
+            break
+        centres = np.clip(pushed, low + sizes / 2, high - sizes / 2)
+    return centres
 
 
 def pictures(rows: int, columns: int, side: float = 0.92) -> tuple["Figure", np.ndarray]:
