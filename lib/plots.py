@@ -119,7 +119,8 @@ def mosaic(
     """
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplot_mosaic(layout, figsize=(width, height), **kwargs)
+    asked: Any = layout
+    figure, axes = plt.subplot_mosaic(asked, figsize=(width, height), **kwargs)
     plt.close(figure)
     return figure, axes
 
@@ -208,6 +209,16 @@ def chance(ax: "Axes", level: float = 0.1, label: str = "chance") -> "Line2D":
     return line
 
 
+def spread(rows: pd.DataFrame) -> np.ndarray:
+    """How far the numbers' intervals reach below and above them, (2, rows), as matplotlib's error bars take it.
+
+    Args:
+        rows: numbers of a record; one without an interval gets NaN, which is not drawn.
+    """
+    ends = rows.reindex(columns=["low", "high"]).to_numpy(float)
+    return np.abs(ends.T - rows["value"].to_numpy(float))
+
+
 def forest(
     ax: "Axes",
     rows: pd.DataFrame,
@@ -279,8 +290,8 @@ def name_places(ax: "Axes", names: Sequence[str], places: np.ndarray, colours: S
     extents = [text.get_window_extent() for text in texts]
     points = ax.figure.dpi / 72
     sizes = np.array([[box.width, box.height] for box in extents]) + 4 * points
-    data, window = ax.transData, ax.get_window_extent()
-    moved = data.inverted().transform(moved_apart(data.transform(places), sizes, window.min, window.max))
+    data, ends = ax.transData, np.asarray(ax.get_window_extent())
+    moved = data.inverted().transform(moved_apart(data.transform(places), sizes, *ends))
     for text, place, to, colour in zip(texts, places, moved, colours, strict=True):
         text.set_position(to)
         ax.plot(*zip(place, to, strict=True), color=colour, linewidth=0.9, linestyle="-", marker="", zorder=4)

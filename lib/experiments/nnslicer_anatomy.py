@@ -185,8 +185,8 @@ TWO_CLASSES: dict[str, Any] = {"linestyle": (0, (1, 1)), "markerfacecolor": "whi
 
 def draw(results: Results) -> Figure:
     """Synapses, neurons and overlaps from the image to the logits; a line a method, solid for images of one class."""
-    figure, axes = plots.mosaic("S;N;O", height=6.2, sharex=True)
-    axes = list(axes.values())
+    figure, panels = plots.mosaic("S;N;O", height=6.2, sharex=True)
+    axes = list(panels.values())
     for ax, measures in zip(axes, (["synapses"], ["neurons"], ["same_class", "other_class"]), strict=True):
         for index, (method, name) in enumerate(NAMES.items()):
             for measure in measures:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, TypeVar
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -147,7 +146,7 @@ def figure(
         axes[letter].set_title(text, fontsize=8)
         axes[letter].set_ylim(0, 1.02)
     plots.chance(axes["A"], label="").set_label("chance")
-    for letter, ax in axes.items():
+    for ax in axes.values():
         words = "ε of FGSM, in 255ths (square-root scale)" if ax is large else "ε, in 255ths"
         plots.epsilon_axis(ax, accuracy["epsilon"].max(), words, root=True, small=ax is not large)
     if gaps["low"].notna().any():
@@ -205,13 +204,3 @@ def compared(rows: pd.DataFrame, hue: str, base: Any) -> pd.DataFrame:
             line[f"ε = {epsilon * 255:g}/255"] = f"{at:.3f}" + ("" if value == base else f" ({gap:+.3f})")
         lines.append(line)
     return pd.DataFrame(lines)
-
-
-def spread(rows: pd.DataFrame) -> np.ndarray:
-    """How far the numbers' intervals reach below and above them, (2, rows), as matplotlib's error bars take it.
-
-    Args:
-        rows: numbers of a record; one without an interval gets NaN, which is not drawn.
-    """
-    ends = rows.reindex(columns=["low", "high"]).to_numpy(float)
-    return np.abs(ends.T - rows["value"].to_numpy(float))
