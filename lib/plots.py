@@ -125,6 +125,14 @@ def mosaic(
     return figure, axes
 
 
+def settled(figure: "Figure") -> "Figure":
+    """The figure with its layout worked out and kept: panels of several sizes would move a little at each drawing."""
+    for _ in range(3):
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
+
+
 def curves(
     ax: "Axes",
     frame: pd.DataFrame,
@@ -277,7 +285,7 @@ def name_places(ax: "Axes", names: Sequence[str], places: np.ndarray, colours: S
     """Write names at places of a map, moved apart where they would overlap, with a line to where they belong.
 
     Args:
-        ax: with all else drawn and the figure's layout done, as after `draw_without_rendering`.
+        ax: with all else drawn and the figure's layout done, as after `settled`.
         names: N; colours: of their frames.
         places: (N, 2), in data units.
     """

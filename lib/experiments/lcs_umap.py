@@ -193,7 +193,7 @@ def draw_plane(results: Results) -> Figure:
         for text, colour in kinds.items():
             last.scatter([], [], color=colour, label=text)
         plots.legend_below([last], 3, handlelength=1)
-    figure.draw_without_rendering()
+    plots.settled(figure)
     for name in names:
         train = points[(points["network"] == name) & (points["inputs"] == "train")]
         centroids = train.groupby("label")[["x", "y"]].mean().loc[list(classes)]
