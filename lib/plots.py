@@ -106,9 +106,7 @@ def grid(count: int, columns: int = 3, height: float = 2.3, **kwargs: Any) -> tu
     return figure, axes.flat[:count]
 
 
-def mosaic(
-    layout: str | list[list[str]], height: float, width: float = SINGLE, **kwargs: Any
-) -> tuple["Figure", dict[str, "Axes"]]:
+def mosaic(layout: Any, height: float, width: float = SINGLE, **kwargs: Any) -> tuple["Figure", dict[str, "Axes"]]:
     """Panels of several sizes, one column wide.
 
     Args:
@@ -119,8 +117,7 @@ def mosaic(
     """
     import matplotlib.pyplot as plt
 
-    asked: Any = layout
-    figure, axes = plt.subplot_mosaic(asked, figsize=(width, height), **kwargs)
+    figure, axes = plt.subplot_mosaic(layout, figsize=(width, height), **kwargs)
     plt.close(figure)
     return figure, axes
 
@@ -205,10 +202,7 @@ def epsilon_axis(
 
 
 def chance(ax: "Axes", level: float = 0.1, label: str = "chance") -> "Line2D":
-    """A faint line at the accuracy of guessing, named at its left end, where curves are high.
-
-    Returns: the line, to be named in a legend instead.
-    """
+    """A faint line at the accuracy of guessing, named at its left end, where curves are high; returned for a legend."""
     line = ax.axhline(level, color="#777777", linewidth=0.8, linestyle=(0, (1, 2)), marker="", zorder=0.5)
     ax.annotate(
         label, (0, level), xycoords=("axes fraction", "data"), xytext=(3, 1.5), textcoords="offset points",
@@ -295,9 +289,7 @@ def name_places(ax: "Axes", names: Sequence[str], places: np.ndarray, colours: S
         ax.text(x, y, name, bbox={**frame, "edgecolor": colour}, **look)
         for name, (x, y), colour in zip(names, places, colours, strict=True)
     ]
-    extents = [text.get_window_extent() for text in texts]
-    points = ax.figure.dpi / 72
-    sizes = np.array([[box.width, box.height] for box in extents]) + 4 * points
+    sizes = np.array([text.get_window_extent().size for text in texts]) + 4 * ax.figure.dpi / 72
     data, ends = ax.transData, np.asarray(ax.get_window_extent())
     moved = data.inverted().transform(moved_apart(data.transform(places), sizes, *ends))
     for text, place, to, colour in zip(texts, places, moved, colours, strict=True):
@@ -321,11 +313,10 @@ def moved_apart(centres: np.ndarray, sizes: np.ndarray, low: np.ndarray, high: n
             for b in range(a):
                 gap = centres[a] - centres[b]
                 overlap = (sizes[a] + sizes[b]) / 2 - np.abs(gap)
-                if overlap.min() > 1e-6:
-                    axis = int(overlap.argmin())
+                axis = int(overlap.argmin())
+                if overlap[axis] > 1e-6:
                     step = (overlap[axis] / 4 + 0.01) * (1 if gap[axis] >= 0 else -1)
-                    pushed[a, axis] += step
-                    pushed[b, axis] -= step
+                    pushed[[a, b], axis] += step, -step
         if (pushed == centres).all():
             break
         centres = np.clip(pushed, low + sizes / 2, high - sizes / 2)
