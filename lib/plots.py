@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.legend import Legend
+    from matplotlib.lines import Line2D
     from torch import Tensor
 
 # Okabe and Ito's colours, told apart with every common colour vision; the yellow is too faint for a line on white.
@@ -105,6 +106,30 @@ def grid(count: int, columns: int = 3, height: float = 2.3, **kwargs: Any) -> tu
     return figure, axes.flat[:count]
 
 
+def mosaic(layout: Any, height: float, width: float = SINGLE, **kwargs: Any) -> tuple["Figure", dict[str, "Axes"]]:
+    """Panels of several sizes, one column wide.
+
+    Args:
+        layout: a letter a panel, its rows parted by ";", as "AA;BC": A over B and C; or rows of names.
+        height, width: inches.
+        kwargs: to `plt.subplot_mosaic`, as height_ratios.
+    Returns: the figure, and the axes by letter or name.
+    """
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplot_mosaic(layout, figsize=(width, height), **kwargs)
+    plt.close(figure)
+    return figure, axes
+
+
+def settled(figure: "Figure") -> "Figure":
+    """The figure with its layout worked out and kept: panels of several sizes would move a little at each drawing."""
+    for _ in range(3):
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
+
+
 def curves(
     ax: "Axes",
     frame: pd.DataFrame,
@@ -125,7 +150,7 @@ def curves(
         hue: column that tells the lines apart; None: one line.
         low, high: columns of the interval; a band is drawn where both are there and not NaN.
         label: text of a line in the legend, its value in place of {} (as "T = {:g}").
-        order: the values of hue, in the order of legend and colours; None: sorted.
+        order: the values of hue, in the order of legend and colours, one without rows has no line; None: sorted.
     Raises: ValueError where two rows share x and hue: a filter is missing.
     """
     values: Sequence[Any] = [None] if hue is None else order or sorted(frame[hue].dropna().unique())
@@ -133,6 +158,8 @@ def curves(
         line = (frame if hue is None else frame[frame[hue] == value]).sort_values(x)
         if line[x].duplicated().any():
             raise ValueError(f"two rows share {x} and {hue} = {value!r}: filter the frame to one curve each")
+        if line.empty:
+            continue
         colour = PALETTE[index % 7]
         look: dict[str, Any] = {"color": colour, "marker": MARKERS[index % 7], "linestyle": LINESTYLES[index % 7]}
         name = label.format(value) if hue is not None else (label if label != "{}" else None)
@@ -147,12 +174,14 @@ def epsilon_axis(
     largest: float | None = None,
     label: str = "ε of FGSM, in 255ths of the pixel range",
     root: bool = False,
+    small: bool = False,
 ) -> None:
     """Label an x axis of epsilons (data in [0, 1]) in 255ths.
 
     Args:
         largest: end of the axis in [0, 1] units; None: what is drawn.
         root: a square-root scale, which gives small epsilons room.
+        small: every second tick of that scale, for a small panel.
     """
     from matplotlib.ticker import NullLocator
 
@@ -161,7 +190,8 @@ def epsilon_axis(
     ticks = np.arange(0, end + 1e-9, step)
     if root:
         steps = np.array([0, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 255])
-        ticks = np.concatenate([[0], steps[(steps >= end / 40) & (steps <= end + 1e-9)]])
+        steps = steps[(steps >= end / 40) & (steps <= end + 1e-9)]
+        ticks = np.concatenate([[0], steps[::-2][::-1] if small else steps])
         ax.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
         ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xticks(ticks / 255, [f"{tick:g}" for tick in ticks])
@@ -171,13 +201,24 @@ def epsilon_axis(
     ax.set_xlabel(label)
 
 
-def chance(ax: "Axes", level: float = 0.1, label: str = "chance") -> None:
-    """A faint line at the accuracy of guessing, named at its left end, where curves are high."""
-    ax.axhline(level, color="#777777", linewidth=0.8, linestyle=(0, (1, 2)), marker="", zorder=0.5)
+def chance(ax: "Axes", level: float = 0.1, label: str = "chance") -> "Line2D":
+    """A faint line at the accuracy of guessing, named at its left end, where curves are high; returned for a legend."""
+    line = ax.axhline(level, color="#777777", linewidth=0.8, linestyle=(0, (1, 2)), marker="", zorder=0.5)
     ax.annotate(
         label, (0, level), xycoords=("axes fraction", "data"), xytext=(3, 1.5), textcoords="offset points",
         ha="left", va="bottom", fontsize=SMALLEST, color="#555555",
     )  # fmt: skip
+    return line
+
+
+def spread(rows: pd.DataFrame) -> np.ndarray:
+    """How far the numbers' intervals reach below and above them, (2, rows), as matplotlib's error bars take it.
+
+    Args:
+        rows: numbers of a record; one without an interval gets NaN, which is not drawn.
+    """
+    ends = rows.reindex(columns=["low", "high"]).to_numpy(float)
+    return np.abs(ends.T - rows["value"].to_numpy(float))
 
 
 def forest(
@@ -232,6 +273,54 @@ def legend_below(axes: "Sequence[Axes] | np.ndarray", columns: int, **look: Any)
     return axes[0].figure.legend(
         list(handles.values()), list(handles), loc="outside lower center", ncols=columns, **look
     )
+
+
+def name_places(ax: "Axes", names: Sequence[str], places: np.ndarray, colours: Sequence[Any]) -> None:
+    """Write names at places of a map, moved apart where they would overlap, with a line to where they belong.
+
+    Args:
+        ax: with all else drawn and the figure's layout done, as after `settled`.
+        names: N; colours: of their frames.
+        places: (N, 2), in data units.
+    """
+    look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": SMALLEST, "zorder": 5}
+    frame: dict[str, Any] = {"boxstyle": "square,pad=0.12", "facecolor": "white", "alpha": 0.85, "linewidth": 0.9}
+    texts = [
+        ax.text(x, y, name, bbox={**frame, "edgecolor": colour}, **look)
+        for name, (x, y), colour in zip(names, places, colours, strict=True)
+    ]
+    sizes = np.array([text.get_window_extent().size for text in texts]) + 4 * ax.figure.dpi / 72
+    data, ends = ax.transData, np.asarray(ax.get_window_extent())
+    moved = data.inverted().transform(moved_apart(data.transform(places), sizes, *ends))
+    for text, place, to, colour in zip(texts, places, moved, colours, strict=True):
+        text.set_position(to)
+        ax.plot(*zip(place, to, strict=True), color=colour, linewidth=0.9, linestyle="-", marker="", zorder=4)
+        ax.plot(*place, color=colour, marker="o", markeredgecolor="black", markeredgewidth=0.6, zorder=4)
+
+
+def moved_apart(centres: np.ndarray, sizes: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Boxes pushed apart, step by step, until none overlaps another, as far as there is room.
+
+    Args:
+        centres, sizes: (N, 2) of the boxes.
+        low, high: (2,), the corners of what they stay within.
+    Returns: their centres (N, 2); boxes that overlap none stay where they are.
+    """
+    centres = np.clip(centres, low + sizes / 2, high - sizes / 2)
+    for _ in range(1000):
+        pushed = centres.copy()
+        for a in range(len(centres)):
+            for b in range(a):
+                gap = centres[a] - centres[b]
+                overlap = (sizes[a] + sizes[b]) / 2 - np.abs(gap)
+                axis = int(overlap.argmin())
+                if overlap[axis] > 1e-6:
+                    step = (overlap[axis] / 4 + 0.01) * (1 if gap[axis] >= 0 else -1)
+                    pushed[[a, b], axis] += step, -step
+        if (pushed == centres).all():
+            break
+        centres = np.clip(pushed, low + sizes / 2, high - sizes / 2)
+    return centres
 
 
 def pictures(rows: int, columns: int, side: float = 0.92) -> tuple["Figure", np.ndarray]:

@@ -17,7 +17,7 @@ from lib.experiments import lancet
 from lib.experiments.item import SHARE, Item, Results
 from lib.experiments.lancet import ErrorRun, Half
 from lib.experiments.settings import Count
-from lib.lancet.companions import SIDE, companions
+from lib.lancet.companions import IMAGE_BLUR, SIDE, companions
 from lib.lancet.errors import LancetError
 from lib.lancet.explanation import ablated, blurred, grad_cam, hottest, isolated, random_regions, visualise
 from lib.lancet.locating import choose_layer, locate
@@ -147,20 +147,37 @@ def lay_out(results: Results) -> pd.DataFrame:
 
 
 def draw(results: Results) -> Figure:
-    """The answer and the confidence in the wrong class as a region is blurred more and more."""
-    figure, axes = plots.panels(3, height=2.8)
-    panels = (
-        ("corrected", "own", "given the true class", "the network itself"),
-        ("wrong_confidence", "own", "confidence in the wrong class", "the network itself"),
-        ("corrected", "other", "given the true class", "a network of another seed"),
-    )
-    for ax, (measure, viewer, label, title) in zip(axes, panels, strict=True):
-        rows = results.values(measure, viewer=viewer).replace({"region": REGIONS})
-        if len(rows):
-            plots.curves(ax, rows, x="sigma", hue="region", order=list(REGIONS.values()))
-        ax.set(title=title, xlabel="σ of the blur, in pixels of 32", ylabel=label, ylim=(-0.02, 1.02))
-    plots.legend_below(axes, 3)
-    return figure
+    """The answer and the confidence in the wrong class as a region is blurred more and more.
+
+    A ring marks what holds by construction: an input is wrong before any blur, and the network itself is right about
+    the companion, which is the input with its blamed region blurred by `IMAGE_BLUR`.
+    """
+    figure, axes = plots.mosaic("CO;WW", height=4.7, height_ratios=[1.3, 1])
+    panels = {
+        "C": ("corrected", "own", "on the network itself", "share given the true class"),
+        "O": ("corrected", "other", "on one of another seed", ""),
+        "W": ("wrong_confidence", "own", "on the network itself", "mean confidence in\nthe wrong class"),
+    }
+    for letter, (measure, viewer, title, label) in panels.items():
+        ax, rows = axes[letter], results.values(measure, viewer=viewer)
+        blurs = sorted({0.0, *rows["sigma"]})
+        aside = (rows["region"].map(list(REGIONS).index) - 1).where(rows["sigma"] > 0, 0)
+        rows["place"] = rows["sigma"].map(blurs.index) + 0.17 * aside
+        for index, (region, name) in enumerate(REGIONS.items()):
+            line = rows[rows["region"] == region].sort_values("sigma")
+            look: dict[str, Any] = {"color": plots.PALETTE[index], "marker": plots.MARKERS[index]}
+            look |= {"linestyle": plots.LINESTYLES[index], "capsize": 2, "elinewidth": 0.9}
+            ax.errorbar(line["place"], line["value"], yerr=plots.spread(line), label=name, **look)
+        if measure == "corrected":
+            found = (rows["sigma"] == IMAGE_BLUR) & (rows["region"] == "blamed") & (rows["viewer"] == "own")
+            sure = rows[(rows["sigma"] == 0) | found].drop_duplicates("place")
+            ring: dict[str, Any] = {"facecolors": "none", "edgecolors": "black", "linewidths": 0.8, "zorder": 3}
+            ax.scatter(sure["place"], sure["value"], s=45, label="ringed: holds by construction", clip_on=False, **ring)
+        ax.set(title=title, xlabel="σ of the blur", ylabel=label, ylim=(-0.02, 1.02))
+        ax.set_xticks(range(len(blurs)), [f"{blur:g}" for blur in blurs])
+    axes["W"].set_xlabel("σ of the blur, in pixels of a side of 32")
+    plots.legend_below([axes["C"]], 1)
+    return plots.settled(figure)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from pydantic import Field
 
@@ -226,35 +226,63 @@ def decision_table(results: Results) -> pd.DataFrame:
 
 
 def draw_maps(results: Results, most: int = 10) -> Figure:
-    """Which row each class takes in each layer, at the first seed: a line of panels a network, a panel a layer.
+    """Which row each class takes in each layer, at the first seed: a panel a network, a line a class.
 
     Args:
         most: classes shown.
-    Returns: the figure; dark is a row that all of the class's images take.
+    Returns: the figure; dark is a row that all of the class's images take, and each layer's most used row stands first.
     """
+    seed = results.settings.seeds[0]
     usage = results.rows("usage")
-    usage = usage[(usage["seed"] == results.settings.seeds[0]) & (usage["label"] < most)]
+    usage = usage[(usage["seed"] == seed) & (usage["label"] < most)]
     names, shown = usage["network"].unique(), usage["class"].unique()
-    columns = max(part["layer"].nunique() for _, part in usage.groupby("network"))
-    height = 0.45 + len(names) * (0.35 + 0.1 * len(shown))
-    figure, axes = plt.subplots(len(names), columns, figsize=(plots.DOUBLE, height), squeeze=False)
-    plt.close(figure)
-    for line, name in zip(axes, names, strict=True):
-        layers = usage[usage["network"] == name].groupby("layer", sort=False)
-        for ax, (layer, one) in zip(line, layers, strict=False):
-            values = one.pivot(index="label", columns="row", values="value")
-            picture = ax.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-            ax.set_title(_short(str(layer)), fontsize=5.5, pad=2)
-        for ax in line:
-            ax.set_xticks([])
-            ax.set_yticks([])
-            ax.grid(visible=False)
-            ax.set_axis_on() if ax.images else ax.set_axis_off()
-        line[0].set_yticks(range(len(shown)), shown, fontsize=5.5)
-        line[0].set_ylabel(titled(name), fontsize=plots.SMALLEST)
-    figure.supxlabel("rows of the layer's masks; a line a class", fontsize=plots.SMALLEST)
-    figure.colorbar(picture, ax=axes, fraction=0.015, pad=0.01, label="share of the class")
-    return figure
+    height = 1.3 + len(names) * (0.75 + 0.09 * len(shown))
+    figure, axes = plots.mosaic([[name] for name in names], height=height)
+    for name, ax in axes.items():
+        one = usage[usage["network"] == name]
+        whole, middles, layers = side_by_side(one)
+        picture = ax.imshow(whole, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        ax.vlines(np.flatnonzero(np.isnan(whole[0])), -0.5, len(whole) - 0.5, color="#bbbbbb", linewidth=0.6)
+        bits = results.values("entropy", network=name, units=TRAINED, layer=MEAN, choices="measured")
+        told = f"{bits['per_seed'].item()[seed]:.2f} of at most {np.log2(one['row'].nunique()):.2f} bits"
+        ax.set_title(f"{titled(name, 60)}\nentropy of choices: {told}", fontsize=plots.SMALLEST, loc="left")
+        ax.xaxis.tick_top()
+        ax.set_xticks(middles, [_short(layer) for layer in layers], rotation=90, fontsize=6.5)
+        ax.set_yticks(range(len(shown)), shown, fontsize=6.5)
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+        ax.grid(visible=False)
+    bar = figure.colorbar(picture, ax=list(axes.values()), location="bottom", fraction=0.02, aspect=40)
+    bar.set_label(EXPLAINED, fontsize=plots.SMALLEST, loc="left")
+    return plots.settled(figure)
+
+
+EXPLAINED = """share of the class's images that take a row of masks
+
+A column is a row of masks: one choice of the
+layer's channels to compute. For each image the
+layer's unit takes one of its rows. They stand in
+order of use, the most used first."""
+
+
+def side_by_side(usage: pd.DataFrame) -> tuple[np.ndarray, list[float], list[str]]:
+    """A network's layers as one picture.
+
+    Args:
+        usage: rows of "usage" of one network and seed, as `decided` has them.
+    Returns: shares (classes, columns), each layer's rows in order of mean use and an empty column between layers; the
+        column at each layer's middle; the layers.
+    """
+    parts: list[np.ndarray] = []
+    middles, start, layers = [], 0, []
+    for layer, one in usage.groupby("layer", sort=False):
+        values = one.pivot(index="label", columns="row", values="value").to_numpy(float)
+        values = values[:, np.argsort(-values.mean(0), kind="stable")]
+        parts += [values, np.full((len(values), 1), np.nan)]
+        middles.append(start + (values.shape[1] - 1) / 2)
+        layers.append(str(layer))
+        start += values.shape[1] + 1
+    return np.concatenate(parts[:-1], axis=1), middles, layers
 
 
 def _short(layer: str) -> str:

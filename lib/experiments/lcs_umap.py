@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lib import plots
@@ -145,29 +146,64 @@ def umap_table(results: Results) -> pd.DataFrame:
     return pd.concat([accuracy, apart], axis=1).reset_index()
 
 
-# Ten hues, none of them grey, for ten classes; further classes begin anew.
-HUES = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf", "#000000")
+GREY = "#d4d4d4"
 
 
 def draw_plane(results: Results) -> Figure:
-    """The decision feature in two dimensions at the first seed: training images by class, adversarials in grey."""
+    """The decision feature in two dimensions at the first seed: training images by class, and beside them each attack.
+
+    Every point of the kept table is drawn. The figures in the titles are those of the seed that is drawn.
+    """
+    import seaborn
+
+    seed = results.settings.seeds[0]
     points = results.rows("point")
-    points = points[points["seed"] == results.settings.seeds[0]]
-    figure, axes = plots.panels(points["network"].nunique(), height=3.9)
-    for ax, (name, part) in zip(axes, points.groupby("network", sort=False), strict=True):
-        train, adversarial = part[part["inputs"] == "train"], part[part["inputs"].isin(SUITE)]
-        size = max(0.6, 2500 / len(train)) / 2
-        for label, group in train.groupby("label"):
-            look = {"color": HUES[int(label) % len(HUES)], "label": group["class"].iloc[0], "alpha": 0.6}
-            ax.scatter(group["x"], group["y"], s=size, linewidths=0, **look)
-        look = {"color": "#8c8c8c", "label": "adversarial", "alpha": 0.8, "zorder": 3}
-        ax.scatter(adversarial["x"], adversarial["y"], s=1.6 * size, linewidths=0, **look)
-        ax.set(title=titled(str(name)), xticks=[], yticks=[], xlabel="first dimension of UMAP")
+    points = points[points["seed"] == seed]
+    attacks = [kind for kind in SUITE if kind in set(points["inputs"])]
+    classes = dict(sorted(zip(points["label"], points["class"], strict=True)))
+    hues = seaborn.color_palette("colorblind", len(classes))
+    names = list(points["network"].unique())
+    layout = [[name, f"{name} {attack}"] for name in names for attack in attacks or [""]]
+    figure, axes = plots.mosaic(layout, height=0.5 + 2.5 * len(names), width_ratios=[2.2, 1])
+    for ax in axes.values():
+        ax.set(xticks=[], yticks=[])
         ax.grid(visible=False)
-    axes[0].set_ylabel("second dimension of UMAP")
-    for handle in plots.legend_below(axes, 6, markerscale=4).legend_handles:
-        handle.set_alpha(1)  # type: ignore[union-attr]
+    plane = {"space": SPACES[0]}
+    for name in names:
+        part, large = points[points["network"] == name], axes[name]
+        train, clean = part[part["inputs"] == "train"], part[part["inputs"] == "test"]
+        among = results.values("neighbour_accuracy", network=name, **plane)["per_seed"].item()[seed]
+        title = f"{titled(name, 60)}\n{among:.0%} lie among their own class"
+        large.set_title(title, fontsize=plots.SMALLEST, loc="left")
+        large.set_ylabel("second dimension of UMAP", fontsize=plots.SMALLEST)
+        _points(large, train, 2, [hues[list(classes).index(label)] for label in train["label"]])
+        for attack in attacks:
+            small, made = axes[f"{name} {attack}"], part[part["inputs"] == attack]
+            apart = results.values("apart", network=name, attack=attack, **plane)["per_seed"]
+            told = f": {apart.item()[seed]:.2f}" if len(apart) else ""
+            small.set_title(f"{SUITE[attack].label}{told}", fontsize=plots.SMALLEST)
+            _points(small, train, 1, GREY)
+            both = pd.concat([clean, made]).sort_values("x")  # so that neither kind lies on top of the other
+            _points(small, both, 2, np.where(both["inputs"] == attack, *reversed(plots.PALETTE[:2])))
+    large.set_xlabel("first dimension of UMAP", fontsize=plots.SMALLEST)
+    last = list(axes.values())[-1]
+    if attacks:
+        last.set_xlabel("in the title: AUROC,\nadversarial against\nclean, at this seed", fontsize=plots.SMALLEST)
+        kinds = {"training": GREY, "clean test": plots.PALETTE[0], "adversarial": plots.PALETTE[1]}
+        for text, colour in kinds.items():
+            last.scatter([], [], color=colour, label=text)
+        plots.legend_below([last], 3, handlelength=1)
+    plots.settled(figure)
+    for name in names:
+        train = points[(points["network"] == name) & (points["inputs"] == "train")]
+        centroids = train.groupby("label")[["x", "y"]].mean().loc[list(classes)]
+        plots.name_places(axes[name], list(classes.values()), centroids.to_numpy(float), hues)
     return figure
+
+
+def _points(ax: Axes, part: pd.DataFrame, size: float, colour: Any) -> None:
+    """Points of the plane as pixels, of which an SVG holds one picture; size: in square points."""
+    ax.scatter(part["x"], part["y"], s=size, c=colour, linewidths=0, rasterized=True)
 
 
 UMAP = Item(

@@ -180,9 +180,13 @@ def _share(values: list[Tensor]) -> float:
     return sum(float((value != 0).sum()) for value in values) / sum(value.numel() for value in values)
 
 
+TWO_CLASSES: dict[str, Any] = {"linestyle": (0, (1, 1)), "markerfacecolor": "white"}
+
+
 def draw(results: Results) -> Figure:
-    """Synapses, neurons and overlaps from the image to the logits; a line a method."""
-    figure, axes = plots.panels(3, height=3.1)
+    """Synapses, neurons and overlaps from the image to the logits; a line a method, solid for images of one class."""
+    figure, panels = plots.mosaic("S;N;O", height=6.2, sharex=True)
+    axes = list(panels.values())
     for ax, measures in zip(axes, (["synapses"], ["neurons"], ["same_class", "other_class"]), strict=True):
         for index, (method, name) in enumerate(NAMES.items()):
             for measure in measures:
@@ -190,16 +194,19 @@ def draw(results: Results) -> Figure:
                 rows = rows[rows["layer"] != "all"]
                 place = np.arange(len(rows))
                 look: dict[str, Any] = {"color": plots.PALETTE[index], "marker": plots.MARKERS[index]}
-                look["linestyle"] = (0, (1, 1)) if measure == "other_class" else "-"
+                look |= TWO_CLASSES if measure == "other_class" else {"linestyle": "-"}
                 ax.plot(place, rows["value"], label=name if measure != "other_class" else None, **look)
                 if "low" in rows and rows["low"].notna().all():
                     ax.fill_between(place, rows["low"], rows["high"], color=look["color"], alpha=0.16, linewidth=0)
         ax.set_ylim(0, 1.02)
-        ax.set_ylabel(f"share of {measures[0]} in a slice")
+        ax.set_title(f"{measures[0]} in a slice")
+        ax.set_ylabel(f"share of the {measures[0]}")
         ax.set_xticks(range(len(rows)), rows["layer"].map(short), rotation=90)
-    axes[2].set_ylabel("overlap (Jaccard): one class —,\ntwo classes ···")
-    plots.legend_below(axes, 3)
-    return figure
+    axes[2].set(title="what two images' slices share", ylabel="Jaccard index", xlabel="layer, from image to logits")
+    for words, style in (("images of one class", {"linestyle": "-"}), ("of two classes", TWO_CLASSES)):
+        axes[2].plot([], [], color="#555555", marker="o", label=words, **style)
+    plots.legend_below(axes[2:], 2)
+    return plots.settled(figure)
 
 
 def draw_classes(results: Results) -> Figure:

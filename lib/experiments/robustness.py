@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, TypeVar
 
-import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pydantic import Field
 
@@ -25,6 +25,7 @@ Step = Annotated[float, Field(ge=0, le=255)]
 Networks = Mapping[str, Mapping[str, Any]]
 """Name in the zoo -> what tells the network apart in the figure, as {"sparsity": 0.9}."""
 
+OPEN: dict[str, Any] = {"marker": "o", "color": "#555555", "markerfacecolor": "white"}
 SWEEP = {"accuracy": SHARE, "relative_accuracy": "fraction of the clean accuracy"}
 """Measures of a sweep, and their units."""
 
@@ -121,30 +122,51 @@ def trained(scale: str, names: Iterable[str]) -> None:
             raise ValueError(f"no network {name!r} in config/{scale}.yaml, which has {known}")
 
 
-def figure(accuracy: pd.DataFrame, relative: pd.DataFrame, hue: str, base: Any, label: str = "{}") -> Figure:
-    """A sweep over eps in three panels: accuracy, relative to the clean accuracy, and the difference to one network.
+def figure(
+    accuracy: pd.DataFrame, relative: pd.DataFrame, hue: str, base: Any, against: str, label: str = "{}"
+) -> Figure:
+    """A sweep over eps: large the difference to one network, small the accuracy and its share of the clean accuracy.
 
     Args:
         accuracy, relative: numbers of a record, as `Results.values` gives them.
         hue, label: what tells the networks apart, as in `plots.curves`.
-        base: the value of hue of the network that the third panel takes the difference to, seed by seed.
+        base: the value of hue of the network that the difference is taken to, seed by seed; against: its name.
     """
     order = list(dict.fromkeys(accuracy[hue]))
-    panels = {
-        "accuracy under FGSM": accuracy,
-        "accuracy / clean accuracy": relative,
-        f"accuracy less that of {label.format(base)}": differences(accuracy, hue, base),
-    }
-    drawn, axes = plots.panels(3, height=2.7)
-    for ax, (text, rows) in zip(axes, panels.items(), strict=True):
-        plots.curves(ax, rows, hue=hue, label=label, order=order)
-        plots.epsilon_axis(ax, rows["epsilon"].max(), label="ε, in 255ths (square-root scale)", root=True)
-        ax.set_ylabel(text)
-    for ax in axes[:2]:
-        ax.set_ylim(0, 1.02)
-    plots.chance(axes[0])
-    plots.legend_below(axes, 5)
-    return drawn
+    drawn, axes = plots.mosaic("DD;AR", height=4.6, height_ratios=[1.9, 1])
+    large = axes["D"]
+    gaps = differences(accuracy, hue, base)
+    gaps[["value", "low", "high"]] *= 100
+    plots.curves(large, gaps[gaps[hue] != base], hue=hue, label=label, order=order)
+    large.axhline(0, color=plots.PALETTE[order.index(base) % 7], linestyle="-", marker="")
+    large.set_title(f"accuracy less that of {against}")
+    large.set_ylabel("percentage points")
+    for letter, rows, text in (("A", accuracy, "accuracy under FGSM"), ("R", relative, "share of clean accuracy")):
+        plots.curves(axes[letter], rows, hue=hue, label=label, order=order)
+        axes[letter].set_title(text, fontsize=8)
+        axes[letter].set_ylim(0, 1.02)
+    plots.chance(axes["A"], label="").set_label("chance")
+    for ax in axes.values():
+        words = "ε of FGSM, in 255ths (square-root scale)" if ax is large else "ε, in 255ths"
+        plots.epsilon_axis(ax, accuracy["epsilon"].max(), words, root=True, small=ax is not large)
+    if gaps["low"].notna().any():
+        open_at_zero(large, gaps[gaps[hue] != base], hue, order)
+        axes["A"].plot([], [], label="open: the 95 % interval holds 0", linestyle="none", **OPEN)
+    plots.legend_below([axes["A"]], 2)
+    return plots.settled(drawn)
+
+
+def open_at_zero(ax: Axes, rows: pd.DataFrame, hue: str, order: Sequence[Any]) -> None:
+    """Draw the markers of `plots.curves` open where the interval holds 0.
+
+    Args:
+        ax: with the curves; rows, hue, order: as they were drawn; rows without an interval stay as they are.
+    """
+    for index, value in enumerate(order):
+        line = rows[(rows[hue] == value) & (rows["low"] <= 0) & (rows["high"] >= 0)]
+        look = {**OPEN, "marker": plots.MARKERS[index % 7], "color": plots.PALETTE[index % 7]}
+        if len(line):
+            ax.plot(line["epsilon"], line["value"], linestyle="none", clip_on=False, **look)
 
 
 def differences(rows: pd.DataFrame, hue: str, base: Any) -> pd.DataFrame:
@@ -182,13 +204,3 @@ def compared(rows: pd.DataFrame, hue: str, base: Any) -> pd.DataFrame:
             line[f"ε = {epsilon * 255:g}/255"] = f"{at:.3f}" + ("" if value == base else f" ({gap:+.3f})")
         lines.append(line)
     return pd.DataFrame(lines)
-
-
-def spread(rows: pd.DataFrame) -> np.ndarray:
-    """How far the numbers' intervals reach below and above them, (2, rows), as matplotlib's error bars take it.
-
-    Args:
-        rows: numbers of a record; one without an interval gets NaN, which is not drawn.
-    """
-    ends = rows.reindex(columns=["low", "high"]).to_numpy(float)
-    return np.abs(ends.T - rows["value"].to_numpy(float))

@@ -52,9 +52,9 @@ def methods(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(results: Results) -> Figure:
-    """A line a method; the right panel is the difference to the dense network trained on for as long."""
+    """A line a method; the large panel is the difference to the dense network trained on for as long."""
     accuracy, relative = (methods(results.values(measure)) for measure in robustness.SWEEP)
-    return robustness.figure(accuracy, relative, "method", "dense")
+    return robustness.figure(accuracy, relative, "method", "dense", "the dense network")
 
 
 FIGURE_5, FIGURE_6 = ITEMS = tuple(

@@ -41,9 +41,9 @@ def networks(settings: Settings, base: str) -> robustness.Networks:
 
 
 def draw(results: Results) -> Figure:
-    """A line a sparsity; the right panel is the difference to the dense twin."""
+    """A line a sparsity; the large panel is the difference to the dense twin."""
     accuracy, relative = results.values("accuracy"), results.values("relative_accuracy")
-    return robustness.figure(accuracy, relative, "sparsity", 0.0, "{:.0%} zeros")
+    return robustness.figure(accuracy, relative, "sparsity", 0.0, "the dense network", "{:.0%} zeros")
 
 
 FIGURE_1, FIGURE_2, FIGURE_3, FIGURE_4 = ITEMS = tuple(

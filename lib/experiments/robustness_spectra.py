@@ -142,7 +142,7 @@ def draw(results: Results) -> Figure:
             place = [names.index(network) + (index - 2) * 0.15 for network in part["network"]]
             look: dict[str, Any] = {"color": plots.PALETTE[index], "marker": plots.MARKERS[index]}
             ax.errorbar(
-                place, part["value"], yerr=robustness.spread(part), linestyle="none", capsize=2, label=variant, **look
+                place, part["value"], yerr=plots.spread(part), linestyle="none", capsize=2, label=variant, **look
             )
         ax.set_xticks(range(len(names)), names)
         ax.set_ylabel(measure.replace("_", " ") + ("" if measure == "prunable_share" else ", mean over layers"))

@@ -153,9 +153,9 @@ def examined(settings: Settings, seed: int, network: str = "") -> pd.DataFrame:
 
 
 def draw(results: Results) -> Figure:
-    """A line a temperature; the right panel is the difference to T = 1."""
+    """A line a temperature; the large panel is the difference to T = 1."""
     accuracy, relative = results.values("accuracy"), results.values("relative_accuracy")
-    return robustness.figure(accuracy, relative, "temperature", 1, "T = {:g}")
+    return robustness.figure(accuracy, relative, "temperature", 1, "T = 1", "T = {:g}")
 
 
 def draw_attacks(results: Results) -> Figure:
@@ -176,7 +176,7 @@ def draw_attacks(results: Results) -> Figure:
             bars = part[part["attack"] == attack].set_index("temperature").reindex(temperatures)
             places = np.arange(len(temperatures)) + (index - (len(attacks) - 1) / 2) * width
             look: dict[str, Any] = {"color": colours[attack], "error_kw": {"elinewidth": 0.7}}
-            ax.bar(places, bars["value"], width, yerr=robustness.spread(bars), label=ATTACKS[attack], **look)
+            ax.bar(places, bars["value"], width, yerr=plots.spread(bars), label=ATTACKS[attack], **look)
         ax.set_xticks(range(len(temperatures)), [f"T = {t:g}" for t in temperatures])
         ax.set(title=f"{title}; ε = {shown * 255:g}/255", ylabel="accuracy under attack", ylim=(0, 1))
         ax.grid(axis="x", visible=False)
@@ -193,9 +193,7 @@ def draw_gradients(results: Results) -> Figure:
             rows = results.values(measure)
             rows = rows[(rows["network"] == network) | (rows["temperature"] == 1)].sort_values("temperature")
             look: dict[str, Any] = {"color": plots.PALETTE[index], "marker": plots.MARKERS[index]}
-            ax.errorbar(
-                rows["temperature"], rows["value"], yerr=robustness.spread(rows), label=label, capsize=2, **look
-            )
+            ax.errorbar(rows["temperature"], rows["value"], yerr=plots.spread(rows), label=label, capsize=2, **look)
         ax.set(xlabel="temperature T", ylabel="share", ylim=(-0.02, 1.05), title=title)
     axes[0].legend(loc="best")
     return figure

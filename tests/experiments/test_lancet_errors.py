@@ -58,6 +58,9 @@ def test_the_blamed_region_corrects_where_it_was_found(monkeypatch):
     assert (results.values("still_wrong", viewer="own", sigma=0.0)["value"] == 1).all()
     assert results.value("corrected", viewer="own", region="blamed", sigma=4.0) == 1  # that is how it was found
     assert plots.render(results.figure, "png")
+    drawn = [shape for ax in results.figure.axes for shape in ax.collections]
+    own, other = (ring.get_offsets()[:, 1].tolist() for ring in drawn if "construction" in ring.get_label())
+    assert own == [0, 1] and set(other) <= {0}  # before any blur, and at the blur that the region was found with
     shown = lancet_explanation.pictured(settings, 0)
     assert len(shown) == 1 and shown[0].truth != shown[0].name
     assert plots.render(lancet_explanation.pictures(shown), "png")

@@ -52,8 +52,21 @@ def test_every_cell_of_the_table_is_a_number_of_the_record(results):
     assert {round(cell, 9) for cell in cells} <= known
     assert list(results.table["units"]) == ["trained", "untrained"]
     assert plots.render(results.figure, "png")
-    maps = [ax for ax in results.figure.axes if ax.images]
-    assert len(maps) == results.rows("usage")["layer"].nunique() and maps[0].images[0].get_array().shape == (4, 3)
+
+
+def test_the_picture_has_each_layers_rows_by_use_and_a_gap_between_layers(results):
+    usage = results.rows("usage")
+    whole, middles, layers = lcs_decisions.side_by_side(usage)
+    assert layers == list(usage["layer"].unique()) and whole.shape == (4, 4 * len(layers) - 1)
+    assert np.isnan(whole[:, 3::4]).all()
+    for place, (layer, middle) in enumerate(zip(layers, middles, strict=True)):
+        shares = whole[:, 4 * place : 4 * place + 3]
+        assert middle == 4 * place + 1 and shares.sum(1) == pytest.approx(1)
+        assert (np.diff(shares.mean(0)) <= 1e-9).all()
+        own = usage[usage["layer"] == layer]
+        assert sorted(shares[1]) == pytest.approx(sorted(own[own["label"] == 1]["value"]))
+    (picture,) = [image for ax in results.figure.axes for image in ax.images]
+    assert picture.get_array().shape == whole.shape
 
 
 def test_neighbours_and_distance_in_a_plane():
@@ -79,8 +92,10 @@ def test_the_plane_shows_every_point_once(monkeypatch):
     counts = results.rows("point")["inputs"].value_counts()
     assert counts.to_dict() == {"train": 60, "test": 8, "fgsm_8": 8, "rpgd_8": 8}
     assert list(results.table["space"]) == list(lcs_umap.SPACES) and results.table.notna().all(axis=None)
-    (ax,) = results.figure.axes
-    assert sum(len(points.get_offsets()) for points in ax.collections) == 60 + 16
+    counts = [sum(len(points.get_offsets()) for points in ax.collections) for ax in results.figure.axes]
+    assert counts == [60, 60 + 8 + 8, 60 + 8 + 8]  # a panel of classes, and one of each attack with clean images
+    classes = results.rows("point")["class"].unique()
+    assert {text.get_text() for text in results.figure.axes[0].texts} == set(classes)
 
 
 @pytest.mark.slow

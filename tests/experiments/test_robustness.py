@@ -230,12 +230,27 @@ def test_compared_names_the_difference_to_the_base():
     assert table.loc["0.9"].tolist() == ["0.800 (-0.100)", "0.600 (-0.100)", "0.500 (-0.100)", "0.300 (-0.100)"]
 
 
-def test_a_sweeps_figure_has_a_line_for_each_network_and_a_band_for_its_interval():
-    rows = numbers(epsilon=[0.0, 0.1] * 2, sparsity=[0.0, 0.0, 0.9, 0.9], values=[(0.4, 0.5, 0.7)] * 4)
-    rows = rows.assign(low=0.4, high=0.7)
-    figure = shared.figure(rows, rows, "sparsity", 0.0, "{:.0%} zeros")
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["0% zeros", "90% zeros"]
-    assert len(figure.axes) == 3 and len(figure.axes[0].collections) == 2
+def test_a_sweeps_figure_shows_the_difference_large_in_points_and_open_where_its_interval_holds_0():
+    values = [(0.4, 0.5, 0.7), (0.4, 0.5, 0.7), (0.2, 0.3, 0.51), (0.3, 0.5, 0.8)]
+    rows = numbers(epsilon=[0.0, 0.1] * 2, sparsity=[0.0, 0.0, 0.9, 0.9], values=values).assign(low=0.2, high=0.8)
+    figure = shared.figure(rows, rows, "sparsity", 0.0, "the dense network", "{:.0%} zeros")
+    large, *small = figure.axes
+    areas = [ax.get_position().width * ax.get_position().height for ax in figure.axes]
+    assert len(small) == 2 and areas[0] > 2 * max(areas[1:])
+    named = {line.get_label(): line for line in large.lines}
+    assert named["90% zeros"].get_ydata() == pytest.approx([-(20 + 20 + 19) / 3, 0]) and "0% zeros" not in named
+    (opened,) = [line for line in large.lines if line.get_markerfacecolor() == "white"]
+    assert opened.get_xdata().tolist() == [0.1] and len(large.collections) == 1
+    assert [len(ax.collections) for ax in small] == [2, 2]
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert words[:2] == ["0% zeros", "90% zeros"] and len(words) == 4
+
+
+def test_one_seed_has_no_open_markers():
+    rows = pd.DataFrame({"epsilon": [0.0, 0.1] * 2, "t": [1, 1, 20, 20], "value": [0.5, 0.4, 0.5, 0.6]})
+    rows["per_seed"] = [{0: value} for value in rows["value"]]
+    figure = shared.figure(rows, rows, "t", 1, "T = 1", "T = {:g}")
+    assert not [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "white"]
 
 
 def test_methods_name_variant_and_ratio_in_one():
