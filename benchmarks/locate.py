@@ -24,6 +24,7 @@ from lib import config, data, models, training
 from lib.data import DataError, ImageSet
 from lib.lancet import locating
 from lib.lancet.backdoors import badnets, triggers
+from lib.lancet.locating.tail import Network
 from lib.models.layers import weight_layers
 
 # The module whose output is a layer's feature: behind its normalisation, activation and pooling, or at the block's sum.
@@ -113,8 +114,8 @@ def one_by_one(
     formula: str = "constant",
     until: str = "label",
     signed: bool = False,
-) -> tuple[dict[str, list[set[int]]], dict[str, float]]:
-    """Each pair's error-inducing set in each layer, and the seconds of each layer.
+) -> tuple[dict[str, list[set[int]]], dict[str, float], dict[str, int]]:
+    """Each pair's error-inducing set in each layer, the seconds of each layer, and how many candidates were tried.
 
     Args:
         pairs: wrong images, companions, true labels.
@@ -122,16 +123,38 @@ def one_by_one(
     """
     exact = copy.deepcopy(model).double()
     found: dict[str, list[set[int]]] = {}
-    seconds = {}
+    seconds, tried = {}, {}
     for layer, feature in layers.items():
         began = time.perf_counter()
-        found[layer] = []
+        found[layer], calls = [], list[None]()
+        hook = model.register_forward_hook(lambda *_, calls=calls: calls.append(None))
         for pair in zip(*pairs, strict=True):
             ranked = important(exact, layer, feature, pair, formula, signed).detach().float().flatten()
             with torch.no_grad():
                 found[layer].append(smallest(model, layer, ranked, pair[0][None], int(pair[2]), until))
+        hook.remove()
         seconds[layer] = time.perf_counter() - began
-    return found, seconds
+        tried[layer] = len(calls) - len(found[layer])  # less the pass that says what each image is before
+    return found, seconds, tried
+
+
+def floor_seconds(model: nn.Module, images: Tensor, tried: Mapping[str, int], rows: int = 64) -> float:
+    """Seconds of what lies behind the layer, for every candidate that has to be tried, in batches of `rows`."""
+    network = Network(model)
+    network.verify(model, images)
+    with torch.no_grad():
+        values = network.record(images)
+        index = torch.arange(rows) % len(images)
+        total = 0.0
+        for point in network.points(list(tried)):
+            outputs = network.take(point.node, values[point.node], index)
+            best = float("inf")
+            for _ in range(5):
+                began = time.perf_counter()
+                network.rest(point, outputs, values, index)
+                best = min(best, time.perf_counter() - began)
+            total += best / rows * tried[point.layer]
+    return total
 
 
 def smallest(model: nn.Module, layer: str, ranked: Tensor, image: Tensor, label: int, until: str) -> set[int]:
@@ -205,7 +228,7 @@ def main() -> None:
     began = time.perf_counter()
     locating.locate(model, *pairs, layers=later)
     ours_later = time.perf_counter() - began
-    found, seconds = one_by_one(model, pairs, layers)
+    found, seconds, tried = one_by_one(model, pairs, layers)
 
     equal = True
     for layer, sets in found.items():
@@ -225,6 +248,9 @@ def main() -> None:
         "benchmark": "locate",
         "peer": "the same search one pair, layer and candidate at a time, each on the whole network",
         "ratio": peer / ours,
+        "floor": "what lies behind the layer run once for every candidate that has to be tried, in batches of 64",
+        "floor_seconds": floor_seconds(model, pairs[0], tried),
+        "candidates": sum(tried.values()),
         "ratio_later_half": peer_later / ours_later,
         "seconds": ours,
         "peer_seconds": peer,

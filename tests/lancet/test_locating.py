@@ -27,7 +27,7 @@ def test_every_pairs_set_is_that_of_the_search_one_by_one(kind, formula, until, 
     model = nets.make(kind)
     pairs = nets.pairs(model)
     found = locating.locate(model, *pairs, formula=formula, until=until, signed=signed)
-    expected, _ = one_by_one(model, pairs, kind.features, formula, until, signed)
+    expected, *_ = one_by_one(model, pairs, kind.features, formula, until, signed)
     assert set(found) == set(expected)
     assert sum(bool(chosen) for sets in expected.values() for chosen in sets) > 5  # something to agree on
     for layer, sets in expected.items():
