@@ -43,7 +43,10 @@ class Explorer:
         return self.browser.run(script)
 
     def words(self):
-        return " ".join(part.text for part in self.seen(".widget-tab figcaption, .widget-tab p"))
+        try:
+            return " ".join(part.text for part in self.seen(".widget-tab figcaption, .widget-tab p"))
+        except StaleElementReferenceException:
+            return ""
 
     def until(self, condition, what):
         try:
@@ -66,7 +69,7 @@ class Explorer:
         next(part for part in self.seen(".widget-tab .lm-TabBar-tab") if part.text == title).click()
 
     def upload(self, title, path):
-        """Open a section and give its button a file; the dialogue of the system, which no driver reaches, is left out."""
+        """Open a section and give its button a file; the system's dialogue is left out."""
         self.driver.find_element(
             By.XPATH, f"//*[contains(@class,'Collapse-header') and contains(., '{title}')]"
         ).click()
