@@ -72,7 +72,7 @@ def own_network(
     path = Path(weights)
     for kind, value, known in (("structure", structure, models.ARCHITECTURES), ("data set", images, data.SETS)):
         if value not in known:
-            raise ExploreError(f"no {kind} {value!r}: one of {', '.join(known)}")
+            raise ExploreError(f"no {kind} {value!r}: {config.one_of(value, known)}")
     if path.suffix not in ENDINGS:
         raise ExploreError(f"{path.name}: a file of weights ends in {', '.join(ENDINGS)}")
     try:
