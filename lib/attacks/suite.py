@@ -186,7 +186,7 @@ _ROWS = (
     Attack("gaussian_blur", "GaussianBlur", "l2", _BLUR, GaussianBlur, _BLUR_DEFAULTS),
 )
 SUITE: dict[str, Attack] = {row.name: row for row in _ROWS}
-"""Name -> attack, in the paper's order."""
+"""Name -> attack: the paper's seventeen in its order, then any others."""
 
 
 def find(name: str) -> Attack:
