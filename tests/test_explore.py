@@ -210,10 +210,12 @@ def test_every_figure_is_drawn_with_a_caption_and_none_is_left_open(small, foole
 
 
 def test_only_networks_that_are_there_are_offered(monkeypatch):
-    monkeypatch.setattr(networks.zoo, "kept", lambda name, *_: name == "alexnet-b128")
+    for asked in ("kept", "on_disk"):
+        monkeypatch.setattr(networks.zoo, asked, lambda name, *_: name == "alexnet-b128")
     assert networks.networks("smoke") == ["nnslicer-resnet10", "alexnet-b128"]
     assert networks.dynamic_networks("smoke") == []
-    monkeypatch.setattr(networks.zoo, "kept", lambda *_: True)
+    for asked in ("kept", "on_disk"):
+        monkeypatch.setattr(networks.zoo, asked, lambda *_: True)
     for scale in config.SCALES:
         assert networks.dynamic_networks(scale)[0] == "dynamic-resnet-standardised-b0.5"
         assert set(networks.networks(scale)) <= set(config.load(scale).networks)

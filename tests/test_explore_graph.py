@@ -37,6 +37,7 @@ def test_a_network_is_there_once_it_is_trained(house):
     state = torch.random.get_rng_state()
     zoo.get("plain")
     assert zoo.kept("plain") and not zoo.kept("plain", seed=1)
+    assert zoo.on_disk("plain") and not zoo.on_disk("plain", seed=1) and not zoo.on_disk("plai")
     next((config.cache_dir("smoke") / "networks").glob("plain-*/weights.safetensors")).unlink()
-    assert not zoo.kept("plain")
+    assert not zoo.kept("plain") and not zoo.on_disk("plain")
     assert torch.equal(state, torch.random.get_rng_state())

@@ -120,7 +120,7 @@ def networks(scale: str, seed: int = 0) -> list[str]:
     if not known:
         raise ExploreError(f"config/{scale}.yaml has none of the networks {', '.join(NETWORKS)}: add one of them")
     known += [name for name, recipe in recipes.items() if _poisoned(recipe)]
-    return [name for name in known if name == known[0] or zoo.kept(name, scale, seed)]
+    return [name for name in known if name == known[0] or zoo.on_disk(name, scale, seed)]
 
 
 def dynamic_networks(scale: str, seed: int = 0) -> list[str]:
