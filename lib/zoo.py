@@ -108,13 +108,6 @@ def card(name: str, scale: str = "smoke", seed: int = 0) -> Card:
     return network.card() or _obtain(network)[1]
 
 
-def on_disk(name: str, scale: str = "smoke", seed: int = 0) -> bool:
-    """Whether weights of that name are there, of this recipe or an older one; no data are read, unlike by `kept`."""
-    shipped = config.results_dir(scale) / "networks" / f"{name}-seed{seed}.safetensors"
-    made = (config.cache_dir(scale) / "networks").glob(f"{name}-seed{seed}-*/weights.safetensors")
-    return shipped.exists() or any(made)
-
-
 def kept(name: str, scale: str = "smoke", seed: int = 0) -> bool:
     """Whether a network is there, trained before or come with the package, so that `get` only loads it."""
     network = _Network.of(config.load(scale), name, seed)

@@ -210,12 +210,12 @@ def test_every_figure_is_drawn_with_a_caption_and_none_is_left_open(small, foole
 
 
 def test_only_networks_that_are_there_are_offered(monkeypatch):
-    for asked in ("kept", "on_disk"):
-        monkeypatch.setattr(networks.zoo, asked, lambda name, *_: name == "alexnet-b128")
+    for place, asked in ((networks.zoo, "kept"), (networks, "on_disk")):
+        monkeypatch.setattr(place, asked, lambda name, *_: name == "alexnet-b128")
     assert networks.networks("smoke") == ["nnslicer-resnet10", "alexnet-b128"]
     assert networks.dynamic_networks("smoke") == []
-    for asked in ("kept", "on_disk"):
-        monkeypatch.setattr(networks.zoo, asked, lambda *_: True)
+    for place, asked in ((networks.zoo, "kept"), (networks, "on_disk")):
+        monkeypatch.setattr(place, asked, lambda *_: True)
     for scale in config.SCALES:
         assert networks.dynamic_networks(scale)[0] == "dynamic-resnet-standardised-b0.5"
         assert set(networks.networks(scale)) <= set(config.load(scale).networks)

@@ -120,7 +120,14 @@ def networks(scale: str, seed: int = 0) -> list[str]:
     if not known:
         raise ExploreError(f"config/{scale}.yaml has none of the networks {', '.join(NETWORKS)}: add one of them")
     known += [name for name, recipe in recipes.items() if _poisoned(recipe)]
-    return [name for name in known if name == known[0] or zoo.on_disk(name, scale, seed)]
+    return [name for name in known if name == known[0] or on_disk(name, scale, seed)]
+
+
+def on_disk(name: str, scale: str, seed: int) -> bool:
+    """Whether weights of that name are there, of this recipe or an older one; no data are read, unlike by `zoo.kept`."""
+    shipped = config.results_dir(scale) / "networks" / f"{name}-seed{seed}.safetensors"
+    made = (config.cache_dir(scale) / "networks").glob(f"{name}-seed{seed}-*/weights.safetensors")
+    return shipped.exists() or any(made)
 
 
 def dynamic_networks(scale: str, seed: int = 0) -> list[str]:
