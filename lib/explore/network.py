@@ -124,7 +124,7 @@ def networks(scale: str, seed: int = 0) -> list[str]:
 
 
 def on_disk(name: str, scale: str, seed: int) -> bool:
-    """Whether weights of that name are there, of this recipe or an older one; no data are read, unlike by `zoo.kept`."""
+    """Whether weights of that name are there, of any recipe; no data are read, unlike by `zoo.kept`."""
     shipped = config.results_dir(scale) / "networks" / f"{name}-seed{seed}.safetensors"
     made = (config.cache_dir(scale) / "networks").glob(f"{name}-seed{seed}-*/weights.safetensors")
     return shipped.exists() or any(made)
