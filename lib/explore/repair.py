@@ -88,19 +88,19 @@ def view(example: Example, layer: str | None = None, companion: str = MASKED) ->
         return [View(None, said(example, found, companion))]
     names = [short(name, 18) for name in example.network.test.classes]
     layout = [["wrong", "pair", "map", "answers"], ["recalls"] * 4]
-    figure, axes = drawing.mosaic(layout, 4.2, width_ratios=[1, 1, 1.3, 1.6], height_ratios=[1.2, 1])
+    figure, axes = drawing.mosaic(layout, 4.6, width_ratios=[1.3, 1.3, 1.2, 1.3], height_ratios=[1.4, 1])
     picture(axes["wrong"], example.images[1], f"1. wrong:\n{names[example.predicted[1]]}", ADVERSARIAL)
     picture(axes["pair"], found.image, "2. paired with:\n" + (companion if found.mask is not None else "clean image"))
     heat, counts = found.map(done.report.layer)
-    rows, columns = counts.nonzero(as_tuple=True)
+    outputs, inputs = counts.nonzero(as_tuple=True)
     title = f"3. blamed: {done.report.voted:,}\nof {drawing.label(done.report.layer)}"
     drawing.heat_map(axes["map"], heat, title)
-    axes["map"].scatter(columns, rows, s=4, color=ADVERSARIAL, marker="s", linewidths=0)
+    axes["map"].scatter(inputs, outputs, s=4, color=ADVERSARIAL, marker="s", linewidths=0)
     axes["map"].set(xlabel="input channel", ylabel="output channel")
-    order = [example.label, *(k for k in done.probabilities.amax(0).argsort(descending=True).tolist())]
+    order = [example.label, *done.probabilities.amax(0).argsort(descending=True).tolist()]
     shown = list(dict.fromkeys(order))[:4]
-    both = pd.DataFrame(done.probabilities[:, shown].T.numpy(), [names[k] for k in shown], ["before", "after"])
-    both.index = [f"{both.index[0]} (true)", *both.index[1:]]
+    rows = [short(names[k]) + "\n(true)" * (k == example.label) for k in shown]
+    both = pd.DataFrame(done.probabilities[:, shown].T.numpy(), rows, ["before", "after"])
     look = {"color": [OTHER, CLEAN], "width": 0.75}
     both.plot.barh(ax=axes["answers"], xlim=(0, 1), title=f"4. {done.report.flipped:,} flipped", legend=False, **look)
     axes["answers"].set_xlabel("probability")
@@ -112,15 +112,16 @@ def view(example: Example, layer: str | None = None, companion: str = MASKED) ->
     axes["recalls"].set_ylabel("share right")
     axes["recalls"].grid(axis="x", visible=False)
     axes["recalls"].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
-    return [View(figure, f"{said(example, found, companion)} {_told(example, done)}")]
+    return [View(figure, f"{said(example, found, companion)} {_told(example, done, layer)}")]
 
 
-def _told(example: Example, done: Repair) -> str:
+def _told(example: Example, done: Repair, layer: str | None) -> str:
     report, classes, (before, after) = done.report, example.network.test.classes, done.right.mean()
     now = "is right" if report.reached else "is still wrong"
+    why = "" if layer else " (the layer in which this costs least accuracy)"
     text = (
-        f"With {report.flipped:,} of the {report.voted:,} weights to blame in {report.layer} negated, the network "
-        f"{now}: “{classes[int(done.probabilities[1].argmax())]}” ({done.probabilities[1].max():.0%}). "
+        f"With {report.flipped:,} of the {report.voted:,} weights to blame in {report.layer}{why} negated, "
+        f"the network {now}: “{classes[int(done.probabilities[1].argmax())]}” ({done.probabilities[1].max():.0%}). "
         f"Of {len(done.right):,} test images it gets {after:.1%} right, {before:.1%} before."
     )
     if done.stamped is not None and example.network.backdoor is not None:
