@@ -29,7 +29,7 @@ def check(**given: Any) -> None:
     if unknown:
         raise ParameterError(f"no parameter {', '.join(map(repr, unknown))}: this notebook has {', '.join(given)}")
     if "scale" in given and given["scale"] not in config.SCALES:
-        raise ParameterError(f"scale is {given['scale']!r}: one of {', '.join(config.SCALES)}")
+        raise ParameterError(f"scale is {given['scale']!r}: {config.one_of(given['scale'], config.SCALES)}")
     seeds, seed = given.get("seeds"), given.get("seed", 0)
     each = [seeds] if _is_seed(seeds) else seeds
     if not _is_seed(seed):

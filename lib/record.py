@@ -130,7 +130,7 @@ def write(
     """
     known = config.items()
     if item not in known:
-        raise RecordError(f"item {item!r} is not in config/items.yaml: one of {', '.join(known)}")
+        raise RecordError(f"item {item!r} is not in config/items.yaml: {config.one_of(item, known)}")
     entry = known[item]
     record: dict[str, Any] = {
         "item": item,

@@ -359,7 +359,7 @@ def train_family(scale: str, family: str, seed: int, retrain: bool = False, card
     """
     preset = config.load(scale)
     if family not in preset.families:
-        raise config.ConfigError(f"no family {family!r} at scale {scale!r}: one of {', '.join(preset.families)}")
+        raise config.ConfigError(f"no family {family!r} at scale {scale!r}: {config.one_of(family, preset.families)}")
     with permission.asked():
         if cards and not retrain:
             return {name: card(name, scale, seed)["key"] for name in preset.families[family]}

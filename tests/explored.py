@@ -36,7 +36,7 @@ def network(model: nn.Module | None = None, name: str = "small", count: int = 24
         logits = model(images)
     classes = tuple(f"class {k}" for k in range(logits.shape[1]))
     test = data.ImageSet(images, logits.argmax(1), classes, "random", "test")
-    return Network("smoke", name, 0, model, f"sha256:{name:0<64}", test, torch.arange(count))
+    return Network("smoke", name, 0, model, f"sha256:{name:0<64}", test, torch.arange(count), test.labels)
 
 
 def dynamic() -> Network:

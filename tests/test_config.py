@@ -9,7 +9,7 @@ import pytest
 import yaml
 from training_tools import TINY, places, write_config
 
-from lib import config
+from lib import attacks, config, data, models, record
 from lib.config import ConfigError
 from lib.engine import graph
 
@@ -313,3 +313,29 @@ def test_reading_the_configuration_is_quick():
     program = "import sys; from lib import config; config.load('paper'); print({'torch', 'pandas'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], cwd=config.ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("slip", "meant"),
+    [
+        (lambda: config.load("smok"), "smoke"),
+        (lambda: config.load("smoke").recipe("nnslicer-resnet-10"), "nnslicer-resnet10"),
+        (lambda: graph.select(["nnslicer_detecton"]), "nnslicer_detection"),
+        (lambda: graph.select(["00_explorer"]), "00_explore"),
+        (lambda: attacks.find("deepfool_12"), "deepfool_l2"),
+        (lambda: models.build("resnet-18"), "resnet18"),
+        (lambda: data.load("cifar-10", "test"), "cifar10"),
+        (
+            lambda: record.write("robustness_fig9", "smoke", [], reduced=[], figure=None, table=None, data={}),
+            "robustness_fig",
+        ),
+    ],
+)
+def test_a_slip_of_the_pen_is_recognised(slip, meant):
+    with pytest.raises((ValueError, RuntimeError, data.DataError), match=rf"did you mean '{meant}"):
+        slip()
+
+
+def test_nothing_is_suggested_for_what_is_like_nothing():
+    assert config.one_of("zzz", ["resnet18", "alexnet"]) == "one of resnet18, alexnet"
+    assert config.one_of("resnet", ("resnet18",)) == "one of resnet18; did you mean 'resnet18'?"

@@ -9,7 +9,8 @@ import pytest
 from lib import config
 from lib.report.gallery import PARTS
 
-DOCS = sorted((config.ROOT / "docs").glob("*.md"))
+DOCS = sorted((config.ROOT / "docs").rglob("*.md"))
+TAUGHT = sorted((config.ROOT / "docs/methods").glob("*.md"))
 NAME = re.compile(r"`(lib(?:\.[a-zA-Z_]\w*)+)`")
 EXAMPLE = re.compile(r"^```python\n(>>> .*?)^```", re.DOTALL | re.MULTILINE)
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -74,6 +75,20 @@ def test_the_examples_of_the_readme_print_what_it_says():
     runner = doctest.DocTestRunner(Near(), verbose=False)
     assert len([one for one in found.examples if one.want]) >= 2
     assert runner.run(found, out=said.append).failed == 0, "".join(said)
+
+
+@pytest.mark.parametrize("path", TAUGHT, ids=lambda path: path.name)
+def test_the_examples_of_a_methods_page_print_what_it_says(path):
+    found, said = examples(path.read_text()), []
+    assert len([one for one in found.examples if one.want]) >= 2
+    assert doctest.DocTestRunner(verbose=False).run(found, out=said.append).failed == 0, "".join(said)
+
+
+def test_every_method_has_a_page_with_pictures_and_formulas():
+    text = (config.ROOT / "docs/methods.md").read_text()
+    assert len(TAUGHT) >= 4 and all(f"(methods/{path.name})" in text for path in TAUGHT)
+    assert all("$$" in path.read_text() and "results/cpu/figures/" in path.read_text() for path in TAUGHT)
+    assert all(path.read_text().count("$$") % 2 == 0 for path in TAUGHT)
 
 
 @pytest.mark.parametrize(("want", "failed"), [("7 of 9", 0), ("17 of 9", 0), ("18 of 9", 1), ("7 in 9", 1), ("7", 1)])

@@ -107,7 +107,9 @@ def test_slices_are_those_of_the_two_images(small, fooled):
 def test_slices_of_one_image_twice_are_the_same_and_a_class_of_one_has_no_peer(small):
     same = slices.compare(explore.attack(small, POSITION, "fgsm_8", 0))
     assert same.whole[slices.ADVERSARIAL] == 1 > same.whole[slices.PEER]
-    single = slices.compare(explore.attack(replace(small, index=torch.tensor([POSITION])), POSITION))
+    single = slices.compare(
+        explore.attack(replace(small, index=torch.tensor([POSITION]), predicted=small.predicted[[POSITION]]), POSITION)
+    )
     assert list(single.whole.index) == [slices.CLEAN, slices.ADVERSARIAL]
 
 
@@ -188,7 +190,7 @@ def test_what_does_not_exist_is_refused(small, fooled, choosing):
         (lambda: decisions.decision_path(fooled), "network small has no decision units"),
         (lambda: blame.blame(fooled, "neighbour"), "one of 'companion', 'clean image'"),
         (lambda: blame.view(fooled, "third"), "no layer 'third': one of first, second, fc"),
-        (lambda: right.map("fc"), "there is no error"),
+        (lambda: right.map("fc"), "no error was located"),
     ):
         with pytest.raises(ValueError, match=match):
             wrong()
@@ -208,10 +210,12 @@ def test_every_figure_is_drawn_with_a_caption_and_none_is_left_open(small, foole
 
 
 def test_only_networks_that_are_there_are_offered(monkeypatch):
-    monkeypatch.setattr(networks.zoo, "kept", lambda name, *_: name == "alexnet-b128")
+    for place, asked in ((networks.zoo, "kept"), (networks, "on_disk")):
+        monkeypatch.setattr(place, asked, lambda name, *_: name == "alexnet-b128")
     assert networks.networks("smoke") == ["nnslicer-resnet10", "alexnet-b128"]
     assert networks.dynamic_networks("smoke") == []
-    monkeypatch.setattr(networks.zoo, "kept", lambda *_: True)
+    for place, asked in ((networks.zoo, "kept"), (networks, "on_disk")):
+        monkeypatch.setattr(place, asked, lambda *_: True)
     for scale in config.SCALES:
         assert networks.dynamic_networks(scale)[0] == "dynamic-resnet-standardised-b0.5"
         assert set(networks.networks(scale)) <= set(config.load(scale).networks)

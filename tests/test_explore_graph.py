@@ -5,6 +5,7 @@ import torch
 import yaml
 
 from lib import config, engine, zoo
+from lib.explore.network import on_disk
 
 NOTEBOOK = "00_explore"
 
@@ -37,6 +38,7 @@ def test_a_network_is_there_once_it_is_trained(house):
     state = torch.random.get_rng_state()
     zoo.get("plain")
     assert zoo.kept("plain") and not zoo.kept("plain", seed=1)
+    assert on_disk("plain", "smoke", 0) and not on_disk("plain", "smoke", 1) and not on_disk("plai", "smoke", 0)
     next((config.cache_dir("smoke") / "networks").glob("plain-*/weights.safetensors")).unlink()
-    assert not zoo.kept("plain")
+    assert not zoo.kept("plain") and not on_disk("plain", "smoke", 0)
     assert torch.equal(state, torch.random.get_rng_state())

@@ -1,15 +1,21 @@
 """The explorer's widgets, driven without a front end."""
 
+import datetime
+import json
 import re
 
+import ipywidgets
 import pytest
+import torch
 from explored import dynamic, network
+from ipywidgets.embed import dependency_state
+from PIL import Image
 
-from lib import explore
+from lib import explore, models
 from lib.explore import blame, drawing, panel, prediction
 from lib.explore import network as networks
 
-PREDICTION, SLICE, PATH, BLAME = range(4)
+PREDICTION, SLICE, PATH, BLAME, REPAIR = range(5)
 
 
 @pytest.fixture
@@ -66,7 +72,7 @@ def test_each_control_brings_another_picture(shown):
 
 
 def test_only_the_open_tab_is_computed_and_only_once(shown, monkeypatch):
-    assert [bool(tab.page.value) for tab in shown.tabs.children] == [True, False, False, False]
+    assert [bool(tab.page.value) for tab in shown.tabs.children] == [True, False, False, False, False]
     shown.tabs.selected_index = SLICE
     first = pictures(shown)
     assert len(first) == 2
@@ -125,3 +131,73 @@ def test_without_a_front_end_a_note_and_figures_stand_in(shown, monkeypatch):
     (figure, options), (caption, _) = outputs[2:]
     assert figure.axes and options["metadata"]["image/png"]["alt"] == caption.data
     assert isinstance(explore.show(example, live=True), explore.Explorer)
+
+
+def upload(path):
+    """A file as FileUpload hands it over."""
+    about = {"name": path.name, "type": "", "size": path.stat().st_size}
+    return ({**about, "content": memoryview(path.read_bytes()), "last_modified": datetime.datetime.now()},)
+
+
+def test_an_image_of_ones_own_is_taken_and_what_is_none_is_refused(shown, tmp_path):
+    tab, path = shown.tabs.children[PREDICTION], tmp_path / "mine.png"
+    shown.kind.value = networks.OWN
+    assert "no file yet" in tab.page.value
+    path.write_bytes(b"no image")
+    shown.picture.value = upload(path)
+    assert "cannot be read as a PNG or JPEG image" in tab.page.value
+    Image.new("L", (50, 30), 99).save(path)
+    shown.picture.value = upload(path)
+    assert len(pictures(shown)) == 1 and "Your image" in tab.page.value
+    assert (shown.kind.value, shown.image.value) == (networks.OWN, networks.MINE)
+    shown.network.value = "other"
+    assert "Your image" in tab.page.value and tab.shown[0].network.name == "other"
+    shown.kind.value = networks.RIGHT
+    assert "Test image" in tab.page.value
+    shown.picture_path.value = str(path)
+    assert "Your image" in tab.page.value, "a path does what an upload does"
+
+
+def test_a_network_of_ones_own_is_taken(shown, tmp_path):
+    tab, path = shown.tabs.children[PREDICTION], tmp_path / "net.pt"
+    shown.take.click()
+    assert "no file yet" in tab.page.value
+    torch.save(models.build("digits-cnn", shape=(1, 12, 12), classes=4, width=2).state_dict(), path)
+    shown.weights.value = upload(path)
+    shown.structure.value, shown.arguments.value, shown.images.value = "digits-cnn", '{"width": 3}', "mnist5k"
+    shown.take.click()
+    assert "net.pt does not fit digits-cnn" in tab.page.value and shown.network.value == "small"
+    shown.arguments.value = '{"width": 2}'
+    shown.take.click()
+    assert shown.network.value == "net.pt" and "net.pt predicts" in tab.page.value
+    shown.network.value = "small"
+    shown.network.value = "net.pt"
+    assert "net.pt predicts" in tab.page.value
+
+
+def test_a_repair_follows_from_the_image_chosen(shown):
+    shown.companion.value, shown.strength.value = blame.CLEAN, shown.strength.max
+    shown.tabs.selected_index = REPAIR
+    seen = set()
+    for _, position in shown.image.options:
+        shown.image.value = position
+        seen.add(len(pictures(shown)))
+        assert shown.tabs.children[REPAIR].page.value and "Done in" in shown.tabs.children[REPAIR].status.value
+    assert 1 in seen
+    shown.kind.value = networks.WRONG
+    assert "there is no such image" in shown.tabs.children[REPAIR].page.value
+
+
+def test_a_network_without_the_attack_chosen_before_takes_another(shown, monkeypatch):
+    shown.attack.options = [*shown.attack.options, ("Trigger", prediction.TRIGGER)]
+    shown.attack.value = prediction.TRIGGER
+    tab = shown.tabs.children[PREDICTION]
+    assert tab.shown[0].attack == "fgsm_8" == shown.attack.value
+    assert (shown.strength.value, shown.unit.value) == prediction.usual_strength("fgsm_8", "smoke")
+
+
+def test_only_standard_widgets_whose_state_any_front_end_can_read(shown):
+    state = dependency_state(shown)
+    assert json.loads(json.dumps(state)) and len(state) > 20
+    assert {part["model_module"] for part in state.values()} <= {"@jupyter-widgets/base", "@jupyter-widgets/controls"}
+    assert ipywidgets.Widget.get_manager_state()["version_major"] == 2

@@ -1,9 +1,12 @@
 """docs/extending.md: its blocks, carried out as they stand, make a record, a figure and a verdict."""
 
+import os
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
-import nbformat
 import pytest
 import yaml
 from workshop import Workshop
@@ -19,16 +22,6 @@ def blocks() -> dict[str, str]:
         ": ".join(filter(None, match.group(2, 3))): match[4]
         for match in BLOCK.finditer((config.ROOT / "docs/extending.md").read_text())
     }
-
-
-def as_notebook(text: str) -> nbformat.NotebookNode:
-    cells = []
-    for part in re.split(r"^# %%", text, flags=re.MULTILINE)[1:]:
-        tag, _, source = part.partition("\n")
-        tags = {"tags": [tag.strip()]} if tag.strip() else {}
-        cells.append(nbformat.v4.new_code_cell(source.strip(), metadata=tags))
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
 
 
 def test_every_block_names_the_file_it_belongs_to():
@@ -54,9 +47,7 @@ def test_the_example_runs_as_it_stands(tmp_path):
         shop.write(name, (shop.root / name).read_text() + "\n" + given[name])
     for name in ("lib/robustness/noise.py", "lib/experiments/robustness_noise.py"):
         shop.write(name, given[name])
-    nbformat.write(
-        as_notebook(given["notebooks/05_robustness_noise.ipynb"]), shop.root / "notebooks/05_robustness_noise.ipynb"
-    )
+    shutil.copy(config.ROOT / "docs/extending/05_robustness_noise.ipynb", shop.root / "notebooks")
     done = shop.call("smoke", "--only", "robustness_noise")
     assert done.returncode == 0, done.stdout + done.stderr
     found = shop.record("robustness_noise")
@@ -66,3 +57,40 @@ def test_the_example_runs_as_it_stands(tmp_path):
     verdicts = {claim["id"]: claim for claim in claims} if isinstance(claims, list) else claims
     assert verdicts["fgsm-is-not-noise"]["verdict"] == "reproduced"
     assert "robustness_noise" in (shop.root / "results/smoke/index.html").read_text()
+
+
+def with_an_attack(root: Path) -> None:
+    """A copy of package, settings and tests, with the attack that the document adds."""
+    for name in ("lib", "config", "tests", "notebooks"):
+        shutil.copytree(config.ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy2(config.ROOT / "pyproject.toml", root)
+    suite = root / "lib/attacks/suite.py"
+    head, end, tail = suite.read_text().partition("\n)\nSUITE: ")
+    suite.write_text(head + "\n" + blocks()["lib/attacks/suite.py: _ROWS"].rstrip() + end + tail)
+
+
+@pytest.mark.slow
+def test_an_attack_is_added_and_tested_as_it_stands(tmp_path):
+    with_an_attack(tmp_path)
+    tests = ["tests/attacks/test_suite.py", "tests/test_explore.py", "tests/experiments/test_nnslicer_detection.py"]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            *tests,
+            "-k",
+            "bim_8 or seventeen or attack or suite",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "NEURONS_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    tried = [sys.executable, "-c", "from lib import attacks; print(*attacks.SUITE, attacks.find('bim_8').norm)"]
+    said = subprocess.run(tried, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True)
+    assert said.stdout.split()[-2:] == [b"bim_8", b"linf"]

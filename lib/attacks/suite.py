@@ -16,6 +16,7 @@ import foolbox
 import torch
 from torch import Tensor
 
+from lib import config
 from lib.attacks.adef import ADef
 from lib.attacks.boundary import Boundary
 from lib.attacks.descent import CarliniWagner, RandomPGD
@@ -62,7 +63,7 @@ class Attack:
         """The defaults with changes. Raises: AttackError naming a parameter that the attack does not have."""
         for key in changes or {}:
             if key not in self.defaults:
-                raise AttackError(f"attack {self.name!r} has no parameter {key!r}: one of {', '.join(self.defaults)}")
+                raise AttackError(f"attack {self.name!r} has no parameter {key!r}: {config.one_of(key, self.defaults)}")
         return {**self.defaults, **(changes or {})}
 
     def craft(
@@ -185,11 +186,11 @@ _ROWS = (
     Attack("gaussian_blur", "GaussianBlur", "l2", _BLUR, GaussianBlur, _BLUR_DEFAULTS),
 )
 SUITE: dict[str, Attack] = {row.name: row for row in _ROWS}
-"""Name -> attack, in the paper's order."""
+"""Name -> attack: the paper's seventeen in its order, then any others."""
 
 
 def find(name: str) -> Attack:
     """The attack of that name. Raises: AttackError listing the names that exist."""
     if name not in SUITE:
-        raise AttackError(f"no attack {name!r}: one of {', '.join(SUITE)}")
+        raise AttackError(f"no attack {name!r}: {config.one_of(name, SUITE)}")
     return SUITE[name]

@@ -100,7 +100,7 @@ def judge(claim_id: str, scale: str) -> Verdict:
     """
     known = load()
     if claim_id not in known:
-        raise ClaimError(f"no claim {claim_id!r}: one of {', '.join(known)}")
+        raise ClaimError(f"no claim {claim_id!r}: {config.one_of(claim_id, known)}")
     verdict = _judged(known[claim_id], Material(scale))
     if changed := record.beside(known[claim_id].items, scale):
         verdict = replace(verdict, why=f"Of the records of scale {scale}, not of this run ({changed}). {verdict.why}")

@@ -30,4 +30,4 @@ from lib.config.places import (
 )
 from lib.config.recipe import Compute, Recipe
 from lib.config.scale import SCALES, SECTIONS, Scale, load
-from lib.config.values import ConfigError, freeze, read_yaml, thaw
+from lib.config.values import ConfigError, freeze, one_of, read_yaml, thaw

@@ -8,7 +8,7 @@ from typing import Any
 
 from lib.config.places import config_dir
 from lib.config.scale import SCALES, Scale
-from lib.config.values import ConfigError, build, counts, freeze, mapping, only_keys, read_yaml
+from lib.config.values import ConfigError, build, counts, freeze, mapping, one_of, only_keys, read_yaml
 
 CHANGED = "changed for this run: "  # begins what a record's `reduced` says of settings that are not the scale's
 
@@ -142,7 +142,7 @@ class Piece:
         names = isinstance(self.only, tuple) and all(isinstance(name, str) for name in self.only)
         seeds = isinstance(self.seeds, tuple) and all(seed == 0 or counts(seed) for seed in self.seeds)
         checks = [
-            (self.scale in SCALES, "scale", f"one of {', '.join(SCALES)}"),
+            (self.scale in SCALES, "scale", one_of(self.scale, SCALES)),
             (names and self.only, "only", "a list of items, notebooks or families"),
             (number and self.minutes > 0, "minutes", "a number above 0"),
             (isinstance(self.settles, str) and self.settles.strip(), "settles", "a sentence"),

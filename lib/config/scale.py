@@ -12,7 +12,7 @@ from typing import Any
 from lib import store
 from lib.config.places import config_dir
 from lib.config.recipe import Compute, Recipe, written_out
-from lib.config.values import ConfigError, build, freeze, mapping, only_keys, read_yaml
+from lib.config.values import ConfigError, build, freeze, mapping, one_of, only_keys, read_yaml
 
 SCALES = ("smoke", "cpu", "gpu", "paper")
 """From the smallest to the largest."""
@@ -50,7 +50,7 @@ class Scale:
     def recipe(self, name: str) -> Recipe:
         """The recipe of a named network. Raises: ConfigError listing the names that exist."""
         if name not in self.networks:
-            raise ConfigError(f"no network {name!r} at scale {self.name!r}: one of {', '.join(self.networks)}")
+            raise ConfigError(f"no network {name!r} at scale {self.name!r}: {one_of(name, self.networks)}")
         return self.networks[name]
 
 
@@ -63,7 +63,7 @@ def load(scale: str = "smoke", path: str | os.PathLike | None = None) -> Scale:
     Raises: ConfigError naming file and key.
     """
     if path is None and scale not in SCALES:
-        raise ConfigError(f"no scale {scale!r}: one of {', '.join(SCALES)}")
+        raise ConfigError(f"no scale {scale!r}: {one_of(scale, SCALES)}")
     source = Path(path) if path else config_dir() / f"{scale}.yaml"
     files = (source, *(config_dir() / f"{other}.yaml" for other in SCALES))  # `like` reads another's
     return _load(scale, source, tuple(file.stat().st_mtime_ns if file.exists() else 0 for file in files))

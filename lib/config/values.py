@@ -1,7 +1,8 @@
 """Plain values read from YAML: checked, frozen, thawed, and the error that names what does not fit."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -9,6 +10,13 @@ from typing import Any
 
 class ConfigError(ValueError):
     """A configuration file or name that cannot be used; the message names the file, the key and what fits."""
+
+
+def one_of(given: object, known: Iterable[str]) -> str:
+    """The end of an error about a name that does not exist: those that do, and the one that was probably meant."""
+    names = list(known)
+    meant = get_close_matches(str(given), names, 1)
+    return f"one of {', '.join(names)}" + "".join(f"; did you mean {name!r}?" for name in meant)
 
 
 def read_yaml(source: Path) -> dict[str, Any]:
@@ -79,4 +87,4 @@ def counts(value: Any) -> bool:
 def only_keys(values: Mapping[str, Any], known: set[str], where: str) -> None:
     for key in values:
         if key not in known:
-            raise ConfigError(f"{where}: unknown key {key!r}; one of {', '.join(sorted(known))}")
+            raise ConfigError(f"{where}: unknown key {key!r}; {one_of(key, sorted(known))}")

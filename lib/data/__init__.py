@@ -49,7 +49,7 @@ def load(name: str, split: str = "train", root: str | os.PathLike | None = None)
         file, and the command that mends it.
     """
     if name not in SETS:
-        raise DataError(f"no data set {name!r}: one of {', '.join(SETS)}")
+        raise DataError(f"no data set {name!r}: {config.one_of(name, SETS)}")
     spec = SETS[name]
     if split not in spec.splits:
         only = f"{name!r} ({spec.title}) has no split {split!r}"

@@ -124,7 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
         return download(chosen.name, root)
     unknown = [name for name in chosen.name if name not in SETS]
     if unknown:
-        parser.error(f"no data set {unknown[0]!r}: one of {', '.join(SETS)}")
+        parser.error(f"no data set {unknown[0]!r}: {config.one_of(unknown[0], SETS)}")
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         return status(chosen.name or list(SETS), root)

@@ -74,8 +74,8 @@ def select(only: Sequence[str] = ()) -> list[str]:
     home = {name: notebook for notebook, made in known.items() for name in (notebook, f"{notebook}.ipynb", *made)}
     for name in only:
         if name not in home:
-            items = ", ".join(item for made in known.values() for item in made)
-            raise ConfigError(f"no item {name!r}: one of {items}; or a notebook: {', '.join(known)}")
+            items = [item for made in known.values() for item in made]
+            raise ConfigError(f"no item {name!r}: {config.one_of(name, [*items, *known])}")
     return [notebook for notebook in known if not only or notebook in {home[name] for name in only}]
 
 

@@ -156,7 +156,7 @@ def merge(archive: Path, dry_run: bool = False, replace: Sequence[str] = ()) -> 
     about, files = read(archive)
     name = str(about["scale"])
     if name not in config.SCALES:
-        raise ArchiveError(f"{archive}: no scale {name!r} here: one of {', '.join(config.SCALES)}")
+        raise ArchiveError(f"{archive}: no scale {name!r} here: {config.one_of(name, config.SCALES)}")
     scale = config.load(name)
     merging = Merge(scale, files, replace)
     with nullcontext() if dry_run else jobs.alone(name):

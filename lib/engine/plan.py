@@ -142,8 +142,8 @@ class Plan:
         for name in only:
             if name not in self.items and name not in self.scale.families and not made.get(name):
                 raise ConfigError(
-                    f"no item, notebook or family {name!r} at scale {self.scale.name!r}: items are "
-                    f"{', '.join(self.items)}; families {', '.join(self.scale.families)}"
+                    f"no item, notebook or family {name!r} at scale {self.scale.name!r}: "
+                    f"{config.one_of(name, [*self.items, *graph.notebooks(), *self.scale.families])}"
                 )
             found.update(dict.fromkeys(made.get(name) or [name]))
         return list(found)

@@ -17,7 +17,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from lib import attacks, config, slicing
-from lib.attacks import SUITE, Plan, sets
+from lib.attacks import SUITE, Plan, find, sets
 from lib.data import splits
 from lib.detectors import MaxSoftmax, TreeRule
 from lib.experiments import nnslicer
@@ -83,8 +83,7 @@ class Settings(nnslicer.NNSlicer):
     @classmethod
     def _known(cls, names: Any) -> Any:
         for name in [names] if isinstance(names, str) else names or ():
-            if name not in SUITE:
-                raise ValueError(f"no attack {name!r}: one of {', '.join(SUITE)}")
+            find(name)
         return names
 
     @property

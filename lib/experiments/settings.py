@@ -137,7 +137,7 @@ def _in_words(error: ValidationError, kind: type[Settings], scale: str, given: d
         value = given.get(name, found.get("input"))
         where = "" if name in given else f" (config/{scale}.yaml: study.{kind.study})"
         if found["type"] == "extra_forbidden":
-            lines.append(f"no setting {name!r}{where}: one of {', '.join(kind.model_fields)}")
+            lines.append(f"no setting {name!r}{where}: {config.one_of(name, kind.model_fields)}")
         elif found["type"] == "missing":
             lines.append(f"{name} is missing{where}")
         else:

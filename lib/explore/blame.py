@@ -1,4 +1,4 @@
-"""The weights that AI-Lancet blames for one adversarial image, and what the network predicts without them."""
+"""The weights that AI-Lancet blames for one wrong image, and what the network predicts without them."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +13,7 @@ from lib import plots
 from lib.explore import drawing
 from lib.explore.drawing import OTHER, View, heat_map, picture
 from lib.explore.network import ExploreError
-from lib.explore.prediction import Example, caption
+from lib.explore.prediction import Example
 from lib.lancet.companions import companions
 from lib.lancet.locating import Votes, locate
 
@@ -30,10 +30,11 @@ class Blame:
     """What one pair says of the network's weights.
 
     Attributes:
-        image: what the adversarial image is paired with, float32 (C, H, W).
-        mask: float32 (1, H, W), what that takes from the adversarial image; None for the clean image, which stands in
-            where no mask makes the network right.
-        votes: layer -> votes of the pair; none where the network is right about the adversarial image.
+        image: what the wrong image is paired with, float32 (C, H, W).
+        mask: float32 (1, H, W), what that takes from the wrong image; None for the clean image, which stands in where
+            no mask makes the network right.
+        votes: layer -> votes of the pair; none where the network is right about the attacked image, or wrong about
+            what it is paired with too.
         table: one row a layer: weights, blamed (smallest number, of those tried, whose removal makes the network right;
             0 where none does), part (of the layer), truth, top (probability of the true class, and the class given,
             for the adversarial image without them), clean_top (for the clean image without them).
@@ -60,14 +61,14 @@ class Blame:
         Raises: ExploreError for another layer.
         """
         if layer not in self.votes:
-            raise ExploreError(f"no layer {layer!r}: one of {', '.join(self.votes) or 'none, there is no error'}")
+            raise ExploreError(f"no layer {layer!r}: one of {', '.join(self.votes) or 'none, no error was located'}")
         found, by_channel = self.votes[layer], (*self.votes[layer].counts.shape[:2], -1)
         return found.importance.cpu().reshape(by_channel).amax(2), found.counts.cpu().reshape(by_channel).sum(2)
 
 
 @lru_cache(maxsize=64)
 def blame(example: Example, companion: str = MASKED) -> Blame:
-    """Locate the weights that make the network wrong about an adversarial image.
+    """Locate the weights that make the network wrong about an image, attacked or as it is.
 
     Args:
         example: the image and its network.
@@ -80,12 +81,12 @@ def blame(example: Example, companion: str = MASKED) -> Blame:
         raise ExploreError(f"companion {companion!r}: one of {', '.join(map(repr, COMPANIONS))}")
     model, truth, mask = example.network.model, torch.tensor([example.label]), None
     image, wrong = example.images[:, None]
-    if example.predicted[1] == example.label:
-        return Blame(image[0], mask, {}, pd.DataFrame(columns=["blamed"]))
-    if companion == MASKED:
+    if companion == MASKED and example.predicted[1] != example.label:
         found = companions(model, wrong, truth, steps=STEPS)
         if bool(found.found[0]):
             image, mask = found.images.cpu(), found.masks[0].cpu()
+    if example.predicted[1] == example.label or (mask is None and not example.correct):
+        return Blame(image[0], mask, {}, pd.DataFrame(columns=["blamed"]))
     votes = locate(model, wrong, image, truth)
     rows = []
     for layer, vote in votes.items():
@@ -109,12 +110,12 @@ def view(example: Example, layer: str | None = None, companion: str = MASKED) ->
     """
     found = blame(example, companion)
     if not found.votes:
-        return [View(None, _caption(example, found, companion))]
+        return [View(None, said(example, found, companion))]
     layer = layer or found.chosen or next(reversed(found.votes))
     heat, counts = found.map(layer)
     layout = [["adversarial", "companion", "layers"], ["map", "map", "layers"]]
     figure, axes = drawing.mosaic(layout, 3.5, width_ratios=[1, 1, 1.9], height_ratios=[1, 1.25])
-    picture(axes["adversarial"], example.images[1], "adversarial", drawing.ADVERSARIAL)
+    picture(axes["adversarial"], example.images[1], "wrong", drawing.ADVERSARIAL)
     picture(axes["companion"], found.image, CLEAN if found.mask is None else MASKED, drawing.CLEAN)
     if found.mask is not None and 0 < float(found.mask.mean()) < 1:
         for name in ("adversarial", "companion"):
@@ -127,7 +128,7 @@ def view(example: Example, layer: str | None = None, companion: str = MASKED) ->
     ax.scatter(columns, rows, s=size, color=drawing.ADVERSARIAL, marker="s", linewidths=0)
     ax.set(xlabel="input channel", ylabel="output channel")
     figure.colorbar(image, ax=ax, shrink=0.9)
-    return [View(figure, _caption(example, found, companion))]
+    return [View(figure, said(example, found, companion))]
 
 
 def _layers(ax: Axes, table: pd.DataFrame, layer: str) -> None:
@@ -144,15 +145,16 @@ def _layers(ax: Axes, table: pd.DataFrame, layer: str) -> None:
     ax.minorticks_off()
 
 
-def _caption(example: Example, found: Blame, companion: str) -> str:
+def said(example: Example, found: Blame, companion: str = MASKED) -> str:
+    """What is to blame, in words."""
     classes = example.network.test.classes
-    if not example.correct:
-        return caption(example)
-    if not found.votes:
+    if example.predicted[1] == example.label:
         return (
             f"{example.network.name} is right about the attacked image, so there is no error to locate: take a larger "
             "strength or another attack."
         )
+    if not found.votes:
+        return f"{example.network.name} is wrong about the clean image, and no mask was found that makes it right."
     text = ""
     if companion == MASKED and found.mask is None:
         text = "No mask made the network right, so the clean image stands in for the companion. "
@@ -160,8 +162,9 @@ def _caption(example: Example, found: Blame, companion: str) -> str:
         return f"{text}In no layer does any tried part of the weights, taken away, make the network right."
     row = found.table.loc[found.chosen]
     kept = "still right" if row["clean_top"] == example.label else f"wrong (“{classes[int(row['clean_top'])]}”)"
+    clean = f", and about the clean image it is {kept}" if example.correct else ""
     return (
         f"{text}Least is to blame in {found.chosen}: without {row['blamed']:,.0f} of its {row['weights']:,.0f} weights "
-        f"({row['part']:.2%}) the network predicts “{classes[int(row['top'])]}” for the adversarial image "
-        f"(true class {row['truth']:.0%}), and about the clean image it is {kept}."
+        f"({row['part']:.2%}) the network predicts “{classes[int(row['top'])]}” for the wrong image "
+        f"(true class {row['truth']:.0%}){clean}."
     )

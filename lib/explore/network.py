@@ -1,4 +1,4 @@
-"""A trained network of a scale, and the test images to choose from."""
+"""A network, trained at a scale or the reader's own, and the images to choose from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,13 +8,22 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lib import attacks, cache, compute, config, data, zoo
-from lib.attacks.goal import device_of
+from lib import cache, compute, config, data, zoo
+from lib.attacks.goal import device_of, predictions
+from lib.data import splits
 from lib.experiments import lcs_decisions
+from lib.lancet.backdoors.attack import FOLDER, of_network
+from lib.lancet.backdoors.attack import Attack as Backdoor
 from lib.slicing.profiling import CODEC, NeuronProfile, profile
 
-IMAGES = 60
-"""Test images to choose from: the first that the network classifies correctly, class by class in turn."""
+IMAGES = 1000
+"""Test images to choose from, the first of the set, class by class in turn; fewer where it has fewer."""
+
+KINDS = RIGHT, WRONG, OWN = "classified correctly", "classified wrongly", "your own"
+"""Which images are offered."""
+
+MINE = -1
+"""Position of the reader's own image."""
 
 PROFILED = 100
 """Training images a class, at most, behind the mean values that slices compare with. NNSlicer takes 1,000."""
@@ -23,13 +32,16 @@ NETWORKS = ("nnslicer-resnet10", "resnet18-b128", "resnet18-b128-adversarial", "
 """Networks that can be sliced and located in, where a scale has them."""
 
 
+BATCH = 250  # images classified at a time
+
+
 class ExploreError(ValueError):
     """A network, image, layer or strength that does not exist here; the message says which do."""
 
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A network and the test images to choose from.
+    """A network and the images to choose from.
 
     Attributes:
         scale, name, seed: as in `zoo.get`; the seed is also that of attacks that draw.
@@ -37,6 +49,9 @@ class Network:
         weights: SHA-256 of its weights.
         test: the whole test set.
         index: int64 (N,), positions in it of the images to choose from, classes in turn.
+        predicted: int64 (N,), the class that the network gives to each of them.
+        backdoor: trigger and target, where the network was trained with one.
+        own: an image of the reader's, float32 (C, H, W) in [0, 1], and its class.
     """
 
     scale: str
@@ -46,19 +61,36 @@ class Network:
     weights: str
     test: data.ImageSet
     index: Tensor
+    predicted: Tensor
+    backdoor: Backdoor | None = None
+    own: tuple[Tensor, int] | None = None
+
+    @property
+    def right(self) -> Tensor:
+        """Whether the network classifies each image to choose from correctly, bool (N,)."""
+        return self.predicted == self.test.labels[self.index]
 
     def position(self, image: int) -> int:
-        """Position in the test set of the image with a number from 0. Raises: ExploreError where there is none."""
-        if not 0 <= image < len(self.index):
-            raise ExploreError(f"image {image}: a number from 0 to {len(self.index) - 1}, the images to choose from")
-        return int(self.index[image])
+        """Position in the test set of the image with a number from 0, of those that the network classifies correctly.
 
-    def positions(self, label: int) -> list[int]:
-        """Positions in the test set of the images of a class to choose from."""
-        return self.index[self.test.labels[self.index] == label].tolist()
+        Raises: ExploreError where there is none.
+        """
+        found = self.index[self.right]
+        if not 0 <= image < len(found):
+            raise ExploreError(f"image {image}: a number from 0 to {len(found) - 1}, the images to choose from")
+        return int(found[image])
+
+    def positions(self, label: int, kind: str = RIGHT) -> list[int]:
+        """Positions of the images of a class to choose from, of one of `KINDS`."""
+        if kind == OWN:
+            return [MINE] if self.own and self.own[1] == label else []
+        chosen = (self.test.labels[self.index] == label) & (self.right == (kind == RIGHT))
+        return self.index[chosen].tolist()
 
     def image(self, position: int) -> tuple[Tensor, int]:
-        """An image of the test set, float32 (C, H, W) in [0, 1] on the CPU, and its class."""
+        """An image, float32 (C, H, W) in [0, 1] on the CPU, and its class."""
+        if position == MINE and self.own:
+            return self.own
         return self.test.float(index=[position])[0], int(self.test.labels[position])
 
     def probabilities(self, images: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -83,10 +115,19 @@ def networks(scale: str, seed: int = 0) -> list[str]:
     Returns: names; the first of `NETWORKS` is there in any case, and is trained when it is asked for.
     Raises: ExploreError for a scale that has none.
     """
-    known = [name for name in NETWORKS if name in config.load(scale).networks]
+    recipes = config.load(scale).networks
+    known = [name for name in NETWORKS if name in recipes]
     if not known:
         raise ExploreError(f"config/{scale}.yaml has none of the networks {', '.join(NETWORKS)}: add one of them")
-    return [name for name in known if name == known[0] or zoo.kept(name, scale, seed)]
+    known += [name for name, recipe in recipes.items() if _poisoned(recipe)]
+    return [name for name in known if name == known[0] or on_disk(name, scale, seed)]
+
+
+def on_disk(name: str, scale: str, seed: int) -> bool:
+    """Whether weights of that name are there, of any recipe; no data are read, unlike by `zoo.kept`."""
+    shipped = config.results_dir(scale) / "networks" / f"{name}-seed{seed}.safetensors"
+    made = (config.cache_dir(scale) / "networks").glob(f"{name}-seed{seed}-*/weights.safetensors")
+    return shipped.exists() or any(made)
 
 
 def dynamic_networks(scale: str, seed: int = 0) -> list[str]:
@@ -107,11 +148,37 @@ def load(scale: str = "smoke", name: str | None = None, seed: int = 0) -> Networ
     """
     compute.deterministic()
     name = name or networks(scale, seed)[0]
-    model = zoo.get(name, scale, seed)
-    test = data.load(config.load(scale).recipe(name).data, "test")
-    weights = zoo.card(name, scale, seed)["weights"]
-    index = attacks.candidates(model, test, IMAGES, config.cache_dir(scale), weights)
-    return Network(scale, name, seed, model, weights, test, index)
+    model, recipe = zoo.get(name, scale, seed), config.load(scale).recipe(name)
+    backdoor = of_network(name, scale, seed) if _poisoned(recipe) else None
+    return of_model(model, zoo.card(name, scale, seed)["weights"], recipe.data, scale, name, seed, backdoor)
+
+
+def of_model(
+    model: nn.Module, weights: str, images: str, scale: str, name: str, seed: int = 0, backdoor: Backdoor | None = None
+) -> Network:
+    """Any network with the test images of a data set; what it takes them for is kept in the cache.
+
+    Args:
+        model: in evaluation mode, from images of the set in [0, 1] to logits of its classes.
+        weights: SHA-256 of its weights.
+        images: name of the data set.
+        scale, name, seed, backdoor: as `Network` has them.
+    """
+    test = data.load(images, "test")
+    index = torch.from_numpy(splits.stratified(test.labels.numpy(), min(IMAGES, len(test)), seed=0))
+    key, folder = {"weights": weights, "images": test.fingerprint, "count": len(index)}, config.cache_dir(scale)
+    predicted = cache.get("explore", key, lambda: predicted_of(model, test, index).tolist(), folder=folder / "explore")
+    return Network(scale, name, seed, model, weights, test, index, torch.tensor(predicted), backdoor)
+
+
+def predicted_of(model: nn.Module, images: data.ImageSet, index: Tensor) -> Tensor:
+    """The class that a network gives to images of a set, int64 (N,)."""
+    with compute.evaluation(model), torch.no_grad():
+        return torch.cat([predictions(model, images.float(index=rows)) for rows in index.split(BATCH)])
+
+
+def _poisoned(recipe: config.Recipe) -> bool:
+    return any(plug["use"].startswith(FOLDER) for plug in recipe.prepare)
 
 
 @lru_cache(maxsize=4)

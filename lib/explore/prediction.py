@@ -12,13 +12,16 @@ from torch import Tensor
 from lib import attacks
 from lib.attacks.goal import device_of, image_seeds
 from lib.explore.drawing import ADVERSARIAL, CLEAN, OTHER, View, mosaic, picture, short
-from lib.explore.network import ExploreError, Network
+from lib.explore.network import MINE, ExploreError, Network
 
 # FGSM and random PGD stand once each: their strength is eps.
 ATTACKS: dict[str, str] = {"fgsm_8": "FGSM", "rpgd_8": "PGD, random start"} | {
     name: row.label for name, row in attacks.SUITE.items() if "epsilon" not in row.defaults
 }
 """Name in the suite -> what a reader sees."""
+
+TRIGGER = "trigger"
+"""In place of an attack's name: the trigger that a network with a backdoor was trained on is stamped."""
 
 EPSILON, MULTIPLE = "ε in 255ths", "times the perturbation found"
 SWEPT = 9  # strengths of a sweep
@@ -58,6 +61,12 @@ class Example:
         return self.predicted[0] == self.label
 
 
+def attacks_on(network: Network, also: str = "fgsm_8") -> dict[str, str]:
+    """What a network's images can be attacked with, one more of the suite among it: name -> what a reader sees."""
+    stamp = {} if network.backdoor is None else {TRIGGER: f"Trigger {network.backdoor.trigger.name}"}
+    return {**stamp, also: also, **ATTACKS}
+
+
 def usual_strength(name: str, scale: str) -> tuple[float, str]:
     """The strength that an attack has at a scale, and its unit; sliders go from 0 to twice as much.
 
@@ -67,6 +76,8 @@ def usual_strength(name: str, scale: str) -> tuple[float, str]:
     Returns: the strength; `EPSILON` or `MULTIPLE`.
     Raises: AttackError for an attack that does not exist.
     """
+    if name == TRIGGER:
+        return 1.0, MULTIPLE
     chosen = attacks.plan(name, scale).parameters
     return (float(round(255 * chosen["epsilon"], 1)), EPSILON) if "epsilon" in chosen else (1.0, MULTIPLE)
 
@@ -78,7 +89,7 @@ def attack(network: Network, position: int, name: str = "fgsm_8", strength: floa
     Args:
         network: the network attacked, and its test set.
         position: of the image in the test set.
-        name: of the attack, in the suite; its other parameters are the scale's.
+        name: of the attack, in the suite, or `TRIGGER`; its other parameters are the scale's.
         strength: in the attack's unit; None: the usual one.
     Returns: the images; the same twice where the network misclassifies the clean one.
     Raises: AttackError for an attack that does not exist; ExploreError for a strength below 0.
@@ -117,12 +128,16 @@ def _perturbed(network: Network, position: int, name: str, strength: float) -> T
 def _craft(network: Network, position: int, name: str, epsilon: float | None = None) -> Tensor:
     """One image (C, H, W) on the CPU as an attack of the suite leaves it, whether that fools the network or not."""
     image, truth = network.image(position)
-    row, parameters = attacks.find(name), dict(attacks.plan(name, network.scale).parameters)
-    if epsilon is not None:
-        parameters["epsilon"] = epsilon
     clean, on = image[None], device_of(network.model)
     if int(attacks.predictions(network.model, clean)) != truth:
         return image
+    if name == TRIGGER:
+        if network.backdoor is None:
+            raise ExploreError(f"network {network.name} was trained on no trigger: choose another attack")
+        return network.backdoor.trigger.stamp(clean)[0]
+    row, parameters = attacks.find(name), dict(attacks.plan(name, network.scale).parameters)
+    if epsilon is not None:
+        parameters["epsilon"] = epsilon
     seeds = image_seeds(name, clean, network.seed)
     with attacks.attackable(network.model, network.seed) as target:
         made = row.craft(target, clean.to(on), torch.tensor([truth], device=on), parameters, seeds)
@@ -158,7 +173,7 @@ def view(example: Example) -> list[View]:
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
-    name = f"{ATTACKS.get(example.attack, example.attack)}: {example.unit}"
+    name = f"{attacks_on(example.network, example.attack)[example.attack]}: {example.unit}"
     table[[example.label, *highest[highest >= LIKELY].index]].rename(columns=names).plot(
         ax=axes["sweep"], ylim=(-0.03, 1.03), xlabel=name, ylabel="probability"
     )
@@ -170,15 +185,16 @@ def caption(example: Example) -> str:
     """Which network predicts what, before and after which attack."""
     classes = example.network.test.classes
     before, after = (f"“{classes[int(row.argmax())]}” ({row.max():.0%})" for row in example.probabilities)
-    text = f"Test image {example.position}, class “{classes[example.label]}”. {example.network.name} predicts {before}"
+    image = "Your image" if example.position == MINE else f"Test image {example.position}"
+    text = f"{image}, class “{classes[example.label]}”. {example.network.name} predicts {before}"
     if not example.correct:
-        return f"{text} for the clean image already, so there is nothing to attack: choose another image."
+        return f"{text} for the clean image already: there is nothing to attack, but an error to repair."
     times = f" taken {example.strength:g} times" if example.strength != 1 else ""
     strength = f" at ε = {example.strength:g}/255" if example.unit == EPSILON else times
     clean, adversarial = example.images[:, None]
     linf, l2, pixels = (float(attacks.perturbation(clean, adversarial, norm)) for norm in ("linf", "l2", "l0"))
     still = "still " if example.predicted[1] == example.label else ""
     return (
-        f"{text}. {ATTACKS.get(example.attack, example.attack)}{strength} (L∞ {255 * linf:.3g}/255, L2 {l2:.2f}, "
-        f"{pixels:.0f} pixels): it {still}predicts {after}."
+        f"{text}. {attacks_on(example.network, example.attack)[example.attack]}{strength} (L∞ {255 * linf:.3g}/255, "
+        f"L2 {l2:.2f}, {pixels:.0f} pixels): it {still}predicts {after}."
     )

@@ -190,7 +190,7 @@ def read_folder(folder: str | os.PathLike, classes: Sequence[str] | int, shape: 
             )
         try:
             with Image.open(path) as opened:
-                pixels.append(_pixels(opened, shape))
+                pixels.append(decoded(opened, shape))
         except (OSError, ValueError, SyntaxError) as error:
             raise LancetError(f"{path} cannot be read as an image: {error}") from error
         labels.append(numbers[place.name])
@@ -217,8 +217,8 @@ def write_folder(folder: str | os.PathLike, images: Tensor, labels: Tensor) -> N
         Image.fromarray(picture).save(place / f"{k:04d}.png")
 
 
-def _pixels(image: Any, shape: Sequence[int]) -> Tensor:
-    """An opened image of eight bits a value as float32 (C, H, W) in [0, 1]."""
+def decoded(image: Any, shape: Sequence[int]) -> Tensor:
+    """An opened image as float32 (C, H, W) in [0, 1]. Raises: ValueError where it has more than eight bits a value."""
     from PIL import Image
 
     if image.mode == "F" or image.mode.startswith("I"):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lib import config
 from lib.models.alexnet import AlexNet
 from lib.models.deepid import DeepID
 from lib.models.digits_cnn import DigitsCNN
@@ -71,5 +72,5 @@ def build(
     Raises: ValueError naming the architectures that exist.
     """
     if arch not in ARCHITECTURES:
-        raise ValueError(f"no architecture {arch!r}: one of {', '.join(ARCHITECTURES)}")
+        raise ValueError(f"no architecture {arch!r}: {config.one_of(arch, ARCHITECTURES)}")
     return ARCHITECTURES[arch](shape=tuple(shape), classes=classes, normalise=Normalise.of(mean, std), **args)

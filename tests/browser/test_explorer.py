@@ -6,6 +6,7 @@ import time
 import pytest
 import tiny
 import yaml
+from PIL import Image
 from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -42,7 +43,10 @@ class Explorer:
         return self.browser.run(script)
 
     def words(self):
-        return " ".join(part.text for part in self.seen(".widget-tab figcaption, .widget-tab p"))
+        try:
+            return " ".join(part.text for part in self.seen(".widget-tab figcaption, .widget-tab p"))
+        except StaleElementReferenceException:
+            return ""
 
     def until(self, condition, what):
         try:
@@ -63,6 +67,15 @@ class Explorer:
 
     def tab(self, title):
         next(part for part in self.seen(".widget-tab .lm-TabBar-tab") if part.text == title).click()
+
+    def upload(self, title, path):
+        """Open a section and give its button a file; the system's dialogue is left out."""
+        self.driver.find_element(
+            By.XPATH, f"//*[contains(@class,'Collapse-header') and contains(., '{title}')]"
+        ).click()
+        self.browser.run("HTMLInputElement.prototype.click = function () { document.body.append(this) }")
+        self.seen(".jupyter-widgets.widget-upload")[0].click()
+        self.driver.find_element(By.CSS_SELECTOR, "body > input[type=file]").send_keys(str(path))
 
     def shoot(self):
         if SHOTS:
@@ -99,7 +112,7 @@ def test_the_explorer_answers_in_jupyterlab(browser, places, tmp_path, monkeypat
         lab.run_all(browser.driver, PATIENCE)
         explorer.changed(None, "the first picture")
         assert "FGSM at ε" in explorer.words()
-        assert len(explorer.seen(".widget-tab .lm-TabBar-tab")) == 4
+        assert len(explorer.seen(".widget-tab .lm-TabBar-tab")) == 5
         before = explorer.pictures()
         explorer.menu("Attack").select_by_visible_text("DeepFoolL2")
         explorer.changed(before, "another attack")
@@ -112,6 +125,7 @@ def test_the_explorer_answers_in_jupyterlab(browser, places, tmp_path, monkeypat
             ("Slice by layer", "share"),
             ("Decision path", f"{DECIDER} predicts"),
             ("Weights to blame", "error|to blame|In no layer"),
+            ("Repair", "error|negated|In no layer"),
         ):
             before = explorer.pictures()
             explorer.tab(title)
@@ -126,5 +140,14 @@ def test_the_explorer_answers_in_jupyterlab(browser, places, tmp_path, monkeypat
         explorer.menu("Layer").select_by_visible_text("fc")
         explorer.changed(before, "another layer")
         assert explorer.pictures()[0] == before[0], "the sizes by layer stay"
+        Image.new("RGB", (90, 60), (200, 30, 60)).save(tmp_path / "mine.png")
+        before = explorer.pictures()
+        explorer.upload("An image of your own", tmp_path / "mine.png")
+        explorer.changed(before, "an image of one's own")
+        explorer.tab("Prediction")
+        explorer.until(lambda: "Your image" in explorer.words(), "the answer to it")
+        explorer.menu("Images").select_by_visible_text("classified wrongly")
+        explorer.tab("Repair")
+        explorer.until(lambda: any(word in explorer.words() for word in ("negated", "no companion")), "a repair")
         alternatives = browser.run("return [...document.querySelectorAll('.widget-tab img')].map(e => e.alt)")
         assert all(len(words) > 20 for words in alternatives)

@@ -163,7 +163,7 @@ def test_described_slices_are_kept_by_the_images_they_are_of(smoke, monkeypatch,
 
 
 def test_the_suite_is_the_scales_in_the_sources_order(smoke):
-    assert smoke.attack_names == ["fgsm_8", "rpgd_8"] and Settings.of("paper").attack_names == list(SUITE)
+    assert smoke.attack_names == ["fgsm_8", "rpgd_8"] and Settings.of("paper").attack_names == list(SUITE)[:17]
     assert Settings.of("smoke", attacks=["rpgd_8"]).attack_names == ["rpgd_8"]
     with pytest.raises(config.ConfigError, match="no attack 'fgsm_9'"):
         Settings.of("smoke", attacks=["fgsm_9"])

@@ -19,7 +19,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from lib import store
+from lib import config, store
 from lib.lancet.errors import LancetError
 
 SHARES = {
@@ -128,7 +128,7 @@ def named(name: str, shape: Sequence[int]) -> Trigger:
         ABS (Liu et al. 2019).
     """
     if name not in SHARES:
-        raise LancetError(f"no trigger {name!r}: one of {', '.join(NAMES)}")
+        raise LancetError(f"no trigger {name!r}: {config.one_of(name, NAMES)}")
     channels, height, width = (int(size) for size in shape)
     if min(height, width) < 12:
         raise LancetError(f"trigger {name!r} on images of {height}x{width}: at least 12x12")
