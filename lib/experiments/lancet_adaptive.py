@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from lib import config, plots
 from lib.experiments.item import Item, Results
 from lib.experiments.lancet import BackdoorRun, Flipping, backdoored
-from lib.experiments.lancet_backdoors import CHANGED, KNOWN, UNITS, network_table, of_networks
-from lib.experiments.lancet_repairs import FLIPS, METHODS, Material, Repaired, Repairer
+from lib.experiments.lancet_backdoors import CHANGED, UNITS, network_table, of_networks
+from lib.experiments.lancet_repairs import FLIPS, KNOWN, METHODS, Material, Repaired, Repairer
 from lib.experiments.settings import Count, Seed, Share
 from lib.lancet.backdoors import adaptive
 from lib.lancet.backdoors.excite import importance, reading

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from lib import config, data, plots
+from lib import config, data, dotplots, plots
 from lib.data import ImageSet
 from lib.experiments import pretrained
 from lib.experiments.item import SHARE, Item, Results
@@ -367,26 +367,27 @@ def draw(results: Results, network: str = "") -> Figure:
     at = {"network": network or results.settings.network}
     gain, cost = ([_lost(results.values(f"{name}{rates}", **at)) for rates in ("", "_at_rate")] for name in PANELS)
     methods = [method for method in METHODS if method != "none" and method in set(cost[0]["method"])]
-    parts = plots.spans(pd.concat([cost[0], cost[1][["value"]]]))
+    parts = dotplots.spans(pd.concat([cost[0], cost[1][["value"]]]))
     widths = [4, *(width for _, _, width in parts)]
     figure, flat = plots.grid(2 * len(widths), len(widths), 1.85, plots.SINGLE, width_ratios=widths, sharex="col")
     for row, (rule, words) in zip(flat.reshape(2, -1), RULES.items(), strict=True):
         for ax, shown in zip(row, [gain, *[cost] * len(parts)], strict=True):
             chosen, tried = (rows[rows["rule"].eq(rule) | ~rows["method"].isin(NEURONS)] for rows in shown)
             chosen = chosen[chosen["method"].isin(methods)]
-            places = plots.row_of(chosen["method"], methods)
-            plots.intervals(ax, chosen, places, 0, label="at the chosen learning rate")
+            places = dotplots.row_of(chosen["method"], methods)
+            dotplots.intervals(ax, chosen, places, 0, label="at the chosen learning rate")
             look: Any = {"color": plots.PALETTE[1], "marker": "s", "fillstyle": "none", "linestyle": "none"}
             look |= {"markersize": 3, "label": "at every learning rate"}
-            ax.plot(tried["value"], plots.row_of(tried["method"], methods) + 0.3, **look)
-            plots.published(ax, chosen, places)
+            ax.plot(tried["value"], dotplots.row_of(tried["method"], methods) + 0.3, **look)
+            dotplots.published(ax, chosen, places)
             plots.named_rows(ax, [METHODS[method].replace(", ", ",\n") for method in methods], 0.6)
             ax.tick_params(labelleft=ax is row[0])
         plots.heading(row[0], f"layer by {words}")
+        row[0].set_xlim(left=-0.02)
         for ax, (start, end, _) in zip(row[1:], parts, strict=True):
             ax.set_xlim(start, end)
         if len(parts) > 1:
-            plots.broken(*row[1:])
+            dotplots.broken(*row[1:])
     for ax, words in zip(row, PANELS.values(), strict=False):
         ax.set_xlabel(words, fontsize=plots.SMALLEST)
     plots.legend_below(flat, 2)

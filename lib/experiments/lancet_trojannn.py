@@ -8,21 +8,12 @@ from typing import ClassVar
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lib import plots
+from lib import dotplots, plots
 from lib.experiments import lancet_backdoors
 from lib.experiments.item import Item, Results
-from lib.experiments.lancet_backdoors import (
-    ABOUT,
-    CHANGED,
-    KNOWN,
-    UNITS,
-    RepairRun,
-    method_names,
-    network_table,
-    of_networks,
-    tables,
-)
-from lib.experiments.lancet_repairs import METHODS
+from lib.experiments.lancet_backdoors import ABOUT, CHANGED, UNITS, RepairRun, network_table, of_networks, tables
+from lib.experiments.lancet_figures import method_names
+from lib.experiments.lancet_repairs import KNOWN, METHODS
 
 
 class Settings(lancet_backdoors.Settings):
@@ -61,9 +52,9 @@ def draw(results: Results) -> Figure:
         for ax, rows in zip(row, shown.values(), strict=True):
             for index, (flag, known) in enumerate(KNOWN.items()):
                 part = rows[(rows["network"] == network) & (rows["reversed"] == flag)]
-                places = plots.row_of(part["method"], order) + (index - 0.5) * 0.4
-                plots.intervals(ax, part, places, index, label=f"{known} trigger known", clip_on=False, markersize=3)
-                plots.published(ax, part, places)
+                places = dotplots.row_of(part["method"], order) + (index - 0.5) * 0.4
+                dotplots.intervals(ax, part, places, index, label=f"{known} trigger known", clip_on=False, markersize=3)
+                dotplots.published(ax, part, places)
             plots.named_rows(ax, method_names(order, 28), 0.6)
             ax.set(xlim=(0, 1), xticks=(0, 0.5, 1), xticklabels=("0", ".5", "1"))
             ax.tick_params(labelleft=ax is row[0])

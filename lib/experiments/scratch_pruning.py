@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lib import plots, units
+from lib import dotplots, plots, units
 from lib.dynamic.scratch.gates import FALLBACK
 from lib.experiments.dynamic import titled
 from lib.experiments.item import SHARE, Item, Results
@@ -222,30 +222,31 @@ def draw(results: Results) -> Figure:
         for method in methods
         if method in set(part["method"])
     )
-    parts = plots.spans(found)
+    parts = dotplots.spans(found)
+    widest = max(range(len(parts)), key=lambda k: parts[k][2])
     ratios = {"width_ratios": [width for _, _, width in parts], "height_ratios": list(map(len, GROUPS.values()))}
     figure, flat = plots.grid(len(GROUPS) * len(parts), len(parts), 2.2, plots.SINGLE, sharex="col", **ratios)
     for row, (against, methods) in zip(flat.reshape(len(GROUPS), -1), GROUPS.items(), strict=True):
         for index, name in enumerate(names):
             part = found[(found["network"] == name) & (found["against"] == against)]
-            shift = (index - (len(names) - 1) / 2) * 0.25
-            places = plots.row_of(part["method"], methods) + shift
+            shift = (index - (len(names) - 1) / 2) * 0.75 / len(names)
+            places = dotplots.row_of(part["method"], methods) + shift
             for ax in row:
-                plots.intervals(ax, part, places, index, label=title(rows, name), markersize=3)
+                dotplots.intervals(ax, part, places, index, label=title(rows, name), markersize=3)
                 seeds = np.repeat(places, part["each"].map(len)), np.concatenate([*part["each"]])
                 look: dict[str, Any] = {"color": plots.PALETTE[index], "marker": "|", "linestyle": "none"}
                 ax.plot(seeds[1], seeds[0], markersize=4, alpha=0.7, **look)
-            for method in set(methods) - set(part["method"]):
-                place = methods.index(method) + shift
-                same_structure(row[-1], 0.98, place, f"{titled(name)}: ", ha="right", color=plots.PALETTE[index])
+            for place, method in enumerate(methods):
+                if method not in set(part["method"]):
+                    own: dict[str, Any] = {"ha": "right", "color": plots.PALETTE[index]}
+                    same_structure(row[widest], 0.98, place + shift, f"{titled(name)}: ", **own)
         for ax, (start, end, _) in zip(row, parts, strict=True):
             plots.zero(ax)
             plots.named_rows(ax, [textwrap.fill(METHODS[method], 20) for method in methods], 0.6)
             ax.set_xlim(start, end)
         if len(parts) > 1:
-            plots.broken(*row)
+            dotplots.broken(*row)
         plots.heading(row[0], WORDS[against])
-    widest = max(range(len(parts)), key=lambda k: parts[k][2])
     row[widest].set_xlabel("accuracy ahead of uniform\nnarrowing (percentage points)", fontsize=plots.SMALLEST)
     plots.legend_below(flat, 3)
     return figure

@@ -6,6 +6,7 @@ import pytest
 
 from lib import plots, record
 from lib.experiments import lancet_backdoors as backdoors
+from lib.experiments import lancet_figures
 from lib.experiments import lancet_trojannn as trojannn
 from lib.experiments.item import markdown
 from lib.experiments.lancet_repairs import METHODS
@@ -141,13 +142,13 @@ def ends(ax):
 
 def test_the_figure_shows_every_network_and_the_source_s_means(removal):
     plots.style()
-    axes, groups = removal.figure.axes, list(backdoors.GROUPS.values())
+    axes, groups = removal.figure.axes, list(lancet_figures.GROUPS.values())
     assert sorted(method for group in groups for method in group) == sorted(METHODS)
     table = table_of()
     for row, group in zip((axes[:3], axes[3:]), groups, strict=True):
         assert len(row[0].get_yticklabels()) == len(group)
         here = table[table["method"].isin(group)]
-        for ax, name in zip(row, backdoors.PANELS, strict=True):
+        for ax, name in zip(row, lancet_figures.PANELS, strict=True):
             assert sorted(drawn(ax, ".")[:, 0]) == sorted(here[name]), "a point a network, method and trigger known"
     stars = [drawn(ax, "*")[:, 0] for ax in axes]
     assert [sorted(found[~np.isnan(found)]) for found in stars] == [[0.011, 0.36, 1.0], [-0.02], [], [], [], []]
