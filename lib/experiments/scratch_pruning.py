@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lib import dotplots, plots, units
 from lib.dynamic.scratch.gates import FALLBACK
@@ -239,10 +240,10 @@ def draw(results: Results) -> Figure:
             for place, method in enumerate(methods):
                 if method not in set(part["method"]):
                     own: dict[str, Any] = {"ha": "right", "color": plots.PALETTE[index]}
-                    same_structure(row[widest], 0.98, place + shift, f"{titled(name)}: ", **own)
+                    same_structure(row[widest], 0.98, place + shift, titled(name), **own)
         for ax, (start, end, _) in zip(row, parts, strict=True):
             plots.zero(ax)
-            plots.named_rows(ax, [textwrap.fill(METHODS[method], 20) for method in methods], 0.6)
+            plots.named_rows(ax, method_names(methods), 0.6)
             ax.set_xlim(start, end)
         if len(parts) > 1:
             dotplots.broken(*row)
@@ -263,9 +264,14 @@ def draw_costs(results: Results) -> Figure:
         bars = range(len(methods))
         ax.barh(bars, before, color=plots.PALETTE[1], label="before the structure is known")
         ax.barh(bars, after, left=before, color=plots.PALETTE[0], hatch="///", label="training it, after")
-        named(ax, methods, parts[0].index)
-        ax.set(title=title(search, name), xlabel="seconds")
-    plots.legend_below(axes, 2)
+        for place, method in enumerate(methods):
+            if method not in parts[0].index:
+                same_structure(ax, 0.05, place)
+        plots.named_rows(ax, method_names(methods), 0.6)
+        ax.set_title(textwrap.fill(title(search, name), 14), fontsize=plots.SMALLEST)
+        ax.set_xlabel("seconds")
+        ax.xaxis.set_major_locator(MaxNLocator(2))
+    plots.legend_below(axes, 1)
     return figure
 
 
@@ -287,20 +293,25 @@ def draw_structures(settings: Settings, seed: int) -> Figure:
 def panels(results: Results, measure: str) -> tuple[Figure, np.ndarray, pd.DataFrame]:
     """A panel a network, and the values to show there: those of the first budget and of the whole network."""
     rows = results.values(measure, budget=[results.settings.budgets[0], 1.0])
-    return *plots.panels(rows["network"].nunique(), width=7.6, height=3.2, sharey=True), rows
+    return *plots.grid(rows["network"].nunique(), 3, 4.3, plots.SINGLE, sharey=True), rows
 
 
-def named(ax: Axes, methods: Sequence[str], there: Collection[str]) -> None:
-    """Rows of methods; one without a number has the structure of another (`ScratchItem`)."""
-    for place, method in enumerate(methods):
-        if method not in there:
-            same_structure(ax, 0.03, place)
-    plots.named_rows(ax, [METHODS[method] for method in methods], 0.6)
+def method_names(methods: Sequence[str]) -> list[str]:
+    """Methods in words, on short lines."""
+    return [textwrap.fill(METHODS[method], 22) for method in methods]
 
 
 def same_structure(ax: Axes, x: float, place: float, whose: str = "", **look: Any) -> None:
-    """Say it of a row that is empty for that; x: in the panel's width."""
-    words = f"{whose}the same structure"
+    """Say of a row without a number that its structure is that of another (`ScratchItem`).
+
+    Args:
+        ax: where.
+        x: in the panel's width.
+        place: of the row.
+        whose: whose it is; empty: on two lines.
+        look: as matplotlib's `text` takes it.
+    """
+    words = f"{whose}: the same structure" if whose else "the same\nstructure"
     ax.text(x, place, words, transform=ax.get_yaxis_transform(), va="center", fontsize=plots.SMALLEST, **look)
 
 

@@ -83,7 +83,7 @@ def test_a_structure_found_twice_stands_once(item):
     floors = found.table[found.table["method"] == METHODS["slimming-floor"]]
     assert floors["network"].tolist() == ["two"]
     shown = [text.get_text() for ax in found.figure.axes for text in ax.texts if "same" in text.get_text()]
-    assert shown == ["one: the same structure" if item == "PRUNING" else "the same structure"]
+    assert shown == ["one: the same structure" if item == "PRUNING" else "the same\nstructure"]
 
 
 def test_a_network_of_one_seed_says_so():
