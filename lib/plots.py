@@ -85,13 +85,16 @@ def panels(
     return figure, axes[0]
 
 
-def grid(count: int, columns: int = 3, height: float = 2.3, **kwargs: Any) -> tuple["Figure", np.ndarray]:
-    """Axes in rows of some columns, two columns wide.
+def grid(
+    count: int, columns: int = 3, height: float = 2.3, width: float = DOUBLE, **kwargs: Any
+) -> tuple["Figure", np.ndarray]:
+    """Axes in rows of some columns.
 
     Args:
         count: how many.
         columns: side by side, at most.
         height: inches of a row.
+        width: inches of the figure.
         kwargs: to `plt.subplots`, as sharey.
     Returns: the figure, and the axes as an array of length count; what is left of the last row is empty.
     """
@@ -99,7 +102,7 @@ def grid(count: int, columns: int = 3, height: float = 2.3, **kwargs: Any) -> tu
 
     across = min(count, columns)
     rows = -(-count // across)
-    figure, axes = plt.subplots(rows, across, figsize=(DOUBLE, rows * height), squeeze=False, **kwargs)
+    figure, axes = plt.subplots(rows, across, figsize=(width, rows * height), squeeze=False, **kwargs)
     plt.close(figure)
     for ax in axes.flat[count:]:
         ax.set_visible(False)
@@ -245,9 +248,21 @@ def forest(
         spread = np.abs(part[["low", "high"]].to_numpy(float).T - part[middle].to_numpy(float))
         look: dict[str, Any] = {"color": PALETTE[index % 7], "marker": MARKERS[index % 7]}
         ax.errorbar(part[middle], chosen, xerr=spread, linestyle="none", capsize=2, elinewidth=1, label=group, **look)
-    ax.axvline(0, color="#777777", linewidth=0.8, marker="", linestyle="-", zorder=0.5)
+    zero(ax)
     named_rows(ax, [str(text) for text in rows[label]])
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=max(1, len(groups)))
+
+
+def heading(ax: "Axes", words: str) -> None:
+    """A title at the left of a panel that begins a row of panels; it may run over the others."""
+    ax.set_title(" ", fontsize=SMALLEST)  # takes the height, the words take no width
+    place: Any = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, 4), "textcoords": "offset points"}
+    ax.annotate(words, **place, fontweight="bold", fontsize=SMALLEST).set_in_layout(False)
+
+
+def zero(ax: "Axes") -> None:
+    """A line where a difference is nothing."""
+    ax.axvline(0, color="#777777", linewidth=0.8, marker="", linestyle="-", zorder=0.5)
 
 
 def named_rows(ax: "Axes", names: Sequence[str], room: float = 0.5) -> None:
@@ -270,6 +285,8 @@ def legend_below(axes: "Sequence[Axes] | np.ndarray", columns: int, **look: Any)
         look: as matplotlib's `legend` takes them.
     """
     handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
+    if (stars := handles.pop("as published", None)) is not None:
+        handles["as published"] = stars  # last, wherever they were drawn first
     return axes[0].figure.legend(
         list(handles.values()), list(handles), loc="outside lower center", ncols=columns, **look
     )

@@ -11,7 +11,7 @@ from lib import config
 
 # A floor imports from itself and from those below; the four methods not from one another.
 FLOORS = [
-    "config parameters compute record progress plots store tensors cache checksums intervals units contract "
+    "config parameters compute record progress plots dotplots store tensors cache checksums intervals units contract "
     "tables reduced",
     "data models graph",
     "permission recipes training zoo attacks evaluations",
@@ -25,7 +25,9 @@ METHODS = set(FLOORS[4].split())
 # Read records and the configuration; imported by none of the others.
 BESIDE = {"claims", "report", "engine", "cite", "verify", "crate"}
 # Of these, importing them must not load torch.
-WITHOUT_TORCH = "config store record contract intervals units claims tables report reduced progress plots engine"
+WITHOUT_TORCH = (
+    "config store record contract intervals units claims tables report reduced progress plots dotplots engine"
+)
 
 
 def modules(root: Path) -> dict[str, Path]:

@@ -137,7 +137,12 @@ class Results:
         if self.item.draw is None:
             return None
         figure = self.item.draw(self)
-        figure.draw_without_rendering()  # the layout moves a little from the first drawing to the second
+        for _ in range(2):  # the layout moves a little from the first drawing to the second
+            figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        for ax in figure.axes:  # the solver's last digits are not the same in every run
+            left, bottom, width, height = ax.get_position().bounds
+            ax.set_position((round(left, 6), round(bottom, 6), round(width, 6), round(height, 6)))
         return figure
 
     def write(self) -> None:

@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor, nn
 
-from lib import config, plots
+from lib import config, dotplots, plots
 from lib.experiments.item import Item, Results
 from lib.experiments.lancet import BackdoorRun, Flipping, backdoored
-from lib.experiments.lancet_backdoors import CHANGED, KNOWN, UNITS, network_table, of_networks
-from lib.experiments.lancet_repairs import FLIPS, METHODS, Material, Repaired, Repairer
+from lib.experiments.lancet_backdoors import CHANGED, UNITS, network_table, of_networks
+from lib.experiments.lancet_figures import method_names
+from lib.experiments.lancet_repairs import FLIPS, KNOWN, Material, Repaired, Repairer
 from lib.experiments.settings import Count, Seed, Share
 from lib.lancet.backdoors import adaptive
 from lib.lancet.backdoors.excite import importance, reading
@@ -264,9 +264,9 @@ def layout(results: Results) -> pd.DataFrame:
 
 
 PANELS = {
-    "attack_success": "success of the attack",
+    "attack_success": "success of\nthe attack",
     "accuracy": "accuracy",
-    "target_recall": "recall of the target class",
+    "target_recall": "recall of the\ntarget class",
 }
 
 
@@ -274,25 +274,20 @@ def draw(results: Results) -> Figure:
     """Each measure before and after each flip, with its 95 % interval over the seeds where there are several: colours
     tell the networks apart, filling the trigger that is known."""
     methods: Sequence[str] = ("none", *FLIPS)
-    figure, axes = plots.panels(3, height=3.0, sharey=True)
+    figure, axes = plots.grid(3, 3, 3.7, plots.SINGLE)
     for ax, (name, words) in zip(axes, PANELS.items(), strict=True):
         for index, role in enumerate(("adaptive", "badnets")):
             for flag, known in KNOWN.items():
-                found = results.values(name, role=role, reversed=flag).set_index("method")
-                places = [k for k, method in enumerate(methods) if method in found.index]
-                found = found.loc[[methods[k] for k in places]]
-                height = np.array(places) + 0.3 * (index - 0.5) + 0.12 * (flag - 0.5)
-                look: dict[str, Any] = {"color": plots.PALETTE[index], "marker": plots.MARKERS[index]}
-                look["markerfacecolor"] = plots.PALETTE[index] if flag else "none"
-                ends = found[["low", "high"]].astype(float)  # none with one seed
-                ax.hlines(height, ends["low"], ends["high"], color=plots.PALETTE[index], linewidth=0.8)
-                label = f"{ROLES[role]}, {known} trigger known"
-                ax.plot(found["value"], height, linestyle="none", label=label, **look)
-        ax.set(title=words, xlabel="share of images", xlim=(-0.04, 1.04))
-        plots.named_rows(ax, [METHODS[method] for method in methods])
-    for ax in axes[1:]:
-        ax.tick_params(labelleft=False)
-    plots.legend_below(axes, 2)
+                found = results.values(name, role=role, reversed=flag, method=methods)
+                places = dotplots.row_of(found["method"], methods) + 0.4 * (index - 0.5) + 0.18 * (flag - 0.5)
+                look = {"fillstyle": "full" if flag else "none", "label": f"{ROLES[role]}, {known} trigger known"}
+                dotplots.intervals(ax, found, places, index, **look)
+        ax.set_title(words, fontsize=plots.SMALLEST)
+        ax.set(xlim=(-0.05, 1.05), xticks=(0, 0.5, 1), xticklabels=("0", ".5", "1"))
+        plots.named_rows(ax, method_names(methods))
+        ax.tick_params(labelleft=ax is axes[0])
+    axes[1].set_xlabel("share of images")
+    plots.legend_below(axes, 1)
     return figure
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -18,7 +17,8 @@ from torch import Tensor
 from lib import compute, plots, units
 from lib.experiments.item import Item, Results
 from lib.experiments.lancet import Backdoored, BackdoorRun, in_turns, networks
-from lib.experiments.lancet_repairs import FLIPS, METHODS, Material, Repairs, clean_images, repairs
+from lib.experiments.lancet_figures import draw_methods, draw_sizes
+from lib.experiments.lancet_repairs import FLIPS, KNOWN, METHODS, Material, Repairs, clean_images, repairs
 from lib.intervals import of_mean
 from lib.lancet.backdoors.triggers import Trigger
 from lib.lancet.measures import NAMES, measure, predictions
@@ -40,8 +40,6 @@ SHOWN = ("flip-stated", "flip-tried", "flip-signed", "unlearn-matched")
 """Methods whose every network is in the table; of the others the mean and the worst are."""
 SIZED = ("none", *SHOWN, "fine-prune")
 """Methods that are shown by the size of the trigger."""
-KNOWN = {False: "true", True: "reversed"}
-"""Which trigger the repairer knows, by `reversed`."""
 
 
 class Settings(Repairs):
@@ -283,74 +281,6 @@ def size_table(results: Results) -> pd.DataFrame:
                     values = found.loc[(trigger, size, method, flag)].to_dict()
                     rows.append({**about, **values, "networks": int(counts[trigger, method, flag])})
     return pd.DataFrame(rows)
-
-
-PANELS = {
-    "attack_success": "success of the attack",
-    "accuracy_change": "change in accuracy",
-    "target_recall": "recall of the target class",
-}
-
-
-def draw_methods(results: Results) -> Figure:
-    """Every network after every method: a point each, the mean as a bar across; a panel a measure."""
-    figure, axes = plots.panels(3, height=4.2)
-    shown = {name: results.values(name) for name in PANELS}
-    used = {method for rows in shown.values() for method in rows["method"]}
-    order = [method for method in METHODS if method in used]
-    for ax, (name, words) in zip(axes, PANELS.items(), strict=True):
-        for index, (flag, label) in enumerate(KNOWN.items()):
-            part = shown[name][shown[name]["reversed"] == flag]
-            look: dict[str, Any] = {"color": plots.PALETTE[index], "linestyle": "none"}
-            for place, method in enumerate(order):
-                values = _each_seed(part[part["method"] == method])
-                if not len(values):
-                    continue
-                height = place + (index - 0.5) * 0.36
-                spread = np.linspace(-0.1, 0.1, len(values)) if len(values) > 1 else np.zeros(1)
-                named = f"{label} trigger known" if place == 0 else None
-                ax.plot(values, height + spread, marker=plots.MARKERS[index], markersize=2, alpha=0.45, **look)
-                ax.plot([values.mean()], [height], marker="|", markersize=9, markeredgewidth=2, label=named, **look)
-        ax.set(title=words, xlabel="share of images")
-        plots.named_rows(ax, [METHODS[method] for method in order], 0.6)
-    for ax in axes[1:]:
-        ax.tick_params(labelleft=False)
-    axes[1].axvline(0, color="#777777", linewidth=0.8, marker="", linestyle="-", zorder=0.5)
-    plots.legend_below(axes, 2)
-    return figure
-
-
-def _each_seed(rows: pd.DataFrame) -> np.ndarray:
-    seeds = dict.fromkeys(seed for values in rows["per_seed"] for seed in values)
-    return np.asarray([values[seed] for seed in seeds for values in rows["per_seed"] if seed in values], dtype=float)
-
-
-def draw_sizes(results: Results, name: str = "attack_success", words: str = "success") -> Figure:
-    """A measure over the trigger's size, mean and 95 % interval over the sets; a panel for each kind and trigger known.
-
-    Args:
-        name, words: the measure, and what the axis calls it.
-    """
-    figure, axes = plots.panels(4, height=2.9, sharey=True)
-    found = results.values(f"{name}_over_networks", method=SIZED)
-    place = ["trigger", "size", "kind", "method", "reversed"]
-    ends = found.pivot_table(index=place, columns="statistic", values="value").reset_index()
-    ends = ends.rename(columns={"mean": "value"}).assign(percent=100 * ends["size"], method=ends["method"].map(METHODS))
-    order = [METHODS[method] for method in SIZED]
-    panels = [(flag, kind) for flag in KNOWN for kind in ("regular", "transparent")]
-    for ax, (flag, kind) in zip(axes, panels, strict=True):
-        part = ends[(ends["reversed"] == flag) & (ends["kind"] == kind)]
-        plots.curves(ax, part, x="percent", hue="method", order=order, low=None, high=None)
-        for index, method in enumerate(order):
-            if "low" in part:  # none with one set
-                line = part[part["method"] == method].dropna(subset=["low", "high"])
-                beside = line["percent"] + (index - (len(order) - 1) / 2) * 0.35  # so that bars do not hide others
-                ax.vlines(beside, line["low"], line["high"], color=plots.PALETTE[index], linewidth=0.8, alpha=0.7)
-        ax.set(title=f"{kind},\n{KNOWN[flag]} trigger known", xlabel="size, % of the image")
-        ax.set(xlim=(0, 1.08 * ends["percent"].max()), ylim=(-0.03, 1.03))
-    axes[0].set_ylabel(f"{words}, share of images")
-    plots.legend_below(axes, 3)
-    return figure
 
 
 def stamps(image: Tensor, triggers: Sequence[tuple[str, Trigger, Trigger]]) -> Figure:

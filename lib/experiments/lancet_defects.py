@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from lib import config, data, plots
+from lib import config, data, dotplots, plots
 from lib.data import ImageSet
 from lib.experiments import pretrained
 from lib.experiments.item import SHARE, Item, Results
@@ -351,40 +351,54 @@ def layout(results: Results) -> pd.DataFrame:
     return pd.DataFrame(shown).reset_index(drop=True)
 
 
+PANELS = {
+    "errors_right": "now right,\nshare of the inputs\nit got wrong",
+    "still_right": "now wrong,\nshare of the inputs\nit got right",
+}
+
+
 def draw(results: Results, network: str = "") -> Figure:
-    """What is gained on M_test2 against what it costs on the rest of test2: a line a method, a point a learning rate,
-    a panel a rule of the layer.
+    """What is gained and what it costs, a row a method: at the learning rate that was chosen with its interval, at the
+    others as a hollow mark; a column a measure, a block a rule of the layer.
 
     Args:
         network: which; empty: the scale's.
     """
-    network = network or results.settings.network
-    figure, axes = plots.panels(2, height=3.1, sharey=True)
-    for ax, (rule, words) in zip(axes, RULES.items(), strict=True):
-        for index, method in enumerate((*NEURONS, "whole network")):
-            where = {"network": network, "method": method}
-            where["rule"] = list(RULES)[-1] if method == "whole network" else rule
-            right, kept = (results.values(f"{name}_at_rate", **where) for name in ("errors_right", "still_right"))
-            both = right.merge(kept, on="learning_rate").sort_values("learning_rate")
-            look: Any = {"color": plots.PALETTE[index], "marker": plots.MARKERS[index]}
-            look |= {"linestyle": plots.LINESTYLES[index], "label": METHODS[method]}
-            ax.plot(1 - both["value_y"], both["value_x"], **look)
-        other = [
-            results.values(name, network=network, method="another seed")["value"]
-            for name in ("errors_right", "still_right")
-        ]
-        if len(other[0]):
-            look = {"color": plots.PALETTE[6], "marker": "X", "linestyle": "none"}
-            ax.plot(1 - other[1], other[0], label=METHODS["another seed"], **look)
-        ax.set_title(f"layer by {words}")
-        ax.set_xlabel("right before, wrong now (share)")
-        ax.set_xscale("symlog", linthresh=0.02)  # a learning rate that wrecks a network must not hide the others
-        ax.set_xticks([0, 0.01, 0.02, 0.05, 0.2, 1], ["0", ".01", ".02", ".05", ".2", "1"])
-        ax.set_xlim(-0.001, 1)
-        ax.set_ylim(bottom=-0.01)
-    axes[0].set_ylabel("accuracy on M_test2")
-    plots.legend_below(axes, 3)
+    at = {"network": network or results.settings.network}
+    gain, cost = ([_lost(results.values(f"{name}{rates}", **at)) for rates in ("", "_at_rate")] for name in PANELS)
+    methods = [method for method in METHODS if method != "none" and method in set(cost[0]["method"])]
+    parts = dotplots.spans(pd.concat([cost[0], cost[1][["value"]]]))
+    widths = [4, *(width for _, _, width in parts)]
+    figure, flat = plots.grid(2 * len(widths), len(widths), 1.85, plots.SINGLE, width_ratios=widths, sharex="col")
+    for row, (rule, words) in zip(flat.reshape(2, -1), RULES.items(), strict=True):
+        for ax, shown in zip(row, [gain, *[cost] * len(parts)], strict=True):
+            chosen, tried = (rows[rows["rule"].eq(rule) | ~rows["method"].isin(NEURONS)] for rows in shown)
+            chosen = chosen[chosen["method"].isin(methods)]
+            places = dotplots.row_of(chosen["method"], methods)
+            dotplots.intervals(ax, chosen, places, 0, label="at the chosen learning rate")
+            look: Any = {"color": plots.PALETTE[1], "marker": "s", "fillstyle": "none", "linestyle": "none"}
+            look |= {"markersize": 3, "label": "at every learning rate"}
+            ax.plot(tried["value"], dotplots.row_of(tried["method"], methods) + 0.3, **look)
+            dotplots.published(ax, chosen, places)
+            plots.named_rows(ax, [METHODS[method].replace(", ", ",\n") for method in methods], 0.6)
+            ax.tick_params(labelleft=ax is row[0])
+        plots.heading(row[0], f"layer by {words}")
+        row[0].set_xlim(left=-0.02)
+        for ax, (start, end, _) in zip(row[1:], parts, strict=True):
+            ax.set_xlim(start, end)
+        if len(parts) > 1:
+            dotplots.broken(*row[1:])
+    for ax, words in zip(row, PANELS.values(), strict=False):
+        ax.set_xlabel(words, fontsize=plots.SMALLEST)
+    plots.legend_below(flat, 2)
     return figure
+
+
+def _lost(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of inputs that are still right, the share that no longer is; other measures as they are."""
+    if not rows["name"].iloc[0].startswith("still_right"):
+        return rows
+    return rows.assign(value=1 - rows["value"], low=1 - rows["high"], high=1 - rows["low"])
 
 
 _SHARES = ("accuracy", "errors_right", "still_right")

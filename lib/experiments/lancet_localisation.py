@@ -6,6 +6,7 @@ Pairs are images of the repair split, stamped with the true trigger, and the sam
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -164,39 +165,63 @@ def lay_out(results: Results) -> pd.DataFrame:
     return shown.rename(columns=lambda name: str(name).removeprefix("chosen_"))
 
 
-def layers(axes: Sequence[Axes], results: Results, network: str) -> None:
-    """What each layer of a network repairs, and the part of it that does, on two axes; a line a reading."""
-    for ax, measure in zip(axes, ("repaired", "fraction"), strict=True):
-        for index, (variant, text) in enumerate(NAMES.items()):
-            line = results.values(measure, network=network, variant=variant)
-            look: Any = {"color": plots.PALETTE[index], "marker": plots.MARKERS[index]}
-            ax.plot(line["depth"], line["value"], linestyle=plots.LINESTYLES[index], label=text, **look)
-        names = results.values("repaired", network=network, variant="stated")
-        ax.set_xticks(names["depth"], names["layer"], rotation=90, fontsize=plots.SMALLEST)
-    axes[0].set(ylabel="pairs repaired (share)", ylim=(-0.02, 1.02))
-    axes[1].set(ylabel="part of the layer (median)", yscale="log")
-
-
-def draw(results: Results, columns: int = 4) -> Figure:
-    """`layers` of all networks as small panels, two rows a group of networks, the layers without their names."""
-    names = results.settings.names
-    across, groups = min(columns, len(names)), math.ceil(len(names) / columns)
-    size = (plots.DOUBLE, 0.5 + 2.6 * groups)
-    figure, grid = plt.subplots(2 * groups, across, figsize=size, sharey="row", squeeze=False)
+def draw(results: Results) -> Figure:
+    """A heat map of layers and readings for each network: the share of the pairs that the layer repairs as colour, and
+    the median part of its weights that it takes, in per cent, as a number."""
+    names, looked = results.settings.names, ["depth", "layer"]
+    measured = [results.values(name) for name in ("repaired", "fraction")]
+    sizes = [measured[0][measured[0]["network"] == name]["layer"].nunique() for name in names]
+    columns = columns_of(sizes)
+    rows = max(sum(sizes[k] + 2 for k in column) for column in columns)  # one for the name and one between
+    width = plots.SINGLE * plots.SMALLEST / 6  # in one column its smallest text has 6 points
+    figure = plt.figure(figsize=(width * max(1, len(columns) / 2), 0.118 * rows + 1.5))
     plt.close(figure)
-    for place, network in enumerate(names):
-        group, column = divmod(place, columns)
-        pair = grid[2 * group : 2 * group + 2, column]
-        layers(list(pair), results, network)
-        pair[0].set_title(network.removeprefix("lancet-"))
-        for ax in pair:
-            ax.set_xticks([])
-            ax.set_ylabel("" if column else ax.get_ylabel().replace(" (", "\n("))
-        pair[1].set_xlabel("layer, first to last")
-    for ax in grid.flat:
-        ax.set_visible(bool(ax.lines))
-    plots.legend_below(list(grid.flat), 4)
+    longest = measured[0].groupby("network")["layer"].agg(lambda layers: layers.str.len().max())
+    ratios = [max(longest[names[k]] for k in column) + 16 for column in columns]  # cells are as wide in each column
+    outer = figure.add_gridspec(2, len(columns), height_ratios=[rows, 1], width_ratios=ratios)
+    for place, column in enumerate(columns):
+        inner = outer[0, place].subgridspec(len(column), 1, height_ratios=[sizes[k] for k in column])
+        for row, k in enumerate(column):
+            ax = figure.add_subplot(inner[row])
+            shares, parts = (
+                found[found["network"] == names[k]].pivot(index=looked, columns="variant", values="value")
+                for found in measured
+            )
+            shares, parts = (wide.reindex(index=shares.index, columns=list(NAMES)) for wide in (shares, parts))
+            sns.heatmap(
+                shares.droplevel("depth"), ax=ax, cmap="Blues", vmin=0, vmax=1, cbar=False, linewidths=0.4,
+                annot=parts.map(per_cent), fmt="", annot_kws={"fontsize": plots.SMALLEST}, yticklabels=True,
+            )  # fmt: skip
+            ax.set(xlabel="", ylabel="")
+            ax.set_title(names[k].removeprefix("lancet-"), fontsize=plots.SMALLEST, fontweight="bold")
+            ax.tick_params(length=0, rotation=0)
+            words = [textwrap.fill(name, 20) for name in NAMES.values()] if k == column[-1] else []
+            ax.set_xticklabels(words, rotation=90, linespacing=0.9)
+    bar = figure.colorbar(ax.collections[0], cax=figure.add_subplot(outer[1, :]), location="bottom")
+    told = "colour: share of the pairs that the layer repairs\nnumber: median part of its weights, %"
+    bar.set_label(told, fontsize=plots.SMALLEST)
     return figure
+
+
+def per_cent(share: float) -> str:
+    """A share in per cent with two digits, as short as can be; empty where there is none."""
+    if pd.isna(share):
+        return ""
+    value = 100 * share
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}" if value >= 0.95 else f"{value:.2f}".removeprefix("0")
+
+
+def columns_of(sizes: Sequence[int], longest: int = 45) -> list[list[int]]:
+    """Places of heat maps in columns of about equal height, in order.
+
+    Args:
+        sizes: rows of each.
+        longest: rows that a column should have, at most.
+    """
+    count = min(len(sizes), math.ceil(sum(sizes) / longest))
+    middles = np.cumsum(sizes) - np.array(sizes) / 2
+    at = np.minimum(middles * count // sum(sizes), count - 1)
+    return [found for k in range(count) if (found := np.flatnonzero(at == k).tolist())]
 
 
 def votes_map(ax: Axes, table: pd.DataFrame) -> None:

@@ -48,6 +48,8 @@ METHODS = {
 """Every method, by the name that tables carry, in words."""
 FLIPS = ("flip-stated", "flip-smallest", "flip-tried", "flip-signed")
 """Neuron-flip by each rule for the layer."""
+KNOWN = {False: "true", True: "reversed"}
+"""Which trigger the repairer knows, by `reversed`."""
 
 
 class Repairs(Flipping):

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lib import plots
+from lib import dotplots, plots
 from lib.experiments import lancet_backdoors
 from lib.experiments.item import Item, Results
-from lib.experiments.lancet_backdoors import ABOUT, CHANGED, KNOWN, UNITS, RepairRun, network_table, of_networks, tables
-from lib.experiments.lancet_repairs import METHODS
+from lib.experiments.lancet_backdoors import ABOUT, CHANGED, UNITS, RepairRun, network_table, of_networks, tables
+from lib.experiments.lancet_figures import method_names
+from lib.experiments.lancet_repairs import KNOWN, METHODS
 
 
 class Settings(lancet_backdoors.Settings):
@@ -39,27 +39,30 @@ def layout(results: Results) -> pd.DataFrame:
     return network_table(results, [method for method in METHODS if method != "none"])
 
 
+PANELS = {"attack_success": "success of attack", "accuracy": "accuracy"}
+
+
 def draw(results: Results) -> Figure:
-    """Success (full) and accuracy (hollow) of every method; a panel a network."""
-    success, accuracy = results.values("attack_success"), results.values("accuracy")
-    order = [method for method in METHODS if method in set(accuracy["method"])]
-    names = list(dict.fromkeys(accuracy["network"]))
-    figure, axes = plots.panels(len(names), width=plots.DOUBLE, height=3.8)
-    for ax, network in zip(axes, names, strict=True):
-        for index, (flag, known) in enumerate(KNOWN.items()):
-            means = [
-                rows[(rows["network"] == network) & (rows["reversed"] == flag)].set_index("method")["value"]
-                for rows in (success, accuracy)
-            ]
-            places = np.arange(len(order)) + (index - 0.5) * 0.3
-            look: dict[str, Any] = {"color": plots.PALETTE[index], "marker": plots.MARKERS[index], "linestyle": "none"}
-            ax.plot(means[0].reindex(order), places, label=f"success, {known} trigger known", **look)
-            ax.plot(means[1].reindex(order), places, fillstyle="none", label=f"accuracy, {known} trigger known", **look)
-        plots.named_rows(ax, [METHODS[method] for method in order], 0.6)
-        ax.set(xlim=(-0.03, 1.03), title=str(network).rpartition("-")[2], xlabel="share of images")
-    for ax in axes[1:]:
-        ax.tick_params(labelleft=False)
-    plots.legend_below(axes, 2)
+    """Success and accuracy after every method; a column a measure, a block a network."""
+    shown = {name: results.values(name) for name in PANELS}
+    names = list(dict.fromkeys(shown["accuracy"]["network"]))
+    order = [method for method in METHODS if method in set(shown["accuracy"]["method"])]
+    figure, flat = plots.grid(2 * len(names), 2, 2.55 + 0.7 / len(names), plots.SINGLE, sharex=True)
+    for row, network in zip(flat.reshape(-1, 2), names, strict=True):
+        for ax, rows in zip(row, shown.values(), strict=True):
+            for index, (flag, known) in enumerate(KNOWN.items()):
+                part = rows[(rows["network"] == network) & (rows["reversed"] == flag)]
+                places = dotplots.row_of(part["method"], order) + (index - 0.5) * 0.4
+                dotplots.intervals(ax, part, places, index, label=f"{known} trigger known", clip_on=False, markersize=3)
+                dotplots.published(ax, part, places)
+            plots.named_rows(ax, method_names(order, 28), 0.6)
+            ax.set(xlim=(0, 1), xticks=(0, 0.5, 1), xticklabels=("0", ".5", "1"))
+            ax.tick_params(labelleft=ax is row[0])
+        plots.heading(row[0], f"{str(network).rpartition('-')[2]} trigger")
+    for ax, (name, words) in zip(row, PANELS.items(), strict=True):
+        counts = " to ".join(f"{count:,}" for count in sorted({shown[name]["n"].min(), shown[name]["n"].max()}))
+        ax.set_xlabel(f"{words},\nshare of {counts} images", fontsize=plots.SMALLEST)
+    plots.legend_below(flat, 2)
     return figure
 
 

@@ -266,7 +266,7 @@ def draw(results: Results) -> Figure:
     """Each measure by what gates were learned on: a point an initialisation, the mean as a line; a colour a network."""
     table = wide(results)
     order = list(dict.fromkeys(table["start"]))
-    figure, axes = plots.panels(3, width=7.6, height=3.0)
+    figure, axes = plots.grid(3, 1, 1.5, plots.SINGLE, sharex=True)
     for ax, measure in zip(axes, ("correlation", "distance", "accuracy"), strict=True):
         title = MEASURES[measure]
         for index, (name, group) in enumerate(table.groupby("network", sort=False)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from lib import plots, units
+from lib import dotplots, plots, units
 from lib.dynamic.scratch.gates import FALLBACK
 from lib.experiments.dynamic import titled
 from lib.experiments.item import SHARE, Item, Results
@@ -177,46 +179,77 @@ def cost_table(results: Results) -> pd.DataFrame:
     return layout(results, shown)
 
 
-def lead(rows: pd.DataFrame, one: str, other: str) -> str:
-    """How far one method is ahead of another, in points of accuracy, with the 95 % interval over the seeds of both.
+def ahead(rows: pd.DataFrame, one: str, other: str) -> dict[str, Any]:
+    """How far one method is ahead of another, in points of accuracy, seed by seed.
 
     Args:
         rows: accuracies of one network and budget, as `Results.values` gives them.
         one, other: methods.
+    Returns: each (the seeds of both), value (their mean), low and high (of its 95 % interval over the seeds; NaN with
+        one).
     """
     by = rows.set_index("method")["per_seed"]
     each = [by[one][seed] - by[other][seed] for seed in by[one] if seed in by[other]]
-    ends = of_mean(each, units.SIGNED)
-    mean = sum(each) / len(each)
-    return f"{100 * mean:+.1f}" + (f" ({100 * ends[0]:+.1f} to {100 * ends[1]:+.1f})" if ends else "")
+    low, high = of_mean(each, units.SIGNED) or (np.nan, np.nan)
+    return {"each": 100 * np.array(each), "value": 100 * np.mean(each), "low": 100 * low, "high": 100 * high}
+
+
+def lead(rows: pd.DataFrame, one: str, other: str) -> str:
+    """`ahead` in words."""
+    found = ahead(rows, one, other)
+    ends = "" if np.isnan(found["low"]) else f" ({found['low']:+.1f} to {found['high']:+.1f})"
+    return f"{found['value']:+.1f}{ends}"
 
 
 GROUPS = {
-    "trained for E epochs": ("scratch", "plain", "random", "uniform"),
-    "for as much work as the whole network": ("scratch-budget", "scratch-counted", *AS_MUCH),
+    "uniform": ("full", "scratch", "plain", "random"),
+    "uniform-budget": ("full", "scratch-budget", "scratch-counted", *AS_MUCH[1:]),
 }
+"""Methods by the uniform narrowing that they are set against: trained for as many epochs, or for as much work."""
+WORDS = {"uniform": "trained for as many epochs", "uniform-budget": "trained with as much work"}
 
 
 def draw(results: Results) -> Figure:
-    """Accuracy of each method, a panel a network: seeds as small points, their mean with its interval."""
-    figure, axes, rows = panels(results, "accuracy")
-    methods = [method for group in GROUPS.values() for method in group]
-    for ax, (name, part) in zip(axes, rows.groupby("network", sort=False), strict=True):
-        part = part.set_index("method")
-        for index, group in enumerate(GROUPS):
-            places = [methods.index(method) for method in GROUPS[group] if method in part.index]
-            shown = part.loc[[methods[place] for place in places]]
-            look: dict[str, Any] = {"color": plots.PALETTE[index], "linestyle": "none"}
-            marker, middle = plots.MARKERS[index], shown["value"].to_numpy(float)
-            spread = np.nan_to_num(np.abs(shown[["low", "high"]].to_numpy(float).T - middle))
-            ax.errorbar(middle, places, xerr=spread, marker=marker, capsize=2, label=group, **look)
-            for place, each in zip(places, shown["per_seed"], strict=True):
-                ax.plot(list(each.values()), [place + 0.22] * len(each), marker=".", markersize=3, alpha=0.6, **look)
-        named(ax, methods, part.index)
-        whole: dict[str, Any] = {"color": "#000000", "linewidth": 0.8, "marker": "", "linestyle": "--"}
-        ax.axvline(part.loc["full", "value"], label="the whole network", **whole)
-        ax.set(title=title(rows, name, ",\ninterval over images"), xlabel="accuracy")
-    plots.legend_below(axes, 3)
+    """How far each method is ahead of uniform narrowing: seeds as strokes, their mean with its interval.
+
+    A block for equally many epochs and one for equally much work; a network that is far off has its part of the axis.
+    """
+    rows = results.values("accuracy", budget=[results.settings.budgets[0], 1.0])
+    names = list(dict.fromkeys(rows["network"]))
+    found = pd.DataFrame(
+        {"network": name, "against": against, "method": method, **ahead(part, method, against)}
+        for name, part in rows.groupby("network", sort=False)
+        for against, methods in GROUPS.items()
+        for method in methods
+        if method in set(part["method"])
+    )
+    parts = dotplots.spans(found)
+    widest = max(range(len(parts)), key=lambda k: parts[k][2])
+    ratios = {"width_ratios": [width for _, _, width in parts], "height_ratios": list(map(len, GROUPS.values()))}
+    figure, flat = plots.grid(len(GROUPS) * len(parts), len(parts), 2.2, plots.SINGLE, sharex="col", **ratios)
+    for row, (against, methods) in zip(flat.reshape(len(GROUPS), -1), GROUPS.items(), strict=True):
+        for index, name in enumerate(names):
+            part = found[(found["network"] == name) & (found["against"] == against)]
+            shift = (index - (len(names) - 1) / 2) * 0.75 / len(names)
+            places = dotplots.row_of(part["method"], methods) + shift
+            for ax in row:
+                dotplots.intervals(ax, part, places, index, label=title(rows, name), markersize=3)
+                seeds = np.repeat(places, part["each"].map(len)), np.concatenate([*part["each"]])
+                look: dict[str, Any] = {"color": plots.PALETTE[index], "marker": "|", "linestyle": "none"}
+                ax.plot(seeds[1], seeds[0], markersize=4, alpha=0.7, **look)
+            for place, method in enumerate(methods):
+                if method not in set(part["method"]):
+                    own: dict[str, Any] = {"ha": "right", "color": plots.PALETTE[index]}
+                    same_structure(row[widest], 0.98, place + shift, titled(name), **own)
+        for ax, (start, end, _) in zip(row, parts, strict=True):
+            plots.zero(ax)
+            plots.named_rows(ax, method_names(methods), 0.6)
+            ax.set_xlim(start, end)
+        if len(parts) > 1:
+            dotplots.broken(*row)
+        plots.heading(row[0], WORDS[against])
+    row[widest].set_xlabel("accuracy ahead of uniform\nnarrowing (percentage points)", fontsize=plots.SMALLEST)
+    plots.legend_below(flat, 3)
     return figure
 
 
@@ -231,9 +264,14 @@ def draw_costs(results: Results) -> Figure:
         bars = range(len(methods))
         ax.barh(bars, before, color=plots.PALETTE[1], label="before the structure is known")
         ax.barh(bars, after, left=before, color=plots.PALETTE[0], hatch="///", label="training it, after")
-        named(ax, methods, parts[0].index)
-        ax.set(title=title(search, name), xlabel="seconds")
-    plots.legend_below(axes, 2)
+        for place, method in enumerate(methods):
+            if method not in parts[0].index:
+                same_structure(ax, 0.05, place)
+        plots.named_rows(ax, method_names(methods), 0.6)
+        ax.set_title(textwrap.fill(title(search, name), 14), fontsize=plots.SMALLEST)
+        ax.set_xlabel("seconds")
+        ax.xaxis.set_major_locator(MaxNLocator(2))
+    plots.legend_below(axes, 1)
     return figure
 
 
@@ -255,22 +293,32 @@ def draw_structures(settings: Settings, seed: int) -> Figure:
 def panels(results: Results, measure: str) -> tuple[Figure, np.ndarray, pd.DataFrame]:
     """A panel a network, and the values to show there: those of the first budget and of the whole network."""
     rows = results.values(measure, budget=[results.settings.budgets[0], 1.0])
-    return *plots.panels(rows["network"].nunique(), width=7.6, height=3.2, sharey=True), rows
+    return *plots.grid(rows["network"].nunique(), 3, 4.3, plots.SINGLE, sharey=True), rows
 
 
-def named(ax: Axes, methods: Sequence[str], there: Collection[str]) -> None:
-    """Rows of methods; one without a number has the structure of another (`ScratchItem`)."""
-    for place, method in enumerate(methods):
-        if method not in there:
-            look: dict[str, Any] = {"va": "center", "fontsize": plots.SMALLEST}
-            ax.text(0.03, place, "the same structure", transform=ax.get_yaxis_transform(), **look)
-    plots.named_rows(ax, [METHODS[method] for method in methods], 0.6)
+def method_names(methods: Sequence[str]) -> list[str]:
+    """Methods in words, on short lines."""
+    return [textwrap.fill(METHODS[method], 22) for method in methods]
 
 
-def title(rows: pd.DataFrame, name: str, more: str = "") -> str:
-    """A panel's title; of a network of one seed beside others of several it says so."""
+def same_structure(ax: Axes, x: float, place: float, whose: str = "", **look: Any) -> None:
+    """Say of a row without a number that its structure is that of another (`ScratchItem`).
+
+    Args:
+        ax: where.
+        x: in the panel's width.
+        place: of the row.
+        whose: whose it is; empty: on two lines.
+        look: as matplotlib's `text` takes it.
+    """
+    words = f"{whose}: the same structure" if whose else "the same\nstructure"
+    ax.text(x, place, words, transform=ax.get_yaxis_transform(), va="center", fontsize=plots.SMALLEST, **look)
+
+
+def title(rows: pd.DataFrame, name: str) -> str:
+    """A network's name; of a network of one seed beside others of several it says so."""
     seeds = rows.groupby("network")["seeds"].max()
-    return titled(name) + (f", one seed{more}" if seeds[name] == 1 < seeds.max() else "")
+    return titled(name) + (", one seed" if seeds[name] == 1 < seeds.max() else "")
 
 
 UNITS = {

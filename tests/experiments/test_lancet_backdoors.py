@@ -6,6 +6,7 @@ import pytest
 
 from lib import plots, record
 from lib.experiments import lancet_backdoors as backdoors
+from lib.experiments import lancet_figures
 from lib.experiments import lancet_trojannn as trojannn
 from lib.experiments.item import markdown
 from lib.experiments.lancet_repairs import METHODS
@@ -128,16 +129,53 @@ def test_sizes_are_means_over_the_sets(results_of):
     assert row["kind"] == "transparent" == backdoors.kind_of("scattered-3") != backdoors.kind_of("regular-3")
 
 
-def test_figures_show_every_network(removal, results_of):
+def drawn(ax, marker):
+    """What a panel shows by one marker, as (x, y)."""
+    found = [line.get_xydata() for line in ax.get_lines() if line.get_marker() == marker]
+    return np.concatenate(found) if found else np.empty((0, 2))
+
+
+def ends(ax):
+    """Both ends of every interval of a panel."""
+    return np.concatenate([segment for bars in ax.collections for segment in bars.get_segments()])
+
+
+def test_the_figure_shows_every_network_and_the_source_s_means(removal):
     plots.style()
-    axes = removal.figure.axes
-    drawn = np.concatenate([line.get_xdata() for line in axes[0].get_lines() if line.get_marker() != "|"])
-    assert sorted(drawn) == sorted(table_of()["attack_success"]), "a point a network, method and trigger known"
-    assert [text.get_text() for text in axes[0].get_yticklabels()] == list(METHODS.values())
+    axes, groups = removal.figure.axes, list(lancet_figures.GROUPS.values())
+    assert sorted(method for group in groups for method in group) == sorted(METHODS)
+    table = table_of()
+    for row, group in zip((axes[:3], axes[3:]), groups, strict=True):
+        assert len(row[0].get_yticklabels()) == len(group)
+        here = table[table["method"].isin(group)]
+        for ax, name in zip(row, lancet_figures.PANELS, strict=True):
+            assert sorted(drawn(ax, ".")[:, 0]) == sorted(here[name]), "a point a network, method and trigger known"
+    stars = [drawn(ax, "*")[:, 0] for ax in axes]
+    assert [sorted(found[~np.isnan(found)]) for found in stars] == [[0.011, 0.36, 1.0], [-0.02], [], [], [], []]
+    heights = dict(drawn(axes[0], "*")[~np.isnan(stars[0])])
+    assert round(heights[0.011]) == groups[0].index("flip-stated"), "a star is in its method's row"
+    shares = np.concatenate([ends(axes[k]) for k in (0, 2, 3, 5)])[:, 0]
+    assert len(shares) and shares.min() >= 0 and shares.max() <= 1
+
+
+def test_sizes_are_drawn_by_method_and_kind_with_intervals_over_the_sets(results_of):
     sizes = results_of(backdoors.SIZES, table_of())
-    assert all(len(ax.get_lines()) == len(backdoors.SIZED) for ax in sizes.figure.axes)
-    assert any(len(bars.get_segments()) for bars in sizes.figure.axes[0].collections), "intervals over the sets"
+    axes = sizes.figure.axes
+    assert len(axes) == 2 * len(backdoors.SIZED)
+    lines = [len(drawn(ax, marker)) for ax in axes for marker in plots.MARKERS[:2]]
+    assert lines == [2, 2, 1, 1] * len(backdoors.SIZED), "regular-1 and -5, scattered-1; either trigger known"
+    heights = np.concatenate([ends(ax) for ax in axes])[:, 1]
+    assert heights.min() >= 0 and heights.max() <= 1
     single = results_of(backdoors.SIZES, table_of(sets=("mnist",)))
-    assert all(len(ax.get_lines()) == len(backdoors.SIZED) for ax in single.figure.axes), "one set has no interval"
+    assert len(single.figure.axes) == len(axes), "one set has no interval"
+    regular = results_of(backdoors.SIZES, table_of(names=("regular-1",)))
+    assert len(regular.figure.axes) == len(backdoors.SIZED)
+
+
+def test_trojannn_has_a_panel_a_network_and_measure(results_of):
     forms = results_of(trojannn.TROJANNN, table_of(("square", "watermark"), ("orl-faces",), "lancet-trojannn"))
-    assert [ax.get_title() for ax in forms.figure.axes] == ["square", "watermark"]
+    axes = forms.figure.axes
+    assert [len(drawn(ax, marker)) for ax in axes for marker in plots.MARKERS[:2]] == [len(METHODS)] * 8
+    stars = [drawn(ax, "*") for ax in axes]
+    told = [found[~np.isnan(found[:, 0]), 0].tolist() for found in stars]
+    assert told == [[0.0], [0.9701], [0.0], [0.9702]]

@@ -81,6 +81,16 @@ def test_defects_are_repaired_once_and_reported_on_the_other_half(run, settings,
     assert results.values("lead_over_random", rule="most-pairs")["paper_value"].item() == 0.3
     assert len(results.table) == 1 + 3 * 2 + 1 + 1 and results.table["tuned"].iloc[0] == "before"
     assert plots.render(results.figure, "png")
+    right, wrong = results.figure.axes[:2]
+    lost = results.values("still_right", rule="most-pairs", method="random")
+    (bars,) = wrong.containers
+    place = list(defects.METHODS).index("random") - 1
+    at = bars.lines[0].get_ydata().tolist().index(place)
+    assert bars.lines[0].get_xdata()[at] == pytest.approx(1 - lost["value"].item())
+    segment = bars.lines[2][0].get_segments()[at][:, 0]
+    assert segment == pytest.approx([1 - lost["high"].item(), 1 - lost["low"].item()]) and segment.min() >= 0
+    stars = [line.get_xdata() for line in right.get_lines() if line.get_marker() == "*"]
+    assert [value for value in stars[0] if value == value] == [0.42]
     assert run.repaired().equals(frame)
 
 

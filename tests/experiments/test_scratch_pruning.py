@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import scratch_tools
 from scratch_tools import FRESH_METHODS
@@ -81,16 +82,16 @@ def test_a_structure_found_twice_stands_once(item):
     assert len(found.table) == 2 * len(METHODS) - 1
     floors = found.table[found.table["method"] == METHODS["slimming-floor"]]
     assert floors["network"].tolist() == ["two"]
-    shown = [[text.get_text() for text in ax.texts] for ax in found.figure.axes]
-    assert shown == [["the same structure"], []]
+    shown = [text.get_text() for ax in found.figure.axes for text in ax.texts if "same" in text.get_text()]
+    assert shown == ["one: the same structure" if item == "PRUNING" else "the same\nstructure"]
 
 
 def test_a_network_of_one_seed_says_so():
     def of_seed(seed):
         return rows(seed, ("one", "two") if seed == 0 else ("one",))
 
-    titles = [ax.get_title() for ax in results("PRUNING", of_seed).figure.axes]
-    assert titles == ["one", "two, one seed,\ninterval over images"]
+    (legend,) = results("PRUNING", of_seed).figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["one", "two, one seed"]
     assert [ax.get_title() for ax in results("COST", of_seed).figure.axes] == ["one", "two, one seed"]
 
 
@@ -100,6 +101,28 @@ def test_leads_are_over_the_seeds_of_both():
     assert scratch_pruning.lead(one, "l1", "uniform") == "+0.0 (+0.0 to +0.0)"
     alone = results("PRUNING", seeds=(0,)).values("accuracy", network="one")
     assert scratch_pruning.lead(alone, "scratch", "uniform") == "+1.0"
+
+
+def test_the_figure_shows_leads_over_uniform_narrowing_and_one_far_off_in_its_own_part_of_the_axis():
+    def drawn(off):
+        def of_seed(seed):
+            found = rows(seed)
+            for row in found:
+                row["accuracy"] -= 0.08 * (row["method"] == "full")
+                row["accuracy"] -= off * (row["method"] == "slimming" and row["network"] == "two")
+            return found
+
+        return results("PRUNING", of_seed).figure.axes
+
+    axes = drawn(0.5)
+    assert len(axes) == 4 and len(drawn(0.01)) == 2
+    shown = [
+        np.concatenate([line.get_xdata() for line in ax.get_lines() if line.get_marker() in plots.MARKERS[:2]])
+        for ax in axes
+    ]
+    assert sorted({round(lead, 6) for lead in shown[3]}) == [-50, 0, 1, 1.9]
+    for far, near in (axes[:2], axes[2:]):
+        assert far.get_xlim()[0] < -50 < far.get_xlim()[1] < near.get_xlim()[0] < 0 < 2 < near.get_xlim()[1]
 
 
 @pytest.mark.slow
