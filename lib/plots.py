@@ -126,10 +126,13 @@ def mosaic(layout: Any, height: float, width: float = SINGLE, **kwargs: Any) -> 
 
 
 def settled(figure: "Figure") -> "Figure":
-    """The figure with its layout worked out and kept: panels of several sizes would move a little at each drawing."""
+    """The figure with its layout worked out and kept: else it moves a little from one drawing to the next."""
     for _ in range(3):
         figure.draw_without_rendering()
     figure.set_layout_engine("none")
+    for ax in figure.axes:  # the solver's last digits are not the same in every run
+        left, bottom, width, height = ax.get_position().bounds
+        ax.set_position((round(left, 6), round(bottom, 6), round(width, 6), round(height, 6)))
     return figure
 
 

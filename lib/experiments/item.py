@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from lib import config, models, record, reduced, tables
+from lib import config, models, plots, record, reduced, tables
 from lib.experiments.run import Read
 from lib.experiments.settings import Settings
 
@@ -136,14 +136,7 @@ class Results:
         """The item's figure; its files are the same whether it has been displayed before or not."""
         if self.item.draw is None:
             return None
-        figure = self.item.draw(self)
-        for _ in range(2):  # the layout moves a little from the first drawing to the second
-            figure.draw_without_rendering()
-        figure.set_layout_engine("none")
-        for ax in figure.axes:  # the solver's last digits are not the same in every run
-            left, bottom, width, height = ax.get_position().bounds
-            ax.set_position((round(left, 6), round(bottom, 6), round(width, 6), round(height, 6)))
-        return figure
+        return plots.settled(self.item.draw(self))
 
     def write(self) -> None:
         """Write the record with its table and figure, and say where: the scale's, or beside them where a setting is not

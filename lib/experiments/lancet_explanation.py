@@ -177,7 +177,7 @@ def draw(results: Results) -> Figure:
         ax.set_xticks(range(len(blurs)), [f"{blur:g}" for blur in blurs])
     axes["W"].set_xlabel("σ of the blur, in pixels of a side of 32")
     plots.legend_below([axes["C"]], 1)
-    return plots.settled(figure)
+    return figure
 
 
 @dataclass(frozen=True, eq=False)

@@ -254,7 +254,7 @@ def draw_maps(results: Results, most: int = 10) -> Figure:
         ax.grid(visible=False)
     bar = figure.colorbar(picture, ax=list(axes.values()), location="bottom", fraction=0.02, aspect=40)
     bar.set_label(EXPLAINED, fontsize=plots.SMALLEST, loc="left")
-    return plots.settled(figure)
+    return figure
 
 
 EXPLAINED = """share of the class's images that take a row of masks

@@ -206,7 +206,7 @@ def draw(results: Results) -> Figure:
     for words, style in (("images of one class", {"linestyle": "-"}), ("of two classes", TWO_CLASSES)):
         axes[2].plot([], [], color="#555555", marker="o", label=words, **style)
     plots.legend_below(axes[2:], 2)
-    return plots.settled(figure)
+    return figure
 
 
 def draw_classes(results: Results) -> Figure:

@@ -153,7 +153,7 @@ def figure(
         open_at_zero(large, gaps[gaps[hue] != base], hue, order)
         axes["A"].plot([], [], label="open: the 95 % interval holds 0", linestyle="none", **OPEN)
     plots.legend_below([axes["A"]], 2)
-    return plots.settled(drawn)
+    return drawn
 
 
 def open_at_zero(ax: Axes, rows: pd.DataFrame, hue: str, order: Sequence[Any]) -> None:
