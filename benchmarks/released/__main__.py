@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.released import lcs, scratch
+from benchmarks.released import lancet, lcs, scratch
 from benchmarks.released.loading import CannotRun, Source
 from benchmarks.released.rows import RESULTS, Outcome, Row, Steps
 
@@ -35,6 +35,7 @@ PAPERS: dict[str, tuple[str, str, str, Steps]] = {
     "nnslicer": ("NNSlicer", "", "NNSlicer", NNSLICER),
     "lcs": ("dynamic-pruning", "54a53145", "Layerwise channel selection", lcs.STEPS),
     "scratch": ("pruning-from-scratch", "3102332b", "Pruning from scratch", scratch.STEPS),
+    "lancet": ("AI-Lancet", "549db2f3", "AI-Lancet", lancet.STEPS),
 }
 
 

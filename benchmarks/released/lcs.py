@@ -21,10 +21,19 @@ from lib.training import Run
 STEPS = Steps()
 WIDTH, MASKS, CLASSES = 8, 5, 10
 LAMBDA, TARGET, TEMPERATURE = 0.5, 0.7, 5.0
-VGG16 = [1, 1, "M", 2, 2, "M", 4, 4, 4, "M", 8, 8, 8, "M", 8, 8, 8]
+VGG16: list[Any] = [1, 1, "M", 2, 2, "M", 4, 4, 4, "M", 8, 8, 8, "M", 8, 8, 8]
 ARGS = SimpleNamespace(
-    **{"lambd": LAMBDA, "sparsity_level": TARGET, "device": "cpu", "log_interval": 1000, "lr": 0.01, "epochs": 160},
-    **{"dataset": "cifar10", "arch": "vgg16_bn", "action_num": MASKS, "train_batch_size": 128, "logdir": ""},
+    lambd=LAMBDA,
+    sparsity_level=TARGET,
+    device="cpu",
+    log_interval=1000,
+    lr=0.01,
+    epochs=160,
+    dataset="cifar10",
+    arch="vgg16_bn",
+    action_num=MASKS,
+    train_batch_size=128,
+    logdir="",
 )
 
 
@@ -79,7 +88,9 @@ class Both:
         names = ("apply_func", "set_deterministic_value", "normalize_head_weights", "default_graph")
         return {
             **{name: getattr(held, name) for name in names},
-            **{"model": self.theirs, "args": ARGS, "trainloader": [(self.images, self.labels)]},
+            "model": self.theirs,
+            "args": ARGS,
+            "trainloader": [(self.images, self.labels)],
             **more,
         }
 
@@ -96,7 +107,7 @@ def with_projections(model: nn.Module) -> None:
     for block in list(model.modules()):
         if isinstance(getattr(block, "shortcut", None), PaddedShortcut):
             first: Any = block.conv1
-            block.shortcut = projection(first.in_channels, block.conv2.out_channels, first.stride[0])  # type: ignore[union-attr, operator, arg-type]
+            block.shortcut = projection(first.in_channels, block.conv2.out_channels, first.stride[0])  # type: ignore[union-attr, arg-type]
 
 
 def measured(model: nn.Module, images: Tensor) -> None:
@@ -293,20 +304,30 @@ def _(source: Source) -> Outcome:
     recipe = config.load("paper").recipe("dynamic-vgg16-stated")
     inserted, hook = recipe.transforms[0], recipe.hooks[0]
     theirs = {
-        **{"masks": args.action_num, "lambda": args.lambd, "target": args.sparsity_level, "epochs": args.epochs},
-        **{"batch": args.train_batch_size, "Adam's rate": adam["lr"], "SGD's rate": sgd["lr"]},
-        **{"weight decay": sgd["weight_decay"], "Nesterov": sgd["nesterov"], "schedule": "constant"},
-        **{"crop and flip": augmented(source, "main.py", "transform", args)},
+        "masks": args.action_num,
+        "lambda": args.lambd,
+        "target": args.sparsity_level,
+        "epochs": args.epochs,
+        "batch": args.train_batch_size,
+        "Adam's rate": adam["lr"],
+        "SGD's rate": sgd["lr"],
+        "weight decay": sgd["weight_decay"],
+        "Nesterov": sgd["nesterov"],
+        "schedule": "constant",
+        "crop and flip": augmented(source, "main.py", "transform", args),
     }
     ours = {
-        **{"masks": inserted["masks"], "lambda": hook["weight"], "target": hook["target"], "epochs": recipe.epochs},
-        **{
-            "batch": recipe.batch,
-            "Adam's rate": optimise.Alternate().learning_rate,
-            "SGD's rate": recipe.learning_rate,
-        },
-        **{"weight decay": recipe.weight_decay, "Nesterov": recipe.momentum > 0, "schedule": recipe.schedule},
-        **{"crop and flip": set(recipe.augment) == {"crop", "flip"}},
+        "masks": inserted["masks"],
+        "lambda": hook["weight"],
+        "target": hook["target"],
+        "epochs": recipe.epochs,
+        "batch": recipe.batch,
+        "Adam's rate": optimise.Alternate().learning_rate,
+        "SGD's rate": recipe.learning_rate,
+        "weight decay": recipe.weight_decay,
+        "Nesterov": recipe.momentum > 0,
+        "schedule": recipe.schedule,
+        "crop and flip": set(recipe.augment) == {"crop", "flip"},
     }
     return settings(theirs, ours)
 
@@ -339,8 +360,8 @@ def _(source: Source) -> Outcome:
 
 @STEPS.differs(
     "sparsity as reported",
-    "theirs is the share of entries that are not zero, among the masks that images chose; ours the share of zeros among "
-    "all rows, and what images run is said in MACs",
+    "theirs is the share of entries that are not zero, among the masks that images chose; ours the share of zeros "
+    "among all rows, and what images run is said in MACs",
     "the share of zero mask entries",
 )
 def _(source: Source) -> Outcome:

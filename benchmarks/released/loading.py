@@ -1,7 +1,7 @@
 """Single functions, classes and statements out of the authors' files, which are never changed.
 
-Most of their files are scripts that parse arguments, load data and ask for a GPU as soon as they are imported. So a file
-is parsed, only what is named is compiled, and it runs in a namespace of its own with what it reads handed in.
+Most of their files are scripts that parse arguments, load data and ask for a GPU as soon as they are imported. So a
+file is parsed, only what is named is compiled, and it runs in a namespace of its own with what it reads handed in.
 This executes code that the caller has downloaded: look at it before.
 """
 
@@ -150,10 +150,14 @@ def on_cpu() -> Iterator[None]:
     def stay(self: Any, *_args: Any, **_more: Any) -> Any:
         return self
 
-    with mock.patch.object(Tensor, "cuda", stay), mock.patch.object(nn.Module, "cuda", stay):
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+    with (
+        mock.patch.object(Tensor, "cuda", stay),
+        mock.patch.object(nn.Module, "cuda", stay),
+        contextlib.redirect_stdout(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield
 
 
 def recording(kind: type[torch.optim.Optimizer]) -> Any:
@@ -171,7 +175,7 @@ def recording(kind: type[torch.optim.Optimizer]) -> Any:
 
 @contextlib.contextmanager
 def same_noise(seed: int) -> Iterator[None]:
-    """Inside, draws of uniform and of exponential numbers, in turn, come from one sequence: what Gumbel noise is made of.
+    """Inside, uniform and exponential numbers come from one sequence, in turn: what Gumbel noise is made of.
 
     `torch.rand` gives u and `Tensor.exponential_` -log u, so that two ways to draw the same Gumbel noise meet.
     """

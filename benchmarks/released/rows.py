@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,7 +116,7 @@ def told(theirs: object, ours: object) -> Outcome:
     return Outcome(theirs == ours, f"{theirs}" if theirs == ours else f"theirs {theirs}, ours {ours}")
 
 
-def settings(theirs: dict[str, object], ours: dict[str, object]) -> Outcome:
+def settings(theirs: Mapping[str, object], ours: Mapping[str, object]) -> Outcome:
     """Settings by name; those that differ are listed."""
     apart = [f"{name} {theirs[name]} (ours {ours[name]})" for name in theirs if theirs[name] != ours[name]]
     return Outcome(not apart, "; ".join(apart) or f"the same {', '.join(theirs)}")
