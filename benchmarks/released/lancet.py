@@ -260,7 +260,7 @@ def _(source: Source) -> Outcome:
 
 @STEPS.differs(
     "error-inducing sets by the script for TrojanNN, until the prediction is not the target",
-    "this script weighs the difference of features by G / max G alone, the other by G / max G + .5; ours adds .5 always",
+    "this script weighs the difference of features by G / max G alone, the other adds .5, as ours does always",
     "alpha keeps the influence of the difference itself: ours; its value is not stated",
 )
 def _(source: Source) -> Outcome:
@@ -282,8 +282,8 @@ def _(source: Source) -> Outcome:
 @STEPS.differs(
     "a pair whose stamped image is classified right",
     "theirs locates on every image that comes, and the smallest part, one weight, repairs what is not broken: its "
-    "vote counts; ours leaves such pairs out. Weights as important as the first that stays are kept by theirs too, all of "
-    "them, so that a set may be empty; ours goes by index among equals",
+    "vote counts; ours leaves such pairs out. Weights as important as the first that stays are kept too in "
+    "theirs, so that a set may be empty; ours goes by index among equals",
     "pairs of inputs that are misclassified: ours",
 )
 def _(source: Source) -> Outcome:
@@ -414,8 +414,8 @@ def _(source: Source) -> Outcome:
 
 @STEPS.differs(
     "trigger reversed in 30 steps: size of its mask in pixels",
-    "theirs takes steps of the gradient's sign on mask and pattern, at a fixed cost; ours is Neural Cleanse, whose cost "
-    "adapts",
+    "theirs takes steps of the gradient's sign on mask and pattern, at a fixed cost; ours is Neural Cleanse, whose "
+    "cost adapts",
     "Neural Cleanse: ours",
 )
 def _(source: Source) -> Outcome:
