@@ -48,7 +48,8 @@ class Alternate(Hook):
             "eval" (running statistics, which the term cannot get round by shrinking all masks alike). In the
             backbone's pass it is in training mode always.
     Raises: DynamicError where the model has no units, or for values outside of these.
-    Source: Wang et al., AAAI 2020, doi 10.1609/aaai.v34i04.6098; the released code's optimisers and limits.
+    Source: Wang et al., AAAI 2020, doi 10.1609/aaai.v34i04.6098; the released code's optimisers and limits. That code
+        fills in no temperature; the backbone's augmentation, schedule and Nesterov's momentum are the recipe's: ours.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from lib.models import VGG, BottleneckResNet, CifarResNet, MobileNetV1, MobileNe
 from lib.models.layers import he_normal
 
 HE_NORMAL = (VGG, CifarResNet, BottleneckResNet, MobileNetV1, MobileNetV2)
-"""Architectures whose first weights are He's; the others start as torch starts them."""
+"""Architectures whose first weights are He's, by fan-in, which is our choice; the others start as torch starts them."""
 
 
 def build_pruned(model: nn.Module, structure: Structure | Mapping[str, int], *, seed: int) -> nn.Module:

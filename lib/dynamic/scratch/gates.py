@@ -33,7 +33,7 @@ class Gates:
         chosen_epoch: counted from 1.
         rule: how it was chosen: "enough zeros", the best validation accuracy among the epochs whose share of nonzero
             gates is at most the ratio; or, where there is none, "most zeros", the epoch with the largest share of zeros
-            (of equals, the latest).
+            (of equals, the latest). The second is ours: the released code keeps the last epoch there.
         seconds: what the learning took.
     """
 
@@ -94,10 +94,12 @@ def learn_gates(
 ) -> Gates:
     """Gates learned on frozen weights: Adam on cross-entropy + weight (mean |g| - ratio)^2, clamped to [0, 1].
 
-    The weights, random in the method as stated, do not change. While the gates are learned, batch normalisation takes
-    each batch's own statistics, as in training; its running statistics follow, and the validation images see those.
+    The weights, random in the method as stated, do not change. How they are drawn is not stated, and decides how far
+    gates fall: those of the last layer set how much the cross-entropy weighs beside the penalty. While the gates are
+    learned, batch normalisation takes each batch's own statistics, as in training; its running statistics follow, and
+    the validation images see those.
     This leaves the penalty a free path, a common factor on all gates, which the next normalisation takes away: read
-    the mean and the share of zeros apart.
+    the mean and the share of zeros apart. Images are taken as they are; the released code crops and mirrors them.
 
     Args:
         model: a network with gate places (`gated_sites`); left as found.

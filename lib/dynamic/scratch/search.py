@@ -54,7 +54,8 @@ def search_threshold(
     where one channel more or less is all that is left to choose; the best structure seen counts (of two equally near,
     the smaller). The largest gate of a layer never goes. Among equal gates (many are zero) those farther back in their
     layer, as a share of its width, go first, then those of later layers: gates that are all equal narrow every layer
-    alike.
+    alike. Ours are the rule for equal gates, the best structure instead of the last, that no layer is emptied, and that
+    the tolerance is relative to what stays: in the released code it is relative to what goes.
 
     Args:
         model: the network that the gates belong to.
