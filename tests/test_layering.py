@@ -12,7 +12,7 @@ from lib import config
 # A floor imports from itself and from those below; the four methods not from one another.
 FLOORS = [
     "config parameters compute record progress plots store tensors cache checksums intervals units contract "
-    "tables reduced",
+    "tables reduced cells",
     "data models graph",
     "permission recipes training zoo attacks evaluations",
     "detectors",
