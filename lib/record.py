@@ -153,6 +153,9 @@ def write(
         record["reduced"].insert(0, config.CHANGED + in_words(changed))
         record["provenance"]["config"] = store.fingerprint({"config": record["provenance"]["config"], **changed})
     record["provenance"] = {key: record["provenance"][key] for key in PROVENANCE_KEYS}
+    from lib import findings
+
+    record |= findings.words(record)
     validate(record, f"record {item!r}")
     files = {f"tables/{item}.{kind}": text.encode() for kind, text in render(record).items()}
     if figure is not None:

@@ -199,7 +199,8 @@ def test_set_up_tells_git_to_leave_outputs_out(tmp_path):
     git("commit", "-qm", "first")
     path = shop.root / "notebooks/01_one.ipynb"
     notebook(path, "x = 1")
-    path.write_text(cells.clean(path.read_text()))
+    for each in path.parent.iterdir():
+        each.write_text(cells.clean(each.read_text()))
     git("commit", "-qam", "clean")
     text = path.read_text()
     path.write_text(as_saved_by_lab(text))

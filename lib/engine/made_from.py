@@ -13,6 +13,7 @@ from lib import cells, config, store
 from lib.config import Scale
 from lib.engine import graph
 
+WORDS = {"lib/names.py": "lib/templates/names.yaml"}  # what a module reads beside the configuration
 READS_ATTACKS = "lib/attacks/sets.py"  # what reads the scale's `attacks`
 
 
@@ -48,7 +49,7 @@ def notebook(scale: Scale, name: str) -> str:
             "settings": settings(scale, files, graph.families(scale, name)),
             "items": [vars(item) for item in made],
             "claims": {claim: rules.get(claim) for item in made for claim in item.claims},
-            "code": code(files),
+            "code": code([*files, *(name for reader, name in WORDS.items() if reader in files)]),
         }
     )
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lib import checksums, claims, config, record, store
-from lib.report import entries, names
+from lib import checksums, claims, config, findings, names, record, store
+from lib.report import entries
 from lib.report.gallery import ReportError, write_readme
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
@@ -39,7 +39,7 @@ def build(scale: str = "smoke") -> Path:
     jinja, page_of = environment(), pages(items)
     views = {verdict.id: entries.claim(verdict) for verdict in judged}
     with_record = {
-        name: {"title": item.title, "label": entries.opening(names.label(item)), "page": page_of[item.paper]}
+        name: {"title": item.title, "label": findings.opening(names.label(item)), "page": page_of[item.paper]}
         for name, item in items.items()
         if record.exists(name, scale)
     }
