@@ -191,16 +191,13 @@ def test_two_papers_never_share_a_page():
     assert made == {"A": "a.html", "B": "a2.html", "C": "index2.html"}
 
 
-def test_run_times_are_listed_the_longest_first(results):
-    folder = results / "benchmarks"
-    folder.mkdir(parents=True)
-    for seconds, name, peak in ((61.5, "train-resnet18-seed0", "812.25"), (70, "notebook-11_nnslicer_overhead", "-")):
-        (folder / f"{name}.tsv").write_text(f"s\th:m:s\tmax_rss\n{seconds}\t0:01:01\t{peak}\n")
-    (folder / "torn.tsv").write_text("s\t")
-    assert [(row["seconds"], row["peak_mb"]) for row in report.benchmarks("smoke")] == [(70, None), (61.5, 812.25)]
-    page = Page(report.build("smoke").read_text())
-    assert "2 jobs, 2 min 12 s of work together" in page.text
-    assert "812 MB" in page.text and "torn" not in page.text
+def test_what_git_does_not_keep_is_not_on_the_page(results):
+    """Times of the last runs lie beside the results on one machine only; elsewhere a page would change without them."""
+    temperature()
+    before = built()
+    (results / "benchmarks").mkdir()
+    (results / "benchmarks" / "train-resnet18-seed0.tsv").write_text("s\tmax_rss\n61.5\t812.25\n")
+    assert built() == before
 
 
 def test_the_same_records_give_the_same_page(results):

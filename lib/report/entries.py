@@ -10,6 +10,7 @@ from lib import cite, claims, config, findings, names, record, reduced, tables, 
 from lib.findings import opening
 
 OPEN = 40  # rows of a table that stands open
+FEW = 4  # stated values that stand open
 LARGEST_SVG = 1_500_000  # bytes; a larger figure is shown as PNG
 DPI = 300  # of the figures' PNG
 MARKS = dict(zip(claims.VERDICTS, "✓◐✗⊘?○", strict=True))
@@ -112,7 +113,7 @@ def samples(numbers: Sequence[Mapping[str, Any]]) -> str:
 
 
 def beside(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers that the source states, each beside ours: columns, rows of text."""
+    """The numbers that the source states, each beside ours: columns, rows of text, and whether they are many."""
     rows = []
     for number in found["numbers"]:
         if number["paper_value"] is not None:
@@ -123,7 +124,7 @@ def beside(found: Mapping[str, Any]) -> dict[str, Any]:
     columns = ["measure", "setting", "stated", "ours", "95 % interval", "n", "seeds", "note"]
     if not any(row[-1] for row in rows):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
-    return {"columns": columns, "rows": rows}
+    return {"columns": columns, "rows": rows, "long": len(rows) > FEW}
 
 
 def provenance(found: Mapping[str, Any]) -> dict[str, str]:
