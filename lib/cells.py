@@ -42,7 +42,7 @@ def _read(text: str) -> dict[str, Any]:
 
 def _cleaned(cell: dict[str, Any]) -> dict[str, Any]:
     source, tags = "".join(cell["source"]), _tags(cell)
-    kept = {key: cell[key] for key in ("cell_type", "id", "attachments") if key in cell}
+    kept: dict[str, Any] = {key: cell[key] for key in ("cell_type", "id", "attachments") if key in cell}
     kept |= {"source": source.splitlines(keepends=True), "metadata": {"tags": tags} if tags else {}}
     return kept | ({"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {})
 

@@ -123,8 +123,12 @@ def _read_by(files: Sequence[str]) -> tuple[set[str], set[str]]:
 def _named(text: str) -> tuple[tuple[str, str], ...]:
     """What classes of a source text give as `study` and `section`."""
     kinds = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)]
-    given = [(line.target, line.value) for kind in kinds for line in kind.body if isinstance(line, ast.AnnAssign)]
-    given += [(line.targets[0], line.value) for kind in kinds for line in kind.body if isinstance(line, ast.Assign)]
+    given: list[tuple[ast.expr, ast.expr | None]] = []
+    for line in (line for kind in kinds for line in kind.body):
+        if isinstance(line, ast.AnnAssign):
+            given.append((line.target, line.value))
+        elif isinstance(line, ast.Assign):
+            given.append((line.targets[0], line.value))
     return tuple(
         (target.id, value.value)
         for target, value in given
