@@ -32,7 +32,7 @@ def compile_ahead() -> None:
     torch.manual_seed(0)
     model, images = Tiny().eval(), torch.rand(8, 3, 8, 8)
     with torch.no_grad():
-        model.last.bias -= model(images).mean(0)  # so that it does not give all images the same class
+        model.last.bias.sub_(model(images).mean(0))  # so that it does not give all images the same class
         labels = model(images).argmax(1)
     profile = slicing.profile(model, images, labels, num_classes=3)
     slicing.slice(model, images, profile, engine="compiled")
