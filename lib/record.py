@@ -153,6 +153,7 @@ def write(
         record["reduced"].insert(0, config.CHANGED + in_words(changed))
         record["provenance"]["config"] = store.fingerprint({"config": record["provenance"]["config"], **changed})
     record["provenance"] = {key: record["provenance"][key] for key in PROVENANCE_KEYS}
+    validate(record, f"record {item!r}")  # words are made of what is right
     from lib import findings
 
     record |= findings.words(record)
