@@ -305,7 +305,10 @@ def git_state(root: Path | None = None) -> tuple[str, bool | None]:
     root = root or config.ROOT
     try:
         commit = _git(root, "rev-parse", "--short=12", "HEAD").strip()
-        changed = _git(root, "status", "--porcelain", "--", ".", ":(exclude)results", ":(exclude)cache").strip()
+        # Not `git status`: it takes a notebook of another size for changed, without asking the filter of .gitattributes.
+        where = ("--", ".", ":(exclude)results", ":(exclude)cache")
+        changed = _git(root, "diff", "HEAD", "--name-only", *where).strip()
+        changed += _git(root, "ls-files", "--others", "--exclude-standard", *where).strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown", None
     return commit, bool(changed)

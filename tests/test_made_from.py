@@ -11,7 +11,7 @@ import pytest
 import yaml
 from workshop import SMOKE, Workshop, notebook
 
-from lib import cells, config, engine
+from lib import cells, config, engine, record
 from lib.engine import graph, made_from
 
 NOTEBOOKS = sorted((config.ROOT / "notebooks").glob("*.ipynb"))
@@ -204,9 +204,11 @@ def test_set_up_tells_git_to_leave_outputs_out(tmp_path):
     git("commit", "-qam", "clean")
     text = path.read_text()
     path.write_text(as_saved_by_lab(text))
-    assert git("status", "--porcelain")
+    assert git("diff", "--name-only") and record.git_state(shop.root)[1]
     done = shop.call("setup", GIT_CONFIG_GLOBAL=os.devnull)
     assert done.returncode == 0, done.stderr
+    assert git("diff", "--name-only") == "" and record.git_state(shop.root)[1] is False
+    git("add", ".")
     assert git("status", "--porcelain") == ""
     edited = json.loads(as_saved_by_lab(text))
     edited["cells"][-1]["source"] = ["x = 2"]
