@@ -305,7 +305,7 @@ def git_state(root: Path | None = None) -> tuple[str, bool | None]:
     root = root or config.ROOT
     try:
         commit = _git(root, "rev-parse", "--short=12", "HEAD").strip()
-        # Not `git status`: it takes a notebook of another size for changed, without asking the filter of .gitattributes.
+        # Not `git status`: it takes a notebook of another size for changed without asking the filter (.gitattributes).
         where = ("--", ".", ":(exclude)results", ":(exclude)cache")
         changed = _git(root, "diff", "HEAD", "--name-only", *where).strip()
         changed += _git(root, "ls-files", "--others", "--exclude-standard", *where).strip()
