@@ -1,12 +1,11 @@
 # train -> attack -> step -> notebook -> report. Called by ./run_all.sh; alone: snakemake --workflow-profile profiles/local --cores 2
 import os
 import sys
-from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
 from lib import config as settings
-from lib import engine, store
-from lib.engine import jobs
+from lib import engine
+from lib.engine import jobs, made_from
 
 SCALE = config.get("scale", "smoke")
 PRESET = settings.load(SCALE)
@@ -18,7 +17,6 @@ STEPS = {(step.study, step.name, step.seed): step for step in engine.steps(PRESE
 NOTEBOOKS = engine.notebooks()
 ITEMS = settings.items()
 CACHE, RESULTS = (jobs.short(place(SCALE)) for place in (settings.cache_dir, settings.results_dir))
-CONFIG = jobs.short(settings.config_dir())
 DONE = f"{CACHE}/engine/done"
 PYTHON = sys.executable
 # A job ends with the run that started it, and says how it went: lib/engine/jobs.py.
@@ -34,10 +32,6 @@ def several(attacks):
 
 
 ATTACKS = {several(attacks): attacks for network, seed, attacks in engine.attacks(STEPS.values())}
-
-
-def hash_of(settings_of):
-    return store.fingerprint(settings.thaw(settings_of))
 
 
 def trained(families, seed):
@@ -76,12 +70,6 @@ def followers(step):
     return [] if step.name in shown else [other.run for other in same if step.name in other.after]
 
 
-def plugs(family):
-    """Modules that a family's recipes name as hooks and transforms."""
-    recipes = [PRESET.networks[name] for line in engine.ancestry(PRESET, [family]) for name in PRESET.families[line]]
-    return [plug["use"] for recipe in recipes for plug in (*recipe.hooks, *recipe.transforms, *recipe.prepare)]
-
-
 def shown(wildcards):
     """The networks that a notebook shows, trained, and its steps; of one that makes no item and shows none, every
     record."""
@@ -113,11 +101,10 @@ rule train:
         after=lambda wildcards: [
             path for node in NODES if node.family == wildcards.family for path in trained(node.after, wildcards.seed)
         ],
-        code=lambda wildcards: engine.sources("lib.zoo", *plugs(wildcards.family)),
     output:
         f"{DONE}/train/{{family}}-seed{{seed}}.txt",
     params:
-        recipes=lambda wildcards: engine.recipes_hash(PRESET, wildcards.family),
+        made_from=lambda wildcards: made_from.training(PRESET, wildcards.family),
     benchmark:
         f"{RESULTS}/benchmarks/train-{{family}}-seed{{seed}}.tsv"
     threads: THREADS
@@ -129,15 +116,12 @@ rule train:
 rule attack:
     input:
         networks=lambda wildcards: trained([PRESET.networks[wildcards.network].family], wildcards.seed),
-        code=engine.sources("lib.attacks.__main__"),
     output:
         f"{DONE}/attack/{{network}}-seed{{seed}}-{{attacks}}.txt",
     params:
         attacks=lambda wildcards: ATTACKS[wildcards.attacks].split(),
         readers=readers,
-        settings=lambda wildcards: hash_of(
-            [PRESET.attacks.get(key) for key in ("images", "chunk", *ATTACKS[wildcards.attacks].split())]
-        ),
+        made_from=lambda wildcards: made_from.attack(PRESET, ATTACKS[wildcards.attacks].split()),
     benchmark:
         f"{RESULTS}/benchmarks/attack-{{network}}-seed{{seed}}-{{attacks}}.tsv"
     priority: 1
@@ -152,13 +136,12 @@ rule step:
     input:
         networks=lambda wildcards: trained(step_of(wildcards).families, wildcards.seed),
         before=lambda wildcards: before(step_of(wildcards)),
-        code=lambda wildcards: engine.sources("lib.evaluations", step_of(wildcards).run.partition(":")[0]),
     output:
         f"{DONE}/step/{{study}}-{{step}}-seed{{seed}}.txt",
     params:
         run=lambda wildcards: step_of(wildcards).run,
         unless=lambda wildcards: ["--unless-kept", *kept] if (kept := followers(step_of(wildcards))) else [],
-        settings=lambda wildcards: hash_of(PRESET.study[wildcards.study]),
+        made_from=lambda wildcards: made_from.step(PRESET, step_of(wildcards)),
     benchmark:
         f"{RESULTS}/benchmarks/step-{{study}}-{{step}}-seed{{seed}}.tsv"
     priority: 1
@@ -170,15 +153,12 @@ rule step:
 
 rule notebook:
     input:
-        notebook="notebooks/{notebook}.ipynb",
-        data=shown,
-        config=f"{CONFIG}/{SCALE}.yaml",
-        code=lambda wildcards: engine.sources(notebook=settings.ROOT / f"notebooks/{wildcards.notebook}.ipynb"),
+        shown,
     output:
         f"{DONE}/notebook/{{notebook}}",
     params:
         records=lambda wildcards: [f"{RESULTS}/numbers/{item}.json" for item in NOTEBOOKS[wildcards.notebook]],
-        about=lambda wildcards: hash_of([vars(ITEMS[item]) for item in NOTEBOOKS[wildcards.notebook]]),
+        made_from=lambda wildcards: made_from.notebook(PRESET, wildcards.notebook),
     # The executed notebook: as a log it outlives a failure, with the cell that raised in it.
     log:
         f"{RESULTS}/notebooks/{{notebook}}.ipynb",
@@ -189,18 +169,17 @@ rule notebook:
     threads: THREADS
     shell:
         JOB + "--name 'notebook {wildcards.notebook}' --makes {log:q} {params.records:q} -- {PYTHON:q} -m papermill "
-        "-p scale {SCALE} --cwd notebooks -k python3 --no-progress-bar --start-timeout 120 -- {input.notebook:q} {log:q}"
+        "-p scale {SCALE} --cwd notebooks -k python3 --no-progress-bar --start-timeout 120 -- "
+        "notebooks/{wildcards.notebook}.ipynb {log:q}"
 
 
 rule report:
     input:
         [f"{DONE}/notebook/{name}" for name in NOTEBOOKS],
-        f"{CONFIG}/claims.yaml",
-        [path for path in [f"{CONFIG}/verdicts.yaml"] if Path(path).exists()],
-        engine.sources("lib.report"),
-        sorted(map(str, Path("lib/templates").rglob("*.*"))),
     output:
         f"{RESULTS}/index.html",
+    params:
+        made_from=made_from.report(),
     resources:
         gpu=0,
     shell:

@@ -13,7 +13,7 @@ Usage: ./run_all.sh [smoke|cpu|gpu|paper] [options]    regenerate the figures an
        ./run_all.sh box [smoke|cpu|gpu|paper] [...]    train and evaluate what can be finished in some minutes
        ./run_all.sh merge ARCHIVE [...]                take what a box has made into results/<scale>
        ./run_all.sh status [smoke|cpu|gpu|paper]       how far the run is, or what the last one did
-       ./run_all.sh setup                              only make the environment
+       ./run_all.sh setup                              only make the environment, and make this clone ready for it
 
 Scales:  smoke   every notebook on 5,000 real digits that a pip package ships: minutes, no network
          cpu     the papers' own data at reduced size: hours on two cores, resumable
@@ -102,6 +102,7 @@ set_up() {
   fi
   if ! stamped "$prefix" "$want"; then install_into "$prefix" "$want"; fi
   if ! importable; then install_package; fi
+  if [ -n "$fresh" ]; then make_ready; fi
   exec 9>&-
 }
 
@@ -134,6 +135,20 @@ install_into() {
     die "set-up failed: pip could not install requirements.txt (above). Call again to go on." 1
   printf '%s\n' "$want" >"$prefix/.requirements-hash.part"
   mv "$prefix/.requirements-hash.part" "$prefix/.requirements-hash"
+  fresh=1
+}
+
+# What a new environment or clone needs once more: git leaves the outputs of notebooks out (.gitattributes), and the
+# compiled loops are kept before a kernel waits for them. Nothing fails without either.
+make_ready() {
+  local filter="'$python' -m lib.cells"
+  if [ -e "$root/.git" ] && command -v git >/dev/null; then
+    git -C "$root" config filter.notebook-cells.clean "${filter//"$root/"/}" ||
+      say "set-up: git takes no filter; notebooks that were run will count as changed"
+  fi
+  say "set-up: compiling loops ahead (a minute the first time)"
+  (cd "$root" && "$python" -m lib.explore.ahead) ||
+    say "set-up: not compiled ahead (above); the first slice will take longer"
   say "set-up: done"
 }
 
@@ -173,6 +188,7 @@ run_tests() {
   exec "$python" -m pytest ${spread[@]+"${spread[@]}"} "$@"
 }
 
+fresh=""
 root=$(home_of "${BASH_SOURCE[0]}")
 export PYTHONPATH=$root PYTHONNOUSERSITE=1
 if [ -n "${DATA_ROOT:-}" ] && [ -d "$DATA_ROOT" ]; then
@@ -204,6 +220,7 @@ case ${1:-} in
   setup)
     [ $# -eq 1 ] || die "setup takes nothing more"
     set_up
+    [ -n "$fresh" ] || make_ready
     say "environment: $python"
     ;;
   '' | -* | smoke | cpu | gpu | paper) engine run "$@" ;;

@@ -42,6 +42,12 @@ def _written(iterable: Iterable, desc: str, total: int | None) -> Iterator:
         yield entry
 
 
+def say(line: str) -> None:
+    """A plain line on standard error for whoever watches, or in a job's log."""
+    if watched() or config.progress_written():
+        print(line, file=sys.stderr, flush=True)
+
+
 def watched() -> bool:
     """Whether somebody sees a bar move: a terminal, or a notebook with a front end, and no request to be quiet."""
     if config.quiet():

@@ -153,6 +153,10 @@ def write(
         record["reduced"].insert(0, config.CHANGED + in_words(changed))
         record["provenance"]["config"] = store.fingerprint({"config": record["provenance"]["config"], **changed})
     record["provenance"] = {key: record["provenance"][key] for key in PROVENANCE_KEYS}
+    validate(record, f"record {item!r}")  # words are made of what is right
+    from lib import findings
+
+    record |= findings.words(record)
     validate(record, f"record {item!r}")
     files = {f"tables/{item}.{kind}": text.encode() for kind, text in render(record).items()}
     if figure is not None:
@@ -301,7 +305,10 @@ def git_state(root: Path | None = None) -> tuple[str, bool | None]:
     root = root or config.ROOT
     try:
         commit = _git(root, "rev-parse", "--short=12", "HEAD").strip()
-        changed = _git(root, "status", "--porcelain", "--", ".", ":(exclude)results", ":(exclude)cache").strip()
+        # Not `git status`: it takes a notebook of another size for changed without asking the filter (.gitattributes).
+        where = ("--", ".", ":(exclude)results", ":(exclude)cache")
+        changed = _git(root, "diff", "HEAD", "--name-only", *where).strip()
+        changed += _git(root, "ls-files", "--others", "--exclude-standard", *where).strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown", None
     return commit, bool(changed)

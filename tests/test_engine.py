@@ -76,15 +76,6 @@ def test_a_family_that_a_scale_does_not_have_is_named(small):
         engine.nodes(config.load("smoke"))
 
 
-def test_recipes_hash_follows_a_family_and_what_it_starts_from(small):
-    before = {family: engine.recipes_hash(config.load("smoke"), family) for family in ("dense", "pruned", "other")}
-    smoke = copy.deepcopy(SMOKE)
-    smoke["networks"]["dense"]["epochs"] = 3
-    small.configure(smoke)
-    after = {family: engine.recipes_hash(config.load("smoke"), family) for family in before}
-    assert [family for family in before if before[family] != after[family]] == ["dense", "pruned"]
-
-
 @pytest.mark.parametrize("scale", config.SCALES)
 def test_every_item_of_this_package_has_its_families_at_every_scale(scale):
     preset = config.load(scale)

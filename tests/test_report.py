@@ -12,8 +12,8 @@ import yaml
 from matplotlib.figure import Figure
 from samples import accuracies, falling, write
 
-from lib import cite, claims, config, record, report
-from lib.report import entries, names
+from lib import cite, claims, config, names, record, report
+from lib.report import entries
 from lib.report.page import pages
 
 
@@ -114,8 +114,6 @@ def test_pictures_say_what_they_show(results):
     (alt,) = Page(texts["robustness.html"]).alts
     assert Page(texts["index.html"]).alts == [alt]
     assert "FGSM attacker who does not know T: accuracy" in alt and len(alt) <= 150
-    long = record.read("robustness_fig7", "smoke") | {"title": "many words " * 40}
-    assert len(entries.description(long)) <= 150
 
 
 def test_where_no_claim_can_be_tested_the_page_shows_the_verdicts_of_another_scale(results):
@@ -169,29 +167,6 @@ def test_every_picture_is_lazy_and_sized(results):
         assert 'loading="lazy"' in tag and re.search(r'width="[1-9]\d*" height="[1-9]\d*"', tag)
 
 
-def test_the_finding_tells_the_sources_first_claim_and_counts_the_others():
-    def told(name, verdict, ours, items=("one", "two")):
-        view = {
-            "statement": f"{name} helps.",
-            "verdict": verdict,
-            "ours": ours,
-            "words": "",
-            "why": "Effect: +3 points.",
-        }
-        return view | {"items": items, "supports": {"one": "2 of 3 comparisons support it"}}
-
-    verdicts = [told("A", "reproduced", True), told("B", "open", False), told("C", "open", False)]
-    text = entries.finding("one", verdicts, {"rows": []}, "accuracy")
-    assert text.startswith("B helps. Open. Effect: +3 points.") and "2 of 3 comparisons" in text
-    assert text.endswith("Other claims that it bears on: 1 reproduced, 1 open.")
-    untested = told("B", claims.NOT_TESTABLE, False)
-    assert entries.main_claim([verdicts[0], untested]) is verdicts[0]
-    assert entries.main_claim([untested]) is untested
-    stated = {"rows": [["seconds", "one input", "40", "0.07"]]}
-    assert "Seconds, for one input: 0.07 (stated: 40)." in entries.finding("one", [], stated, "seconds")
-    assert "It shows seconds by network." in entries.finding("one", [], {"rows": []}, "seconds by network")
-
-
 def test_a_table_of_the_source_stands_open_and_the_rest_of_ours_is_folded():
     def parts(names, source):
         table = {"columns": ["network", "accuracy"], "rows": [[name, 0.5] for name in names]}
@@ -216,16 +191,13 @@ def test_two_papers_never_share_a_page():
     assert made == {"A": "a.html", "B": "a2.html", "C": "index2.html"}
 
 
-def test_run_times_are_listed_the_longest_first(results):
-    folder = results / "benchmarks"
-    folder.mkdir(parents=True)
-    for seconds, name, peak in ((61.5, "train-resnet18-seed0", "812.25"), (70, "notebook-11_nnslicer_overhead", "-")):
-        (folder / f"{name}.tsv").write_text(f"s\th:m:s\tmax_rss\n{seconds}\t0:01:01\t{peak}\n")
-    (folder / "torn.tsv").write_text("s\t")
-    assert [(row["seconds"], row["peak_mb"]) for row in report.benchmarks("smoke")] == [(70, None), (61.5, 812.25)]
-    page = Page(report.build("smoke").read_text())
-    assert "2 jobs, 2 min 12 s of work together" in page.text
-    assert "812 MB" in page.text and "torn" not in page.text
+def test_what_git_does_not_keep_is_not_on_the_page(results):
+    """Times of the last runs lie beside the results on one machine only; elsewhere a page would change without them."""
+    temperature()
+    before = built()
+    (results / "benchmarks").mkdir()
+    (results / "benchmarks" / "train-resnet18-seed0.tsv").write_text("s\tmax_rss\n61.5\t812.25\n")
+    assert built() == before
 
 
 def test_the_same_records_give_the_same_page(results):

@@ -14,11 +14,12 @@ import nbformat
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-REAL = ["run_all.sh", "Snakefile", "profiles", "requirements.txt", "environment.yml"]
+REAL = ["run_all.sh", "Snakefile", "profiles", "requirements.txt", "environment.yml", ".gitattributes"]
 REAL += [
     "lib/__init__.py",
     "lib/config",
     "lib/cache.py",
+    "lib/cells.py",
     "lib/store.py",
     "lib/tensors.py",
     "lib/checksums.py",

@@ -57,7 +57,7 @@ class Source:
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise CannotRun(f"{folder} is not there: clone the repository to that folder")
+            raise CannotRun(f"the folder {folder.name!r} is not there: clone the repository to it")
         self.folder = folder
 
     def take(self, path: str, *names: str, **given: Any) -> Any:

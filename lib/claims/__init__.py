@@ -4,7 +4,7 @@ from lib.claims.decide import NOT_TESTABLE, VERDICTS
 from lib.claims.effects import COUNTED, SUPPORTS
 from lib.claims.material import frozen_in_words
 from lib.claims.rules import Claim, ClaimError, Rule, load
-from lib.claims.verdicts import Verdict, files, judge, judge_all, table, verdicts
+from lib.claims.verdicts import Verdict, alone, files, judge, judge_all, table, verdicts
 from lib.claims.words import measure_words, networks_in_short, stated_words
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "ClaimError",
     "Rule",
     "Verdict",
+    "alone",
     "files",
     "frozen_in_words",
     "judge",

@@ -27,6 +27,13 @@ class Material:
         self.seen: list[int] = frozen(scale)["seen"]
         self._numbers: dict[str, list[Cell] | str] = {}
 
+    @classmethod
+    def alone(cls, found: Mapping[str, Any]) -> "Material":
+        """One record, written or not, and no cards."""
+        made = cls(found["scale"])
+        made._numbers[found["item"]], made.cards = cells(found), []
+        return made
+
     def numbers(self, item: str) -> list[Cell] | str:
         """An item's numbers; why there are none, in words, where its record is missing or damaged."""
         if item not in self._numbers:

@@ -128,6 +128,25 @@ def verdicts(scale: str) -> list[Verdict]:
     return [_judged(claim, material) for claim in load().values()]
 
 
+def alone(found: Mapping[str, Any]) -> list[Verdict]:
+    """The claims that a record bears on, each judged by this record alone, by the rules that look at it.
+
+    Args:
+        found: a record, written or not.
+    """
+    item, judged = found["item"], []
+    known, material = load() if found["claims"] else {}, Material.alone(found)
+    for name in (name for name in found["claims"] if name in known):
+        rules, controls = (
+            tuple(rule.model_copy(update={"items": (item,)}) for rule in some if item in rule.items)
+            for some in (known[name].rules, known[name].controls)
+        )
+        if rules:
+            own = {"items": (item,), "rules": rules, "controls": controls}
+            judged.append(_judged(known[name].model_copy(update=own), material))
+    return judged
+
+
 def files(found: Sequence[Verdict], scale: str) -> dict[str, str]:
     """What `judge_all` writes of the verdicts: path in results/<scale> -> text, claims.json last."""
     numbers = config.results_dir(scale) / "numbers"

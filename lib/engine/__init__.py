@@ -4,3 +4,4 @@ minutes, and the merge of what they made.
 """
 
 from lib.engine.graph import *  # noqa: F403  the Snakefile and the report ask for the graph as engine.nodes, engine.steps
+from lib.engine.made_from import sources

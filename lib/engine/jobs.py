@@ -52,7 +52,6 @@ def environment(scale: str, threads: int = 1) -> dict[str, str]:
         "JUPYTER_PREFER_ENV_PATH": "1",
         "JUPYTER_PATH": "",
         "MPLCONFIGDIR": str(home / "matplotlib"),
-        "NUMBA_CACHE_DIR": str(home / "numba"),
         "XDG_CACHE_HOME": str(home / "cache"),
         **config.settled(),
     }

@@ -5,6 +5,7 @@ The same way for all: frames of each seed become numbers with intervals, these t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -155,6 +156,7 @@ class Results:
         why = f"{record.in_words(own.changed)}, so not the record of scale {scale}: " if own.changed else ""
         place = path.relative_to(config.results_dir(scale).parent)
         print(f"{self.item.name}: {why}{place}; computed on {record.computed_on(read.machines)}")
+        print(json.loads(path.read_text(encoding="utf-8"))["finding"])
 
     def show(self) -> None:
         """Display the figure, and below it the table."""

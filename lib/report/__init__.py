@@ -6,11 +6,10 @@
 
 from lib.report.entries import duration
 from lib.report.gallery import ReportError, findings_markdown, gallery_markdown, write_readme
-from lib.report.page import benchmarks, build, main
+from lib.report.page import build, main
 
 __all__ = [
     "ReportError",
-    "benchmarks",
     "build",
     "duration",
     "findings_markdown",

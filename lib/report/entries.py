@@ -1,18 +1,17 @@
 """What the page shows of one table or figure, and of one claim."""
 
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from lib import cite, claims, config, record, reduced, tables, units
-from lib.report import names
+from lib import cite, claims, config, findings, names, record, reduced, tables, units
+from lib.findings import opening
 
 OPEN = 40  # rows of a table that stands open
+FEW = 4  # stated values that stand open
 LARGEST_SVG = 1_500_000  # bytes; a larger figure is shown as PNG
-ALTERNATIVE = 150  # characters of an alternative text
 DPI = 300  # of the figures' PNG
 MARKS = dict(zip(claims.VERDICTS, "✓◐✗⊘?○", strict=True))
 MAIN = "mean of "  # begins the rows of a table that sum the others up
@@ -49,10 +48,8 @@ def entry(item: config.Item, scale: str, folder: Path, verdicts: Mapping[str, An
         "state": "done",
         "title": found["title"],
         "source": opening(found["source"]),
-        "finding": finding(item.item, shown["verdicts"], stated, shows(found)),
+        **findings.of(found),
         "figure": figure(folder, item.item),
-        "alt": description(found),
-        "caption": caption(found),
         "facets": facets(found),
         "reduced": smaller,
         "other": other,
@@ -68,30 +65,6 @@ def entry(item: config.Item, scale: str, folder: Path, verdicts: Mapping[str, An
         "identifier": cite.identifier(item.item, scale),
         "bibtex": cite.bibtex(found),
     }
-
-
-def finding(item: str, verdicts: Sequence[Mapping[str, Any]], stated: Mapping[str, Any], shows: str) -> str:
-    """What an item shows, in one paragraph: the source's first claim and its fate, then how the other claims fare.
-
-    Args:
-        item: its name.
-        verdicts: of the claims that it bears on, as `claim` gives them.
-        stated: as `beside` gives it.
-        shows: what is measured, over which settings.
-    """
-    if not verdicts:
-        if not stated["rows"]:
-            return f"No claim is judged by it, and the source has no number for it. It shows {shows}."
-        told = [f"{setting}: {ours} (stated: {paper})" for _, setting, paper, ours, *_ in stated["rows"]]
-        measures = " and ".join(dict.fromkeys(row[0] for row in stated["rows"]))
-        return f"No claim is judged by it. {opening(measures)}, for {'; '.join(told)}."
-    first = main_claim(verdicts)
-    words = f"{first['statement']} {first['words'] or opening(first['verdict'])}. {first['why']}"
-    if len(first["items"]) > 1 and item in first["supports"]:
-        words += f" From this one alone: {first['supports'][item]}."
-    others = [verdict["verdict"] for verdict in verdicts if verdict is not first]
-    counts = [f"{others.count(name)} {name}" for name in MARKS if name in others]
-    return words + (f" Other claims that it bears on: {', '.join(counts)}." if counts else "")
 
 
 def main_claim(verdicts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -140,19 +113,18 @@ def samples(numbers: Sequence[Mapping[str, Any]]) -> str:
 
 
 def beside(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers that the source states, each beside ours: columns, rows of text."""
+    """The numbers that the source states, each beside ours: columns, rows of text, and whether they are many."""
     rows = []
     for number in found["numbers"]:
         if number["paper_value"] is not None:
-            where = {key: names.value(key, tables.cell(value, key)) for key, value in number["where"].items()}
-            setting = ", ".join(f"{names.column(key)} {words}" for key, words in where.items())
+            setting = findings.setting(number)
             ours = [tables.cell(number["value"]), tables.interval(number["ci95"])]
             row = [names.value("measure", units.measure(number)), setting, tables.cell(number["paper_value"]), *ours]
             rows.append([*row, units.sample(number), str(len(number["seeds"])), number["note"]])
     columns = ["measure", "setting", "stated", "ours", "95 % interval", "n", "seeds", "note"]
     if not any(row[-1] for row in rows):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
-    return {"columns": columns, "rows": rows}
+    return {"columns": columns, "rows": rows, "long": len(rows) > FEW}
 
 
 def provenance(found: Mapping[str, Any]) -> dict[str, str]:
@@ -168,24 +140,6 @@ def provenance(found: Mapping[str, Any]) -> dict[str, str]:
         "lock file": facts["lock"],
         **{f"data {name}": value for name, value in facts["data"].items()},
     }
-
-
-def description(found: Mapping[str, Any]) -> str:
-    """A figure in words for those who do not see it: as much of its caption as an alternative text may have."""
-    return textwrap.shorten(caption(found), ALTERNATIVE, placeholder=" ...")
-
-
-def caption(found: Mapping[str, Any]) -> str:
-    """A figure's title, what is measured, over which settings."""
-    return f"{found['title']}: {shows(found)}"
-
-
-def shows(found: Mapping[str, Any]) -> str:
-    """What is measured, over which settings."""
-    measures = dict.fromkeys(names.value("measure", number["name"]) for number in found["numbers"])
-    settings = [names.column(key) for key in tables.where_keys(found)]
-    over = f" by {', '.join(settings)}" if settings else ""
-    return f"{', '.join(measures)}{over}"
 
 
 def figure(folder: Path, item: str) -> dict[str, Any]:
@@ -218,11 +172,6 @@ def files(folder: Path, item: config.Item) -> list[tuple[str, Path]]:
 def link(path: Path, folder: Path) -> str:
     """A file as the target of a link on a page in `folder`."""
     return tables.md_url(path.relative_to(folder).as_posix())
-
-
-def opening(text: str) -> str:
-    """Words as they open a line: the first letter large."""
-    return text[:1].upper() + text[1:]
 
 
 def duration(seconds: float) -> str:
@@ -265,16 +214,8 @@ def claim(verdict: claims.Verdict) -> dict[str, Any]:
     shown |= {name: names.sentence(shown[name]) for name in ("why", "rule", "remarks")}
     # Where a verdict says more than its name: the part it holds for, and the networks it was seen on.
     shown["words"] = "" if verdict.headline == verdict.verdict else names.sentence(opening(verdict.headline))
-    shown["supports"] = {name: _support(part["outcome"]) for name, part in verdict.evidence.groupby("item", sort=False)}
     evidence = _with_content(EVIDENCE, [_plain(row) for row in rows])
     return shown | {"slug": slug(verdict.verdict), "lines": lines, "evidence": evidence}
-
-
-def _support(outcomes: Iterable[str]) -> str:
-    """How many comparisons are for a claim: "3 of 4 comparisons support it"."""
-    counted = [outcome for outcome in outcomes if outcome in claims.COUNTED]
-    one = len(counted) == 1
-    return f"{counted.count(claims.SUPPORTS)} of {len(counted)} comparison{'s support' if not one else ' supports'} it"
 
 
 def _plain(row: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lib import cite, claims, config, record, reduced, store, tables
+from lib import cite, claims, config, findings, record, reduced, store, tables
 from lib.report import entries
 
 TAKEN = ("CSV", "record", "notebook")  # files linked from a figure
@@ -132,7 +132,7 @@ def scales_of() -> dict[str, str]:
 def _figure(name: str, scale: str, link: Link) -> list[str]:
     """An item's picture, a line of caption, and its files."""
     folder, found, item = config.results_dir(scale), record.read(name, scale), config.items()[name]
-    picture = link(tables.md_text(entries.description(found)), folder / "figures" / f"{name}.png")
+    picture = link(tables.md_text(findings.of(found)["alternative_text"]), folder / "figures" / f"{name}.png")
     smaller = len(reduced.split(found["reduced"])[0])
     ours = found["source"].lower().startswith("not in the source")
     about = f"ours, beside {item.paper}" if ours else f"{item.paper}, {found['source']}"

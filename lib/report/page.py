@@ -2,9 +2,7 @@
 
 import argparse
 import base64
-import csv
 import hashlib
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +10,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lib import checksums, claims, config, record, store
-from lib.report import entries, names
+from lib import checksums, claims, config, findings, names, record, store
+from lib.report import entries
 from lib.report.gallery import ReportError, write_readme
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
@@ -39,7 +37,7 @@ def build(scale: str = "smoke") -> Path:
     jinja, page_of = environment(), pages(items)
     views = {verdict.id: entries.claim(verdict) for verdict in judged}
     with_record = {
-        name: {"title": item.title, "label": entries.opening(names.label(item)), "page": page_of[item.paper]}
+        name: {"title": item.title, "label": findings.opening(names.label(item)), "page": page_of[item.paper]}
         for name, item in items.items()
         if record.exists(name, scale)
     }
@@ -63,7 +61,6 @@ def build(scale: str = "smoke") -> Path:
         "tally": entries.tally(judged),
         "frozen": claims.frozen_in_words(judged_at),
         "notebooks": executed,
-        "jobs": benchmarks(scale),
         "files": [
             name for name in ("tables/claims.csv", "tables/claims.tex", "claims.json") if (folder / name).is_file()
         ],
@@ -97,24 +94,6 @@ def _scale_of_verdicts(scale: str, judged: Sequence[claims.Verdict]) -> str:
     return next((each for each in others if each != scale), scale)
 
 
-def benchmarks(scale: str) -> list[dict[str, Any]]:
-    """Run time and memory of the graph's jobs, from results/<scale>/benchmarks/*.tsv as Snakemake writes them.
-
-    Returns: {node, seconds, peak_mb (None where not measured)}, the longest first.
-    """
-    rows = []
-    for path in (config.results_dir(scale) / "benchmarks").glob("**/*.tsv"):
-        try:
-            with open(path, encoding="utf-8", newline="") as handle:
-                runs = list(csv.DictReader(handle, delimiter="\t"))
-            seconds = max(float(run["s"]) for run in runs)
-        except (OSError, KeyError, TypeError, ValueError):
-            continue  # of a job that was stopped
-        peaks = [float(run["max_rss"]) for run in runs if run.get("max_rss") not in (None, "", "-")]
-        rows.append({"node": path.stem, "seconds": seconds, "peak_mb": max(filter(math.isfinite, peaks), default=None)})
-    return sorted(rows, key=lambda row: (-row["seconds"], row["node"]))
-
-
 def environment() -> Any:
     """Jinja with this package's templates: escaping on, undefined names refused."""
     import jinja2
@@ -127,7 +106,6 @@ def environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["duration"] = entries.duration
     made.filters["terms"] = names.with_terms
     made.filters["hint"] = names.hint
     made.filters["term_id"] = names.term_id

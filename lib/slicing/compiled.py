@@ -9,14 +9,30 @@ from typing import Any
 
 import numpy as np
 import torch
+from numba.core import event
 from torch import Tensor
 
+from lib import progress
 from lib.slicing import kernels
 from lib.slicing.kernels import PRESENCE
 from lib.slicing.rules import Rule
 from lib.slicing.windows import POINTWISE, Convolution, Windows
 
 _kernels: Any = kernels  # numba types its dispatchers as taking nothing
+
+
+class _Telling(event.Listener):
+    """Says when the first loop of this process is compiled, as it takes a while; a loop that is kept is only read."""
+
+    def on_start(self, event_: event.Event) -> None:
+        event.unregister("numba:compile", self)
+        progress.say("compiling loops, once on this machine: up to a minute")
+
+    def on_end(self, event_: event.Event) -> None:
+        pass
+
+
+event.register("numba:compile", _Telling())
 
 
 class Engine:

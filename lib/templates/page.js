@@ -84,6 +84,17 @@
     take();
   }
 
+  // ---- an address of something folded opens it
+  const unfold = () => {
+    const target = document.getElementById(location.hash.slice(1));
+    const folded = target && target.querySelector(":scope > details");
+    if (!folded || folded.open) return;
+    folded.open = true;
+    target.scrollIntoView();
+  };
+  addEventListener("hashchange", unfold);
+  unfold();
+
   // ---- a table's heads sort its rows: numbers by their size, what is empty last
   const sorted = (table, column, falling) => {
     const worth = (row) => {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib import checksums, claims, config, plots, record, store, tables
+from lib import checksums, claims, config, findings, plots, record, store, tables
 
 OK, UNTRACED, DIFFERS = "ok", "not traced", "DIFFERS"
 CLAIMS = "claims"
@@ -64,6 +64,11 @@ def _item(name: str, scale: str, folder: Path) -> Iterator[Finding]:
         return
     other = config.foreign(known, config.items()[name], config.load(scale))
     yield _finding(name, "record", f"{other}. {again}: ./run_all.sh {scale} --only {name}" if other else "")
+    if not set(findings.KEYS) <= set(known):
+        yield Finding(name, "words", UNTRACED, f"it holds no finding yet. {again}")
+    else:
+        unlike = ", ".join(key for key, text in findings.words(known).items() if known[key] != text)
+        yield _finding(name, "words", f"{unlike}: not what its numbers and the rules give. {again}" if unlike else "")
     expected = {f"tables/{name}.{kind}": text for kind, text in tables.render(known).items()}
     changed = _changed(folder, expected)
     yield _finding(name, "tables", f"{changed}: not what the record gives. {again}" if changed else "")

@@ -36,8 +36,6 @@ def results(tmp_path_factory):
         (folder / "notebooks").mkdir()
         nbformat.write(executed(), folder / "notebooks" / f"{NOTEBOOK}.ipynb")
         nbformat.write(executed(hostile=True), folder / "notebooks" / "90_claims.ipynb")
-        (folder / "benchmarks").mkdir()
-        (folder / "benchmarks" / "train-resnet18-temperature-seed0.tsv").write_text("s\tmax_rss\n61.5\t812.25\n")
         report.build("smoke")
         yield folder
 

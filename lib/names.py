@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 from lib import config
 
-FILE = Path(__file__).parent.parent / "templates" / "names.yaml"
+FILE = Path(__file__).parent / "templates" / "names.yaml"
 
 
 @cache
