@@ -5,6 +5,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -132,14 +133,17 @@ def scales_of() -> dict[str, str]:
 def _figure(name: str, scale: str, link: Link) -> list[str]:
     """An item's picture, a line of caption, and its files."""
     folder, found, item = config.results_dir(scale), record.read(name, scale), config.items()[name]
-    picture = link(tables.md_text(findings.of(found)["alternative_text"]), folder / "figures" / f"{name}.png")
+    picture = folder / "figures" / f"{name}.png"
+    address = link("", picture).removeprefix("[](").removesuffix(")")
+    width = "".join(f' width="{pixels}"' for pixels in [entries.figure(folder, name).get("width")] if pixels)
+    alternative = escape(findings.of(found)["alternative_text"])
     smaller = len(reduced.split(found["reduced"])[0])
     ours = found["source"].lower().startswith("not in the source")
     about = f"ours, beside {item.paper}" if ours else f"{item.paper}, {found['source']}"
     about += f"; {smaller} setting{'s' * (smaller != 1)} reduced" if smaller else ""
     ways = [link(text, path) for text, path in entries.files(folder, item) if text in TAKEN and path.is_file()]
     shown = f"**{tables.md_text(found['title'])}**, at `{scale}` ({tables.md_text(about)})"
-    return [f"!{picture}", "", " · ".join([shown, *ways]), ""]
+    return [f'<img src="{address}"{width} alt="{alternative}">', "", " · ".join([shown, *ways]), ""]
 
 
 def _devices(scale: str) -> str:
