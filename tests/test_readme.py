@@ -55,7 +55,7 @@ def test_parts_of_a_readme_are_rewritten_between_their_markers(tmp_path, capsys)
     assert report.main(["--readme", str(readme)]) == 0
     text = readme.read_text()
     assert text.startswith("# Top\n\n") and text.endswith("\n\nbottom\n") and "\nold\n" not in text
-    targets = re.findall(r"\]\(([^)]*)\)", text)
+    targets = re.findall(r"\]\(([^)]*)\)", text) + re.findall(r'<img src="([^"]*)"', text)
     assert "../results/smoke/figures/robustness_fig7.png" in targets
     assert all((readme.parent / target).is_file() for target in targets if not target.startswith("https://"))
     assert "1 setting reduced" in text

@@ -289,7 +289,8 @@ def test_hostile_text_is_escaped(tmp_path, results, monkeypatch):
         assert page.tags.count("script") == 1 and page.tags.count("img") == 1 and not page.open
         assert page.text.count(HOSTILE) >= least and HOSTILE in page.alts[0]  # shown as it stands, everywhere
     for markdown, cells in ((report.gallery_markdown(), 8), (report.findings_markdown(), 6)):
-        assert "<" not in markdown and "{{" in markdown
+        assert "<" not in re.sub(r'^<img src="[^"<>]*" width="\d+" alt="[^"<>]*">$', "", markdown, flags=re.M)
+        assert "{{" in markdown
         rows = [line for line in markdown.splitlines() if line[:1] == "|"]
         assert {line.count("|") - line.count("\\|") for line in rows} == {cells + 1}
 
