@@ -24,9 +24,10 @@ def intervals(ax: Axes, values: pd.DataFrame, places: Sequence[float] | np.ndarr
         index: which colour and marker, from 0.
         look: as matplotlib's `errorbar` takes it, as label.
     """
-    spread = np.abs(values[["low", "high"]].to_numpy(float).T - values["value"].to_numpy(float))
     own: dict[str, Any] = {"color": plots.PALETTE[index % 7], "marker": plots.MARKERS[index % 7], "linestyle": "none"}
-    ax.errorbar(values["value"], places, xerr=spread, **{**own, "capsize": 1.5, "elinewidth": 0.9, **look})
+    ax.errorbar(
+        values["value"], places, xerr=plots.spread(values), **{**own, "capsize": 1.5, "elinewidth": 0.9, **look}
+    )
 
 
 def published(ax: Axes, values: pd.DataFrame, places: Sequence[float] | np.ndarray) -> None:

@@ -295,54 +295,6 @@ def legend_below(axes: "Sequence[Axes] | np.ndarray", columns: int, **look: Any)
     )
 
 
-def name_places(ax: "Axes", names: Sequence[str], places: np.ndarray, colours: Sequence[Any]) -> None:
-    """Write names at places of a map, moved apart where they would overlap, with a line to where they belong.
-
-    Args:
-        ax: with all else drawn and the figure's layout done, as after `settled`.
-        names: N; colours: of their frames.
-        places: (N, 2), in data units.
-    """
-    look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": SMALLEST, "zorder": 5}
-    frame: dict[str, Any] = {"boxstyle": "square,pad=0.12", "facecolor": "white", "alpha": 0.85, "linewidth": 0.9}
-    texts = [
-        ax.text(x, y, name, bbox={**frame, "edgecolor": colour}, **look)
-        for name, (x, y), colour in zip(names, places, colours, strict=True)
-    ]
-    sizes = np.array([text.get_window_extent().size for text in texts]) + 4 * ax.figure.dpi / 72
-    data, ends = ax.transData, np.asarray(ax.get_window_extent())
-    moved = data.inverted().transform(moved_apart(data.transform(places), sizes, *ends))
-    for text, place, to, colour in zip(texts, places, moved, colours, strict=True):
-        text.set_position(to)
-        ax.plot(*zip(place, to, strict=True), color=colour, linewidth=0.9, linestyle="-", marker="", zorder=4)
-        ax.plot(*place, color=colour, marker="o", markeredgecolor="black", markeredgewidth=0.6, zorder=4)
-
-
-def moved_apart(centres: np.ndarray, sizes: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Boxes pushed apart, step by step, until none overlaps another, as far as there is room.
-
-    Args:
-        centres, sizes: (N, 2) of the boxes.
-        low, high: (2,), the corners of what they stay within.
-    Returns: their centres (N, 2); boxes that overlap none stay where they are.
-    """
-    centres = np.clip(centres, low + sizes / 2, high - sizes / 2)
-    for _ in range(1000):
-        pushed = centres.copy()
-        for a in range(len(centres)):
-            for b in range(a):
-                gap = centres[a] - centres[b]
-                overlap = (sizes[a] + sizes[b]) / 2 - np.abs(gap)
-                axis = int(overlap.argmin())
-                if overlap[axis] > 1e-6:
-                    step = (overlap[axis] / 4 + 0.01) * (1 if gap[axis] >= 0 else -1)
-                    pushed[[a, b], axis] += step, -step
-        if (pushed == centres).all():
-            break
-        centres = np.clip(pushed, low + sizes / 2, high - sizes / 2)
-    return centres
-
-
 def pictures(rows: int, columns: int, side: float = 0.92) -> tuple["Figure", np.ndarray]:
     """A figure of small pictures without axes, `side` inches each; every cell (rows, columns) is an `Axes`."""
     import matplotlib.pyplot as plt

@@ -248,7 +248,7 @@ def bars(ax: Axes, results: Results, measures: dict[str, str]) -> None:
         rows = rows.reindex([method for method in NAMES if method in rows.index])
         spread = None
         if {"low", "high"} <= set(rows):
-            spread = np.abs(rows[["low", "high"]].to_numpy(float).T - rows["value"].to_numpy(float))
+            spread = plots.spread(rows)
         place = np.arange(len(rows)) + (index - 0.5) * 0.36
         look: Any = {"color": plots.PALETTE[index], "error_kw": {"elinewidth": 0.8, "capsize": 2}}
         ax.barh(place, rows["value"].to_numpy(float), height=0.34, xerr=spread, label=words, **look)

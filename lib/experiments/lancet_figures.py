@@ -103,8 +103,7 @@ def draw_sizes(results: Results, name: str = "attack_success", words: str = "suc
             line = line.assign(percent=line["percent"] + (index - 0.5) * 0.6)  # so that no bar hides another
             look: dict[str, Any] = {"color": plots.PALETTE[index], "marker": plots.MARKERS[index], "capsize": 1.5}
             look |= {"markersize": 2.6, "linewidth": 1, "elinewidth": 0.8, "label": f"{known} trigger known"}
-            spread = np.abs(line[["low", "high"]].to_numpy(float).T - line["value"].to_numpy())
-            ax.errorbar(line["percent"], line["value"], yerr=spread, linestyle="-", clip_on=False, **look)
+            ax.errorbar(line["percent"], line["value"], yerr=plots.spread(line), linestyle="-", clip_on=False, **look)
         ax.set(ylim=(0, 1), yticks=(0, 0.5, 1), yticklabels=("0", ".5", "1"))
         ax.set_xlim(0, 1.06 * most[place % len(kinds)])
         if place % len(kinds) == 0:

@@ -235,7 +235,7 @@ def dots(ax: Any, rows: pd.DataFrame, attacks: Sequence[str], order: Sequence[st
     for index, shown in enumerate(order):
         part = rows[(rows["shown"] == shown) & rows["attack"].isin(attacks)]
         place = np.array([attacks.index(name) for name in part["attack"]]) + index * step - 0.35
-        spread = np.abs(part[["low", "high"]].to_numpy(float).T - part["value"].to_numpy(float))
+        spread = plots.spread(part)
         look: dict[str, Any] = {"color": plots.PALETTE[index % 7], "marker": plots.MARKERS[index % 7]}
         ax.errorbar(part["value"], place, xerr=spread, linestyle="none", elinewidth=0.7, label=shown, **look)
     for band in range(0, len(attacks), 2):

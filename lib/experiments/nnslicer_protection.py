@@ -260,7 +260,7 @@ def draw(results: Results) -> Figure:
             place = np.arange(len(METHODS)) + (index - (len(counts) - 1) / 2) * 0.22
             part = rows[(rows["images"] == images) & (rows["classes"] == classes)].set_index("method")
             last, best, hidden = (part[part["epoch"] == end].loc[list(METHODS)] for end in ("last", "best", "hidden"))
-            spread = np.abs(last[["low", "high"]].to_numpy(float).T - last["value"].to_numpy(float))
+            spread = plots.spread(last)
             own = {"color": plots.PALETTE[index], "marker": "o", **look}
             label = f"{int(images):,} images"
             ax.errorbar(place, last["value"], yerr=spread, capsize=2, label=f"{label}, last epoch", **own)
