@@ -56,6 +56,10 @@ class Hook:
     def end(self, run: "Run") -> None:
         """After the last step."""
 
+    def measures(self, run: "Run") -> dict[str, float]:
+        """What is told of an epoch that has ended, in its entry of the history."""
+        return {}
+
     def state(self) -> dict[str, Any]:
         """Tensors and numbers to checkpoint."""
         return {}
@@ -172,7 +176,8 @@ def fit(
         trunk: a checkpoint of the same recipe without hooks to branch from, where `checkpoint` does not exist yet.
         until: stop after that many epochs, as the schedule of all of them has it.
         device: as `lib.compute.device` takes it.
-    Returns: one mapping an epoch: epoch, loss, accuracy (of the augmented training batches), seconds.
+    Returns: one mapping an epoch: epoch, loss, accuracy (of the augmented training batches), seconds, and what hooks
+        measure.
     Raises: TrainingError where the loss is not finite; CheckpointError where a checkpoint is damaged or belongs to
         another training.
     """
@@ -244,6 +249,7 @@ def _epoch(run: Run, batches: Batches, hooks: Sequence[Hook]) -> dict[str, float
         "loss": (losses / len(batches)).item(),
         "accuracy": (right / len(batches)).item(),
         "seconds": time.perf_counter() - began,
+        **{name: value for hook in hooks for name, value in hook.measures(run).items()},
     }
 
 

@@ -95,6 +95,9 @@ class Alternate(Hook):
             self.lcs.unit(layer).normalise()
         return images
 
+    def measures(self, run: Run) -> dict[str, float]:
+        return {"zeros": self.lcs.sparsity(), "magnitude": self.lcs.magnitude()}
+
     def end(self, run: Run) -> None:
         self.lcs.units.requires_grad_(True)
 
