@@ -119,14 +119,14 @@ class LcsRun(DynamicRun[Settings]):
     def rows(self) -> Iterator[pd.DataFrame]:
         """Every network at every budget, pruned in every way: a table of one row each, as `measured` has it."""
         for base in self.settings.networks:
-            yield self.named(base, base, "dense", 1.0, _as_it_is)
-            yield self.named(base, f"{base}-on", "dense-on", 1.0, _as_it_is)
+            yield self.named(base, base, "dense", 1.0, as_it_is)
+            yield self.named(base, f"{base}-on", "dense-on", 1.0, as_it_is)
             for budget in self.settings.budgets:
                 for form in FORMS:
                     name = tuned(base, form, budget)
-                    yield self.named(base, name, form, budget, self._skipping)
-                    yield self.named(base, f"{name}-static", f"{form}-static", budget, _narrow)
-                yield self.named(base, f"{base}-boosting-b{budget:g}", "boosting", budget, _as_it_is)
+                    yield self.named(base, name, form, budget, self.skipping)
+                    yield self.named(base, f"{name}-static", f"{form}-static", budget, narrow)
+                yield self.named(base, f"{base}-boosting-b{budget:g}", "boosting", budget, as_it_is)
                 yield from (self.pruned_once(base, method, budget) for method in ("l1", "scratch"))
 
     def named(
@@ -140,7 +140,8 @@ class LcsRun(DynamicRun[Settings]):
 
         return self.table("lcs-pruning", self._key(base, method, budget), make, name)
 
-    def _skipping(self, lcs: LayerwiseChannelSelection) -> tuple[nn.Module, nn.Module]:
+    def skipping(self, lcs: LayerwiseChannelSelection) -> tuple[nn.Module, nn.Module]:
+        """A network that decides for each image, and the one that runs the chosen channels only."""
         return lcs, SkippingNetwork(lcs, self.settings.latency_align)
 
     def pruned_once(self, base: str, method: str, budget: float) -> pd.DataFrame:
@@ -256,11 +257,12 @@ class LcsRun(DynamicRun[Settings]):
         return {"images": self.test(base).fingerprint, "calibration": self.calibration(base).fingerprint}
 
 
-def _as_it_is(model: nn.Module) -> tuple[nn.Module, nn.Module]:
+def as_it_is(model: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The network whose accuracy counts is the one that is timed."""
     return model, model
 
 
-def _narrow(lcs: LayerwiseChannelSelection) -> tuple[nn.Module, nn.Module]:
+def narrow(lcs: LayerwiseChannelSelection) -> tuple[nn.Module, nn.Module]:
     """One mask for all is a narrower network."""
     return narrowed(lcs), narrowed(lcs)
 
