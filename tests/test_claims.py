@@ -36,10 +36,11 @@ def rules(tmp_path, monkeypatch):
     monkeypatch.setenv("NEURONS_CONFIG", str(folder))
     (folder / "smoke.yaml").write_text("{}")
 
-    def make(rule=None, items=("one",), **claim):
+    def make(rule=None, items=("one",), beside=(), **claim):
         body = rule if isinstance(rule, list) else {k: v for k, v in {**RULE, **(rule or {})}.items() if v is not None}
         entry = {"statement": "it is lower", "paper": "P", "source": "S", "items": list(items), "rule": body, **claim}
-        listed = {i: {"title": i, "paper": "P", "source": "S", "notebook": "n", "claims": ["c"]} for i in items}
+        about = {"paper": "P", "source": "S", "notebook": "n", "claims": ["c"]}
+        listed = {item: {"title": item, **about} for item in (*items, *beside)}
         (folder / "items.yaml").write_text(yaml.safe_dump(listed))
         (folder / "claims.yaml").write_text(yaml.safe_dump({"c": entry}))
         return folder
@@ -225,6 +226,29 @@ def test_controls_are_named_and_say_what_a_lead_is_owed_to(rules):
     assert "25 % of the effect is there without" in smaller.why
 
 
+CAUSE = {"name": "other networks", "items": ["two"], "left": {"strength": {"gt": 0}}, "right": {"strength": 0}}
+CAUSE |= {"where": {"epsilon": {"gt": 0}}, "mean": ["epsilon"], "expect": {"higher": 0.01}}
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "shown"),
+    [
+        (0.1, 0.2, True),
+        (0.1, 0.0, False),  # not as expected: nothing is explained
+        (-0.1, 0.2, False),  # the claim holds
+        (0.1, None, False),  # the record is missing
+    ],
+)
+def test_a_cause_is_told_where_the_claim_does_not_hold_and_the_cause_does(rules, own, other, shown):
+    rules(causes=[CAUSE], because="It is the other way round.", beside=["two"])
+    if other is not None:
+        write("two", accuracies(STRENGTHS, shifted(*[other] * 4)))
+    found = judged(accuracies(STRENGTHS, shifted(*[own] * 4)))
+    assert bool(found.causes) == bool(found.because) == bool(found.cause) == shown
+    if shown:
+        assert found.causes[0]["value"] == pytest.approx(other) and found.causes[0]["text"] in found.text()
+
+
 @pytest.mark.parametrize(
     ("seeds", "n", "says"),
     [((0,), 2000, "4 with too few repetitions"), ((0, 1), 2000, "4 with too few repetitions"),
@@ -314,7 +338,9 @@ def test_counterparts_are_found_or_named(rules):
         ({"rule": {"repetitions": 1}}, "repetitions"),
         ({"rule": {"premise": "a wish"}}, "no function"),
         ({"rule": [RULE, RULE]}, "needs a name"),
-        ({"controls": [{"left": {"strength": 1}}]}, "each control needs a name"),
+        ({"controls": [{"left": {"strength": 1}}]}, "each control and each cause needs a name"),
+        ({"causes": [CAUSE]}, "causes and because"),
+        ({"causes": [{**CAUSE, "items": ["three"]}], "because": "So."}, "item 'three' of a cause"),
         ({"source": ""}, "source"),
         ({"surprise": 1}, "surprise"),
     ],

@@ -184,6 +184,8 @@ class Claim(_Checked):
 
     Attributes:
         controls: comparisons by the same rule that the verdict names, as they tell what a lead is owed to.
+        causes: rules of their own, of any items, looked for after a claim was found not to hold: what shows why.
+        because: what they show together, in words; said where all of them come out as expected.
         settle: what else than more repetitions would settle it, in words.
     """
 
@@ -195,27 +197,35 @@ class Claim(_Checked):
     source: str = Field(min_length=1)  # where the claim is made
     ours: bool = False
     controls: tuple[Rule, ...] = ()
+    causes: tuple[Rule, ...] = ()
+    because: str = ""
     settle: str = ""
 
     @model_validator(mode="before")
     @classmethod
     def _from_yaml(cls, entry: Any) -> Any:
-        """A rule as a list of parts, controls as the first part but for what they say, every rule with its items."""
+        """A rule as a list of parts, controls as the first part but for what they say, causes; each with its items."""
         given = dict(entry)
         rules = given.pop("rule", ())
         rules = list(rules) if isinstance(rules, (list, tuple)) else [rules]
         controls = [{**rules[0], **control} for control in given.pop("controls", ())]
-        rules, controls = ([{"items": given.get("items"), **rule} for rule in some] for some in (rules, controls))
-        return {"source": NO_SOURCE if given.get("ours") else "", **given, "rules": rules, "controls": controls}
+        every = {"rules": rules, "controls": controls, "causes": given.pop("causes", ())}
+        every = {key: [{"items": given.get("items"), **rule} for rule in some] for key, some in every.items()}
+        return {"source": NO_SOURCE if given.get("ours") else "", **given, **every}
 
     @model_validator(mode="after")
     def _named_apart(self) -> Claim:
         names = [rule.name for rule in self.rules]
         if len(names) > 1 and not (all(names) and len(set(names)) == len(names)):
             raise ClaimError("each part of a rule needs a name")
-        if not all(rule.name for rule in self.controls):
-            raise ClaimError("each control needs a name")
+        if not all(rule.name for rule in (*self.controls, *self.causes)):
+            raise ClaimError("each control and each cause needs a name")
+        if bool(self.causes) != bool(self.because):
+            raise ClaimError("causes and because go together")
         known = config.items()
+        for item in {item for rule in self.causes for item in rule.items}:
+            if item not in known:
+                raise ClaimError(f"item {item!r} of a cause is not in config/items.yaml")
         for item in {*self.items, *(item for rule in (*self.rules, *self.controls) for item in rule.items)}:
             if item not in known or item not in self.items:
                 raise ClaimError(f"item {item!r} is not in config/items.yaml, or not among the claim's items")

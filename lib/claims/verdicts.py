@@ -12,9 +12,18 @@ import pandas as pd
 
 from lib import checksums, config, record, store, tables
 from lib.claims import words
-from lib.claims.decide import IN_PART, NOT_TESTABLE, REPRODUCED, Judgement, combine, fragility
+from lib.claims.decide import (
+    CONTRADICTED,
+    IN_PART,
+    NOT_REPRODUCED,
+    NOT_TESTABLE,
+    REPRODUCED,
+    Judgement,
+    combine,
+    fragility,
+)
 from lib.claims.decide import judge as judge_rule
-from lib.claims.effects import effect, pooled
+from lib.claims.effects import SUPPORTS, effect, pooled
 from lib.claims.material import Material, frozen
 from lib.claims.numbers import Cell, Pair, pairs, setting_words
 from lib.claims.rules import Claim, ClaimError, Rule, load
@@ -41,6 +50,8 @@ class Verdict:
         networks: how accurate the networks are, beside what is usual.
         conditions: what of that belongs to the verdict's own words; empty where nothing does.
         controls: one row a control, as effects.
+        causes: one row each, as effects, of what shows why the claim does not hold; none where it is not so.
+        because: what these show, in words.
         fresh: {seeds: not seen when the rules were frozen, seen, effects: of the fresh alone, where there are two}.
         items, rule: what it rests on, and the rule in words.
     """
@@ -63,6 +74,8 @@ class Verdict:
     networks: Sequence[Mapping[str, Any]] = ()
     conditions: str = ""
     controls: Sequence[Mapping[str, Any]] = ()
+    causes: Sequence[Mapping[str, Any]] = ()
+    because: str = ""
     fresh: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -70,6 +83,12 @@ class Verdict:
         """The verdict in its own words: the part it holds for, and on what networks."""
         part = f": {self.part}" if self.verdict == IN_PART and self.part else ""
         return f"{self.verdict}{part}" + (f"; {self.conditions}" if self.conditions else "")
+
+    @property
+    def cause(self) -> str:
+        """Why the claim does not hold, with what shows it; empty where nothing does."""
+        shown = "; ".join(f"{row['name']}: {row['text']}" for row in self.causes)
+        return f"{self.because} Shown by {shown}." if shown else ""
 
     @property
     def remarks(self) -> str:
@@ -85,7 +104,8 @@ class Verdict:
         """Statement, verdict, reason and rule as Markdown."""
         head = f"{self.headline[0].upper()}{self.headline[1:]}"
         reasons = " ".join(filter(None, ["Our own claim." if self.ours else "", self.why, self.remarks]))
-        return f"### {self.statement}\n\n**{head}.** Scale {self.scale}. {reasons}\n\n*Rule.* {self.rule}"
+        cause = f"\n\n*Why not.* {self.cause}" if self.cause else ""
+        return f"### {self.statement}\n\n**{head}.** Scale {self.scale}. {reasons}{cause}\n\n*Rule.* {self.rule}"
 
 
 def judge(claim_id: str, scale: str) -> Verdict:
@@ -142,7 +162,7 @@ def alone(found: Mapping[str, Any]) -> list[Verdict]:
             for some in (known[name].rules, known[name].controls)
         )
         if rules:
-            own = {"items": (item,), "rules": rules, "controls": controls}
+            own = {"items": (item,), "rules": rules, "controls": controls, "causes": ()}
             judged.append(_judged(known[name].model_copy(update=own), material))
     return judged
 
@@ -238,6 +258,7 @@ def _judged(claim: Claim, material: Material) -> Verdict:
     for rule in claim.controls:
         found = [pair for pair in _compared(claim, rule, numbers) if not pair.problem]
         controls += [words.effect_row(rule, found, one)] if (one := pooled(rule, found)) else []
+    causes = _causes(claim, material) if verdict in (NOT_REPRODUCED, CONTRADICTED) else []
     named = {pair.setting["network"] for _, found in counting for pair in found if "network" in pair.setting}
     networks = material.accuracies(claim.items, named) if testable else []
     below = any(row["below"] for row in networks)
@@ -258,8 +279,25 @@ def _judged(claim: Claim, material: Material) -> Verdict:
         networks=networks,
         conditions=words.below_words(networks),
         controls=controls,
+        causes=causes,
+        because=claim.because if causes else "",
         fresh=_fresh(counting, material.seen),
     )
+
+
+def _causes(claim: Claim, material: Material) -> list[dict[str, Any]]:
+    """What shows why a claim does not hold, pooled; nothing where a record is missing or one is not as expected."""
+    rows = []
+    for rule in claim.causes:
+        numbers = {item: known for item in rule.items if not isinstance(known := material.numbers(item), str)}
+        if len(numbers) < len(rule.items):
+            return []
+        found = [pair for pair in _compared(claim, rule, numbers) if not pair.problem]
+        one = pooled(rule, found)
+        if one is None or one.outcome != SUPPORTS:
+            return []
+        rows.append(words.effect_row(rule, found, one))
+    return rows
 
 
 def _compared(claim: Claim, rule: Rule, numbers: Mapping[str, Sequence[Cell]]) -> list[Pair]:

@@ -209,9 +209,9 @@ def claim(verdict: claims.Verdict) -> dict[str, Any]:
             ends,
         ]
         rows.append([*(row[key] for key in EVIDENCE[:4]), *numbers, row["outcome"]])
-    keys = ("id", "statement", "verdict", "why", "paper", "source", "ours", "items", "rule", "remarks")
+    keys = ("id", "statement", "verdict", "why", "paper", "source", "ours", "items", "rule", "remarks", "cause")
     shown = {name: getattr(verdict, name) for name in keys}
-    shown |= {name: names.sentence(shown[name]) for name in ("why", "rule", "remarks")}
+    shown |= {name: names.sentence(shown[name]) for name in ("why", "rule", "remarks", "cause")}
     # Where a verdict says more than its name: the part it holds for, and the networks it was seen on.
     shown["words"] = "" if verdict.headline == verdict.verdict else names.sentence(opening(verdict.headline))
     evidence = _with_content(EVIDENCE, [_plain(row) for row in rows])
