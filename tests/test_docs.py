@@ -7,7 +7,7 @@ import re
 import pytest
 
 from lib import config
-from lib.report.gallery import PARTS
+from lib.report.gallery import made
 
 DOCS = sorted((config.ROOT / "docs").rglob("*.md"))
 TAUGHT = sorted((config.ROOT / "docs/methods").glob("*.md"))
@@ -48,12 +48,27 @@ def test_a_name_that_is_not_there_is_noticed():
     assert found("lib.slicing.profile") and not found("lib.slicing.nothing") and not found("lib.nothing")
 
 
-def test_the_readme_shows_the_results_as_they_are(monkeypatch):
+GENERATED = [config.ROOT / "README.md", *sorted((config.ROOT / "docs" / "methods").glob("*.md"))]
+
+
+@pytest.mark.parametrize("path", GENERATED, ids=lambda path: path.name)
+def test_what_is_made_from_the_results_is_as_they_are(path, monkeypatch):
     monkeypatch.delenv("NEURONS_RESULTS", raising=False)
-    text = (config.ROOT / "README.md").read_text()
-    for name, part in PARTS.items():
+    text = path.read_text()
+    names = re.findall(r"<!-- ([^:>]+):start -->", text)
+    for name in names:
         shown = text.partition(f"<!-- {name}:start -->\n\n")[2].partition(f"\n<!-- {name}:end -->")[0]
-        assert shown == part(), "run: .venv/bin/python -m lib.report --readme README.md"
+        assert shown == made(name, path.parent), (
+            "run: .venv/bin/python -m lib.report --readme README.md docs/methods/*.md"
+        )
+    assert names
+
+
+def test_every_paper_has_a_page_that_tells_what_was_found():
+    there = {
+        name for path in GENERATED for name in re.findall(r"<!-- findings of ([^:>]+):start -->", path.read_text())
+    }
+    assert there == {item.paper for item in config.items().values()}
 
 
 class Near(doctest.OutputChecker):

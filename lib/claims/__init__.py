@@ -5,7 +5,7 @@ from lib.claims.effects import COUNTED, SUPPORTS
 from lib.claims.material import frozen_in_words
 from lib.claims.rules import Claim, ClaimError, Rule, load
 from lib.claims.verdicts import Verdict, alone, files, judge, judge_all, table, verdicts
-from lib.claims.words import measure_words, networks_in_short, stated_words
+from lib.claims.words import cause_words, measure_words, networks_in_short, stated_words
 
 __all__ = [
     "COUNTED",
@@ -17,6 +17,7 @@ __all__ = [
     "Rule",
     "Verdict",
     "alone",
+    "cause_words",
     "files",
     "frozen_in_words",
     "judge",

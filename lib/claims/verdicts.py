@@ -87,8 +87,7 @@ class Verdict:
     @property
     def cause(self) -> str:
         """Why the claim does not hold, with what shows it; empty where nothing does."""
-        shown = "; ".join(f"{row['name']}: {row['text']}" for row in self.causes)
-        return f"{self.because} Shown by {shown}." if shown else ""
+        return words.cause_words(self.because, self.causes)
 
     @property
     def remarks(self) -> str:

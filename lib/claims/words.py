@@ -251,6 +251,12 @@ def _control_sentence(control: Mapping[str, Any], parts: Parts) -> str:
     return f"{shown}: {100 * without / lead:.0f} % of the effect is there without what the claim names."
 
 
+def cause_words(because: str, causes: Sequence[Mapping[str, Any]]) -> str:
+    """Why a claim does not hold, with what shows it, as `effect_row` returns them; empty where nothing does."""
+    shown = "; ".join(f"{row['name']}: {row['text']}" for row in causes)
+    return f"{because} Shown by {shown}." if shown else ""
+
+
 def _settled_by(rule: Rule, judgement: Judgement) -> str:
     assert judgement.pooled is not None
     count, name = needed(rule, judgement.pooled), f" ({rule.name})" if rule.name else ""

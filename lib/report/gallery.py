@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from lib import cite, claims, config, findings, record, reduced, store, tables
+from lib import cite, claims, config, findings, names, record, reduced, store, tables
 from lib.report import entries
 
 TAKEN = ("CSV", "record", "notebook")  # files linked from a figure
@@ -64,6 +64,31 @@ def findings_markdown(base: str | os.PathLike | None = None) -> str:
     return "\n".join([*lines, "", f"All claims, with rules and reasons: {', '.join(pages)}.", ""])
 
 
+def paper_markdown(paper: str, base: str | os.PathLike | None = None) -> str:
+    """What became of a paper's own claims, a row each as `findings_markdown` has them, and why some do not hold.
+
+    Args:
+        paper: as config/claims.yaml names it.
+        base: folder that the links start from; None: the checkout.
+    Raises: ReportError for a paper without claims, or where no claims.json has one of them.
+    """
+    own = {name: claim for name, claim in claims.load().items() if claim.paper == paper and not claim.ours}
+    found, link = judged(), _link(base)
+    if not own or not own.keys() <= found.keys():
+        raise ReportError(f"{paper}: no claims in config/claims.yaml, or in no results/<scale>/claims.json")
+    lines = [_row(COLUMNS[1:]), _row(["---"] * len(COLUMNS[1:]))]
+    lines += [_row(_finding(claim, found[name])[1:]) for name, claim in own.items()]
+    causes = [found[name] for name in own if found[name].get("causes")]
+    why = [
+        f"- *{tables.md_text(one['statement'])}* {tables.md_text(claims.cause_words(one['because'], one['causes']))}"
+        for one in causes
+    ]
+    if why:
+        lines += ["", "Why some do not hold, as far as the records show it:", "", *why]
+    page = config.results_dir(found[next(iter(own))]["scale"]) / "claims.json"
+    return "\n".join([*lines, "", f"All numbers: {link('claims.json', page)}.", ""])
+
+
 def _finding(claim: claims.Claim, found: Mapping[str, Any]) -> list[str]:
     """The cells of a claim's row: its own words, what its rule says that the paper states, and what claims.json has."""
     units_by_part = {effect["name"]: effect["unit"] for effect in found["effects"]}
@@ -72,7 +97,7 @@ def _finding(claim: claims.Claim, found: Mapping[str, Any]) -> list[str]:
     links = [f"[{paper if k == 0 else name}]({places[name]})" for k, name in enumerate(places)] or [paper]
     ours = [f"{one['name'] or claims.measure_words(one['measure'])} {one['text']}" for one in found["effects"]]
     ours += [f"control: {one['name']} {one['text']}" for one in found["controls"]]
-    part = f": {found['part']}" if found["part"] else ""
+    part = f": {names.sentence(found['part'])}" if found["part"] else ""
     networks = tables.md_text(claims.networks_in_short(found["networks"]))
     return [
         ", ".join(links),
@@ -156,13 +181,13 @@ def _devices(scale: str) -> str:
 def _chosen(key: str, known: Collection[str]) -> list[str]:
     """The names that config/readme.yaml lists under a key, each of them known."""
     path = config.config_dir() / "readme.yaml"
-    names = config.read_yaml(path).get(key) or []
-    for name in names:
+    listed = config.read_yaml(path).get(key) or []
+    for name in listed:
         if name not in known:
             raise config.ConfigError(
                 f"{path}: {key}: no {name!r} in config/{'claims' if key == 'findings' else 'items'}.yaml"
             )
-    return names
+    return listed
 
 
 def _link(base: str | os.PathLike | None) -> Link:
@@ -188,22 +213,35 @@ def _counted(scales: Sequence[str]) -> str:
 
 
 PARTS = {"findings": findings_markdown, "gallery": gallery_markdown}
+OF_PAPER = "findings of "  # begins the name of the part that `paper_markdown` makes
+
+
+def made(part: str, base: str | os.PathLike | None = None) -> str:
+    """A generated part of a Markdown file, by the name that its markers have.
+
+    Raises: ReportError for an unknown name; else as the part raises.
+    """
+    if part.startswith(OF_PAPER):
+        return paper_markdown(part.removeprefix(OF_PAPER), base)
+    if part not in PARTS:
+        raise ReportError(f"no part {part!r}: {config.one_of(part, [*PARTS, OF_PAPER + 'PAPER'])}")
+    return PARTS[part](base)
 
 
 def write_readme(readme: str | os.PathLike) -> Path:
-    """Put each of PARTS between its two markers, as `<!-- findings:start -->`, of a Markdown file.
+    """Put each part between its two markers, as `<!-- findings:start -->`, of a Markdown file.
 
     Raises: ReportError naming the file where it has no markers, one is missing, or they are in the wrong order; else as
-        the part raises. The file is left as it is then.
+        `made` raises. The file is left as it is then.
     """
     path = Path(readme)
     text = path.read_text(encoding="utf-8")
-    there = {name: [f"<!-- {name}:{end} -->" for end in ("start", "end")] for name in PARTS if f"<!-- {name}:" in text}
+    there = dict.fromkeys(re.findall(r"<!-- ([^:>]+):(?:start|end) -->", text))
     if not there:
         raise ReportError(f"{path}: has no markers; needs a line <!-- gallery:start --> and one <!-- gallery:end -->")
-    for name, (start, end) in there.items():
+    for name in there:
+        start, end = (f"<!-- {name}:{where} -->" for where in ("start", "end"))
         if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
             raise ReportError(f"{path}: needs one line {start} and, after it, one line {end}")
-        made = PARTS[name](path.resolve().parent)
-        text = f"{text.split(start)[0]}{start}\n\n{made}\n{end}{text.split(end)[1]}"
+        text = f"{text.split(start)[0]}{start}\n\n{made(name, path.resolve().parent)}\n{end}{text.split(end)[1]}"
     return store.write_atomic(path, text)

@@ -143,12 +143,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Build results/<scale>/*.html from the records, or the generated parts of a README.",
     )
     parser.add_argument("--scale", choices=config.SCALES, default="smoke")
-    parser.add_argument("--readme", metavar="FILE", help="rewrite the generated parts of this Markdown file instead")
+    parser.add_argument(
+        "--readme", metavar="FILE", nargs="+", help="rewrite the generated parts of these Markdown files instead"
+    )
     chosen = parser.parse_args(arguments)
     known = (ReportError, checksums.ChecksumError, claims.ClaimError, config.ConfigError, record.RecordError, OSError)
     try:
         if chosen.readme:
-            print(write_readme(chosen.readme))
+            print(*map(write_readme, chosen.readme), sep="\n")
             return 0
         print(build(chosen.scale))
         missing = [name for name in config.items() if not record.exists(name, chosen.scale)]
