@@ -14,7 +14,7 @@ from lib.engine import jobs
 from lib.engine.archive import Archive
 from lib.engine.jobs import say
 from lib.engine.plan import Goal, Plan, estimate, survey
-from lib.engine.workers import Pool, Worker
+from lib.engine.workers import Pool
 
 UNKNOWN = 20.0  # seconds of a task, or of an epoch, of which the scale's `estimate:` says nothing
 CAUTION = 1.1  # what is not begun may take this much longer than estimated
@@ -40,22 +40,22 @@ class Box:
         self.ended: dict[str, dict[str, Any]] = {}
 
     def seconds(self, name: str) -> float:
-        """What a task takes beside the others: by the pace of those that ended and are like it; without any, the
-        scale's estimate, as far off as that of others of its kind was."""
-        kind, label, work, guess = self._about(name)
-        ended = [
-            (*self._about(other), max(went["seconds"], 0.1)) for other, went in self.ended.items() if other in self.done
-        ]
-        alike = [took / units for *group, units, _, took in ended if group == [kind, label]]
-        ratios = [took / guessed for other, _, _, guessed, took in ended if other == kind]
-        return median(alike) * work if alike else guess * median(ratios or [1.0])
+        """What a task takes beside the others: the scale's estimate, as far off as that of those that ended and are
+        like it was; without any, as that of others of its kind."""
+        kind, label, guess = self._about(name)
+        ratios, of_kind = list[float](), list[float]()
+        for other in self.done & set(self.ended):
+            its_kind, its_label, guessed = self._about(other)
+            ratio = max(self.ended[other]["seconds"], 0.1) / guessed
+            of_kind += [ratio] if its_kind == kind else []
+            ratios += [ratio] if (its_kind, its_label) == (kind, label) else []
+        return guess * median(ratios or of_kind or [1.0])
 
-    def _about(self, name: str) -> tuple[str, str, float, float]:
-        """Kind, label, units of work and estimated seconds of a task."""
+    def _about(self, name: str) -> tuple[str, str, float]:
+        """Kind, label and estimated seconds of a task."""
         task, known = self.plan.tasks[name], self.plan.seconds(name)
-        images = config.images_of(self.plan.scale, task.network) if task.epochs else None
         guess = UNKNOWN * max(task.epochs, 1) if known is None else max(known, 1e-3)
-        return task.kind.replace("trunk", "train"), task.label, max(task.epochs, 1) * (images or 1), guess
+        return task.kind.replace("trunk", "train"), task.label, guess
 
     def order(self) -> tuple[list[Goal], list[str]]:
         """The goals that the workers have time for, in order of priority, and the tasks to begin, the first one first.
@@ -111,28 +111,19 @@ class Box:
                     say(f"start   {task.name}, about {in_words(self.seconds(task.name))}")
             if not ready and not any(worker.task for worker in self.pool.workers):
                 break
-            for worker, message in self.pool.messages(max(min(THINK, self.limit - now), 0.0)):
-                planned = 0.0
-                if message["event"] != "ready" and worker.task is not None:
-                    self._end(worker, message)
+            for name, told in self.pool.ended(max(min(THINK, self.limit - now), 0.0)):
+                planned, self.ended[name] = 0.0, told
+                if told["state"] == "done":
+                    self.done.add(name)
+                    say(f"done    {name}, {told['seconds']:.1f} s")
+                else:
+                    say(f"FAILED  {name}: {told['error']}")
             if time.monotonic() - written > REFRESH:
                 try:
                     self.write(over=False)
                 except OSError as error:  # what is finished is in the cache; the next time may go better
                     say(f"the archive could not be written: {error}")
                 written = time.monotonic()
-
-    def _end(self, worker: Worker, message: Mapping[str, Any]) -> None:
-        name, worker.task = str(worker.task), None
-        self.ended[name] = {"state": message["event"], "seconds": round(message["seconds"], 1)}
-        if message["event"] == "done":
-            self.done.add(name)
-            say(f"done    {name}, {message['seconds']:.1f} s")
-            return
-        self.ended[name]["error"] = message["error"]
-        say(f"FAILED  {name}: {message['error']} (see {worker.log})")
-        if worker.process.is_alive():  # a device that failed once may fail again
-            self.pool.replace(worker)
 
     def stop(self) -> None:
         """End what is still at work, and write the archive for the last time."""

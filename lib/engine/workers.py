@@ -4,13 +4,12 @@ import gc
 import importlib
 import multiprocessing
 import os
-import queue
 import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from multiprocessing.connection import Connection, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +25,28 @@ class Worker:
         task: the name of what it is at; None: it starts up, or waits.
         ready: whether it has started up.
         began: when it began its task, or was started, by time.monotonic.
+        under_way: its start-up or its task; None: it waits.
     """
 
     def __init__(self, scale: str, threads: int, log: Path, device: Mapping[str, str]) -> None:
+        self.log, self._about = log, (scale, threads, log, device)
+        self.start()
+
+    def start(self) -> None:
+        """Start its process, or another in the place of one that is not to be used again."""
         self.task: str | None = None
-        self.ready, self.began, self.log = False, time.monotonic(), log
-        context = multiprocessing.get_context("spawn")
-        self.voice, ours = context.Pipe()
-        self.process = context.Process(target=_work, args=(ours, scale, threads, log, device), daemon=True)
-        self.process.start()
-        ours.close()
+        self.ready, self.began = False, time.monotonic()
+        self._process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _start_up, self._about)
+        self.under_way: Future[dict[str, Any]] | None = self._process.submit(_machine, self._about[0])
 
     def begin(self, task: str, function: str, arguments: Mapping[str, Any]) -> None:
-        """Hand it a call; `Pool.messages` tells how it goes."""
+        """Hand it a call; `Pool.ended` tells how it went."""
         self.task, self.began = task, time.monotonic()
-        with suppress(OSError):  # it has just ended, as `Pool.messages` will tell
-            self.voice.send((function, dict(arguments)))
-
-    def end(self) -> None:
-        """End it, whatever it is at: files are whole or absent, and locks end with their process."""
-        self.process.kill()
-        self.process.join()
-        self.voice.close()
+        try:
+            self.under_way = self._process.submit(_carry_out, function, dict(arguments))
+        except BrokenProcessPool as error:  # it ended while it waited
+            self.under_way = Future()
+            self.under_way.set_exception(error)
 
 
 class Pool:
@@ -63,88 +62,93 @@ class Pool:
 
     def __init__(self, scale: str, count: int, threads: int) -> None:
         self.scale, self.count, self.threads, self.machine = scale, count, threads, dict[str, str]()
-        self.gpus = jobs.devices(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
         self.workers: list[Worker] = []
 
     def start(self) -> None:
         """Start all workers."""
         # Python tells of the semaphores that a killed worker had, those of its bars; nothing is left behind.
         os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
-        self.workers = [self._start(index) for index in range(self.count)]
+        gpus = jobs.devices(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+        for index in range(self.count):
+            device = {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} if gpus else {}
+            log = jobs.workspace(self.scale) / "logs" / f"box-{index}.log"
+            self.workers.append(Worker(self.scale, self.threads, log, device))
 
-    def _start(self, index: int) -> Worker:
-        log = jobs.workspace(self.scale) / "logs" / f"box-{index}.log"
-        device = {"CUDA_VISIBLE_DEVICES": self.gpus[index % len(self.gpus)]} if self.gpus else {}
-        return Worker(self.scale, self.threads, log, device)
+    def ended(self, timeout: float) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Tasks that end within some seconds, or a worker's start-up: each task's name, and what `_carry_out` tells.
 
-    def replace(self, worker: Worker) -> None:
-        """End a worker and start another in its place."""
-        worker.end()
-        index = self.workers.index(worker)
-        self.workers[index] = self._start(index)
-
-    def messages(self, timeout: float) -> Iterator[tuple[Worker, dict[str, Any]]]:
-        """What workers say within some seconds; a worker that ended by itself is replaced.
+        A worker whose task failed is started anew: a device that failed once may fail again.
 
         Raises: OSError where one ended while it started up.
         """
-        said = wait([worker.voice for worker in self.workers], timeout)
-        for worker in [worker for worker in self.workers if worker.voice in said]:
+        wait([worker.under_way for worker in self.workers if worker.under_way], timeout, FIRST_COMPLETED)
+        for worker in self.workers:
+            if worker.under_way is None or not worker.under_way.done():
+                continue
             try:
-                message = worker.voice.recv()
-            except (EOFError, OSError):
-                worker.process.join()
+                told = worker.under_way.result()
+            except BrokenProcessPool:
                 if not worker.ready:
                     raise OSError(f"a worker ended while it started up, see {worker.log}") from None
-                status = worker.process.exitcode
-                yield worker, {"event": "failed", "error": f"its process ended with status {status}", "seconds": 0.0}
-                self.replace(worker)
+                told = {"state": "failed", "seconds": 0.0, "error": "its process ended"}
+            task, worker.task, worker.under_way = worker.task, None, None
+            if task is None:
+                worker.ready, self.machine = True, told
                 continue
-            if message["event"] == "ready":
-                worker.ready, self.machine = True, {"device": message["device"], "torch": message["torch"]}
-            yield worker, message
+            if told["state"] == "failed":
+                told["error"] = f"{told['error']} (see {worker.log})"
+                worker.start()
+            yield task, told
 
     def end(self) -> None:
-        """End all workers."""
-        for worker in self.workers:
-            worker.end()
+        """End all workers, whatever they are at: files are whole or absent, and locks end with their process."""
+        for process in multiprocessing.active_children():
+            process.kill()
+            process.join()
 
 
-def _work(voice: Connection, scale: str, threads: int, log: Path, device: Mapping[str, str]) -> None:
-    """A worker's process: start up, then carry out one call after another; ends when nobody waits for it any more."""
+# ---- in a worker's process
+
+
+def _start_up(scale: str, threads: int, log: Path, device: Mapping[str, str]) -> None:
     with open(log, "ab") as words:
         os.dup2(words.fileno(), 1)
         os.dup2(words.fileno(), 2)
     os.environ.update(jobs.environment(scale, threads))
     os.environ.update(device)
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # foolbox imports git, which looks for a program of that name
-    calls: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
-    threading.Thread(target=_listen, args=(voice, calls), daemon=True).start()
-    compute, torch = importlib.import_module("lib.compute"), importlib.import_module("torch")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    compute = importlib.import_module("lib.compute")
     importlib.import_module("lib.zoo")
     compute.set_threads(threads)
     compute.deterministic()
-    # The device's start-up is over before the first task is timed.
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(137)
+
+
+def _machine(scale: str) -> dict[str, str]:
+    """Device and torch of this process; the device's start-up is over before the first task is timed."""
+    compute, torch = importlib.import_module("lib.compute"), importlib.import_module("torch")
     torch.zeros(1, device=compute.device(config.load(scale).compute.device))
-    voice.send({"event": "ready", "device": compute.describe(), "torch": torch.__version__})
-    while True:
-        function, arguments = calls.get()
-        torch.manual_seed(arguments.get("seed", 0))
-        began, outcome = time.monotonic(), {"event": "done"}
-        try:
-            call(function, arguments)
-        except Exception as error:
-            traceback.print_exc()
-            outcome = {"event": "failed", "error": f"{type(error).__name__}: {error}".splitlines()[0]}
-        if torch.cuda.is_available():
-            gc.collect()
-            torch.cuda.empty_cache()  # the memory is shared with the other workers
-        voice.send({**outcome, "seconds": round(time.monotonic() - began, 2)})
+    return {"device": compute.describe(), "torch": torch.__version__}
 
 
-def _listen(voice: Connection, calls: queue.Queue) -> None:
-    while True:
-        try:
-            calls.put(voice.recv())
-        except (EOFError, OSError):
-            os._exit(137)
+def _carry_out(function: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Carry out a call. Returns: its state (done or failed), its seconds, and the error of one that failed."""
+    torch = importlib.import_module("torch")
+    torch.manual_seed(arguments.get("seed", 0))
+    began, told = time.monotonic(), {"state": "done"}
+    try:
+        call(function, arguments)
+    except Exception as error:
+        traceback.print_exc()
+        told = {"state": "failed", "error": f"{type(error).__name__}: {error}".splitlines()[0]}
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()  # the memory is shared with the other workers
+    return {**told, "seconds": round(time.monotonic() - began, 1)}
