@@ -55,7 +55,7 @@ def label(item: config.Item) -> str:
 
 @cache
 def _replaced(_folder: Path) -> tuple[re.Pattern[str], tuple[str, ...]]:
-    """What is replaced, the longer first, a group each; and by which words, with the items of a configuration folder."""
+    """What is replaced, the longer first, a group each; and by which words. The folder is the configuration's."""
     found = {rf"\b{re.escape(name)}\b": label(item) for name, item in config.items().items()}
     for key, named in known()["values"].items():
         for name, words in named.items():

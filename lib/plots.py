@@ -105,7 +105,7 @@ def grid(
 
 
 def mosaic(layout: Any, height: float, width: float = SINGLE, **kwargs: Any) -> tuple["Figure", dict[str, "Axes"]]:
-    """Panels of several sizes, one column wide.
+    """Panels of several sizes.
 
     Args:
         layout: a letter a panel, its rows parted by ";", as "AA;BC": A over B and C; or rows of names.
@@ -115,7 +115,7 @@ def mosaic(layout: Any, height: float, width: float = SINGLE, **kwargs: Any) -> 
     """
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplot_mosaic(layout, figsize=(width, height), **kwargs)
+    figure, axes = plt.subplot_mosaic(layout, figsize=(width, height), layout="constrained", **kwargs)
     plt.close(figure)
     return figure, axes
 
