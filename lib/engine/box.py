@@ -37,6 +37,7 @@ class Worker:
         task: the name of what it is at; None: it starts up, or waits.
         ready: whether it has started up.
         began: when it began its task, or was started, by time.monotonic.
+        process: a pool of one, from the standard library.
         under_way: its start-up or its task; None: it waits.
     """
 
@@ -48,14 +49,14 @@ class Worker:
         """Start its process, or another in the place of one that is not to be used again."""
         self.task: str | None = None
         self.ready, self.began = False, time.monotonic()
-        self._process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _start_up, self._about)
-        self.under_way: Future[dict[str, Any]] | None = self._process.submit(_machine, self._about[0])
+        self.process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _start_up, self._about)
+        self.under_way: Future[dict[str, Any]] | None = self.process.submit(_machine, self._about[0])
 
     def begin(self, task: str, function: str, arguments: Mapping[str, Any]) -> None:
         """Hand it a call; `Pool.ended` tells how it went."""
         self.task, self.began = task, time.monotonic()
         try:
-            self.under_way = self._process.submit(_carry_out, function, dict(arguments))
+            self.under_way = self.process.submit(_carry_out, function, dict(arguments))
         except BrokenProcessPool as error:  # it ended while it waited
             self.under_way = Future()
             self.under_way.set_exception(error)
@@ -99,9 +100,9 @@ class Pool:
                 continue
             try:
                 told = worker.under_way.result()
-            except BrokenProcessPool:
+            except Exception as error:
                 if not worker.ready:
-                    raise OSError(f"a worker ended while it started up, see {worker.log}") from None
+                    raise OSError(f"a worker ended while it started up, see {worker.log}") from error
                 told = {"state": "failed", "seconds": 0.0, "error": "its process ended"}
             task, worker.task, worker.under_way = worker.task, None, None
             if task is None:
@@ -109,6 +110,7 @@ class Pool:
                 continue
             if told["state"] == "failed":
                 told["error"] = f"{told['error']} (see {worker.log})"
+                worker.process.shutdown(wait=False)
                 worker.start()
             yield task, told
 
