@@ -3,6 +3,8 @@
 import hashlib
 import re
 from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from lib import config, tables
@@ -15,12 +17,7 @@ def citation() -> Mapping[str, Any]:
 
     Raises: ConfigError naming the file where it is missing, or lacks title, version or authors.
     """
-    path = config.ROOT / "CITATION.cff"
-    found = config.read_yaml(path)
-    for key in ("title", "version", "authors"):
-        if not found.get(key):
-            raise config.ConfigError(f"{path}: key {key!r} is missing")
-    return found
+    return _read(config.ROOT / "CITATION.cff")
 
 
 def identifier(item: str, scale: str) -> str:
@@ -115,6 +112,15 @@ def _entry(kind: str, key: str, work: Mapping[str, Any], **fields: Any) -> str:
     texts |= {name: str(address) for name, address in addresses.items() if address}
     lines = ",\n".join(f"  {name:<12} = {{{text}}}" for name, text in texts.items())
     return f"@{kind}{{{re.sub(r'[^a-zA-Z0-9_-]', '', key)},\n{lines}\n}}\n"
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path) -> Mapping[str, Any]:
+    found = config.read_yaml(path)
+    for key in ("title", "version", "authors"):
+        if not found.get(key):
+            raise config.ConfigError(f"{path}: key {key!r} is missing")
+    return found
 
 
 def _author(person: Mapping[str, Any]) -> str:

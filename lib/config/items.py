@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from lib.config.places import config_dir
@@ -66,6 +68,13 @@ def _reading(name: str, required: bool = False) -> Iterator[dict[str, Any]]:
 
 def items() -> dict[str, Item]:
     """Every table and figure item, by name, from config/items.yaml."""
+    source = config_dir() / "items.yaml"
+    about = source.stat() if source.exists() else None
+    return dict(_items(source, (about.st_mtime_ns, about.st_size) if about else None))
+
+
+@lru_cache(maxsize=8)  # it is asked for once a claim, and more
+def _items(_source: Path, _as_written: tuple[int, int] | None) -> dict[str, Item]:
     with _reading("items.yaml", required=True) as raw:
         return {
             name: build(Item, {"item": name, "study": name.split("_")[0], **freeze(mapping(entry, name))}, name)

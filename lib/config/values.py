@@ -1,10 +1,8 @@
 """Plain values read from YAML: checked, frozen, thawed, and the error that names what does not fit."""
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
-from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,15 +21,6 @@ def one_of(given: object, known: Iterable[str]) -> str:
 
 def read_yaml(source: Path) -> dict[str, Any]:
     """A YAML mapping. Raises: ConfigError naming the file where it is missing, not a mapping, or says a key twice."""
-    try:
-        about = source.stat()
-    except FileNotFoundError:
-        raise ConfigError(f"{source}: no such file") from None
-    return copy.deepcopy(_parsed(source, about.st_mtime_ns, about.st_size))
-
-
-@lru_cache(maxsize=64)  # some are asked for once a claim, and more
-def _parsed(source: Path, _written: int, _size: int) -> dict[str, Any]:
     import yaml
 
     # The C parser, where PyYAML has it, is ten times as fast; both make plain values only.
@@ -50,6 +39,8 @@ def _parsed(source: Path, _written: int, _size: int) -> dict[str, Any]:
 
     try:
         raw = yaml.load(source.read_text(), Loader=Once)
+    except FileNotFoundError:
+        raise ConfigError(f"{source}: no such file") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: not valid YAML: {error}") from error
     if not isinstance(raw, dict):
