@@ -336,7 +336,10 @@ def _machine(scale: str) -> dict[str, str]:
     """Device and torch of this process; the device's start-up is over before the first task is timed."""
     compute, torch = importlib.import_module("lib.compute"), importlib.import_module("torch")
     torch.zeros(1, device=compute.device(config.load(scale).compute.device))
-    return {"device": compute.describe(), "torch": torch.__version__}
+    return {
+        "device": compute.describe(),
+        "torch": str(torch.__version__),
+    }  # plain text: torch's own kind of it would import torch in the process that asks
 
 
 def _carry_out(function: str, arguments: dict[str, Any]) -> dict[str, Any]:
