@@ -336,10 +336,8 @@ def _machine(scale: str) -> dict[str, str]:
     """Device and torch of this process; the device's start-up is over before the first task is timed."""
     compute, torch = importlib.import_module("lib.compute"), importlib.import_module("torch")
     torch.zeros(1, device=compute.device(config.load(scale).compute.device))
-    return {
-        "device": compute.describe(),
-        "torch": str(torch.__version__),
-    }  # plain text: torch's own kind of it would import torch in the process that asks
+    # Plain text: torch's own kind of it would import torch in the process that asks.
+    return {"device": compute.describe(), "torch": str(torch.__version__)}
 
 
 def _carry_out(function: str, arguments: dict[str, Any]) -> dict[str, Any]:
