@@ -136,16 +136,18 @@ def _write_made(path: Path, key: Key, value: tuple[Any, Mapping[str, Any]]) -> N
     store.write_atomic(path, store.canonical_json(body | {"made": about, "about": store.fingerprint(about)}))
 
 
-def _read_made(path: Path, key: Key) -> tuple[Any, dict[str, Any]]:
+def unpacked(content: bytes, key: Key) -> tuple[Any, dict[str, Any]]:
+    """A plain value, and what is said of its making, from the bytes of the file that it is kept in.
+
+    Raises: ValueError in words where the file is damaged, or of another key.
+    """
     try:
-        body = json.loads(path.read_text())
+        body = json.loads(content)
         value, about = body["value"], body.get("made", {})
         same = body["checksum"] == store.fingerprint(value)
         same_key = store.fingerprint(body["key"]) == store.fingerprint(key)
         same_about = body.get("about", store.fingerprint(about)) == store.fingerprint(about)
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"it cannot be read ({error})") from error
     if not same:
         raise ValueError("its checksum does not match")
@@ -154,6 +156,10 @@ def _read_made(path: Path, key: Key) -> tuple[Any, dict[str, Any]]:
     if not same_about:
         raise ValueError("the checksum of where it was made does not match")
     return value, about
+
+
+def _read_made(path: Path, key: Key) -> tuple[Any, dict[str, Any]]:
+    return unpacked(path.read_bytes(), key)
 
 
 def _write_tensors(path: Path, key: Key, value: Mapping[str, Any]) -> None:

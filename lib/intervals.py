@@ -14,20 +14,18 @@ def t_quantile(count: int, confidence: float = 0.95) -> float:
     return float(stdtrit(count - 1, (1 + confidence) / 2))
 
 
-def student(values: Sequence[float], confidence: float = 0.95) -> list[float] | None:
-    """Interval of the mean by Student's t, as [low, high]; None for fewer than two values."""
+def student(values: Sequence[float]) -> list[float] | None:
+    """95 % interval of the mean by Student's t, as [low, high]; None for fewer than two values."""
     count = len(values)
     if count < 2:
         return None
     mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(count)
-    half = t_quantile(count, confidence) * error
+    half = t_quantile(count) * error
     return [mean - half, mean + half]
 
 
-def of_mean(
-    values: Sequence[float], support: tuple[float, float] = (-math.inf, math.inf), confidence: float = 0.95
-) -> list[float] | None:
-    """Interval of the mean by Student's t, inside the range of values that the quantity can take.
+def of_mean(values: Sequence[float], support: tuple[float, float] = (-math.inf, math.inf)) -> list[float] | None:
+    """95 % interval of the mean by Student's t, inside the range of values that the quantity can take.
 
     With two finite ends the interval is computed on the logit scale and taken back: with the mean m and its standard
     error s on the scale where the range is [0, 1], logit(m) -+ t s / (m (1 - m)). On [-1, 1] that is Fisher's z. The
@@ -52,7 +50,7 @@ def of_mean(
     bottom, top = support
     if not all(bottom - SLACK <= value <= top + SLACK for value in values):
         raise ValueError(f"values {list(values)} do not all lie in the range of the quantity, {bottom:g} to {top:g}")
-    plain = student(values, confidence)
+    plain = student(values)
     if plain is None:
         return None
     mean = float(np.mean(values))

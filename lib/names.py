@@ -40,15 +40,12 @@ def value(name: str, text: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """A text with plain names: measures, settings as "reversed yes", identifiers of methods and attacks, and items."""
-    plain = _replaced(text, _pattern(()))
-    return _replaced(plain, _pattern(_labels(config.config_dir()))) if "_" in plain else plain
+    """A text with plain names: measures, settings as "reversed yes", identifiers of methods and attacks, and items.
 
-
-@cache
-def _labels(_folder: Path) -> tuple[tuple[str, str], ...]:
-    """Each item's name and label, of the configuration in a folder."""
-    return tuple((name, label(item)) for name, item in config.items().items())
+    None is replaced twice.
+    """
+    found, words = _replaced(config.config_dir())
+    return found.sub(lambda match: words[(match.lastindex or 1) - 1], text)
 
 
 def label(item: config.Item) -> str:
@@ -57,21 +54,15 @@ def label(item: config.Item) -> str:
 
 
 @cache
-def _pattern(items: tuple[tuple[str, str], ...]) -> tuple[re.Pattern[str], tuple[str, ...]]:
-    """What is replaced, the longer first, a group each; and by which words.
-
-    Args:
-        items: name and label of the items; none: measures, settings with their column's name, and what is an identifier
-            wherever it stands.
-    """
-    found = {rf"\b{re.escape(name)}\b": words for name, words in items}
-    for key, named in known()["values"].items() if not items else ():
+def _replaced(_folder: Path) -> tuple[re.Pattern[str], tuple[str, ...]]:
+    """What is replaced, the longer first, a group each; and by which words. The folder is the configuration's."""
+    found = {rf"\b{re.escape(name)}\b": label(item) for name, item in config.items().items()}
+    for key, named in known()["values"].items():
         for name, words in named.items():
             found[rf"\b{_loose(key)} {re.escape(name)}(?=[ ,.;)]|$)"] = f"{column(key)} {words}"
-        telling = {name: words for name, words in named.items() if _telling(name, words)}
-        found |= {rf"(?<![\w-]){re.escape(name)}(?![\w-])": words for name, words in telling.items()}
-    if not items:
-        found |= {rf"\b{_loose(name)}\b": words for name, words in known()["measures"].items() if "_" in name}
+            if _telling(name, words):
+                found[rf"(?<![\w-]){re.escape(name)}(?![\w-])"] = words
+    found |= {rf"\b{_loose(name)}\b": words for name, words in known()["measures"].items() if "_" in name}
     order = sorted(found, key=len, reverse=True)
     return re.compile("|".join(f"({pattern})" for pattern in order)), tuple(found[pattern] for pattern in order)
 
@@ -83,12 +74,6 @@ def _telling(name: str, words: str) -> bool:
 
 def _loose(name: str) -> str:
     return re.escape(name).replace("_", "[_ ]")
-
-
-def _replaced(text: str, pattern: tuple[re.Pattern[str], tuple[str, ...]]) -> str:
-    """A text with each match's words in its place; none is replaced twice."""
-    found, words = pattern
-    return found.sub(lambda match: words[(match.lastindex or 1) - 1], text)
 
 
 def term_id(term: str) -> str:

@@ -77,12 +77,7 @@ def panels(
         kwargs: to `plt.subplots`, as sharey.
     Returns: the figure, and the axes as an array of length count.
     """
-    import matplotlib.pyplot as plt
-
-    size = (width or (SINGLE if count == 1 else DOUBLE), height)
-    figure, axes = plt.subplots(1, count, figsize=size, squeeze=False, **kwargs)
-    plt.close(figure)  # a notebook shows it where it says display(figure), and not once more at the cell's end
-    return figure, axes[0]
+    return grid(count, count, height, width or (SINGLE if count == 1 else DOUBLE), **kwargs)
 
 
 def grid(
@@ -103,14 +98,14 @@ def grid(
     across = min(count, columns)
     rows = -(-count // across)
     figure, axes = plt.subplots(rows, across, figsize=(width, rows * height), squeeze=False, **kwargs)
-    plt.close(figure)
+    plt.close(figure)  # a notebook shows it where it says display(figure), and not once more at the cell's end
     for ax in axes.flat[count:]:
         ax.set_visible(False)
     return figure, axes.flat[:count]
 
 
 def mosaic(layout: Any, height: float, width: float = SINGLE, **kwargs: Any) -> tuple["Figure", dict[str, "Axes"]]:
-    """Panels of several sizes, one column wide.
+    """Panels of several sizes.
 
     Args:
         layout: a letter a panel, its rows parted by ";", as "AA;BC": A over B and C; or rows of names.
@@ -120,7 +115,7 @@ def mosaic(layout: Any, height: float, width: float = SINGLE, **kwargs: Any) -> 
     """
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplot_mosaic(layout, figsize=(width, height), **kwargs)
+    figure, axes = plt.subplot_mosaic(layout, figsize=(width, height), layout="constrained", **kwargs)
     plt.close(figure)
     return figure, axes
 
@@ -248,9 +243,9 @@ def forest(
             continue
         chosen = np.flatnonzero((rows[colour_by] == group).to_numpy())
         part = rows.iloc[chosen]
-        spread = np.abs(part[["low", "high"]].to_numpy(float).T - part[middle].to_numpy(float))
+        around = spread(part.assign(value=part[middle]))
         look: dict[str, Any] = {"color": PALETTE[index % 7], "marker": MARKERS[index % 7]}
-        ax.errorbar(part[middle], chosen, xerr=spread, linestyle="none", capsize=2, elinewidth=1, label=group, **look)
+        ax.errorbar(part[middle], chosen, xerr=around, linestyle="none", capsize=2, elinewidth=1, label=group, **look)
     zero(ax)
     named_rows(ax, [str(text) for text in rows[label]])
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=max(1, len(groups)))

@@ -16,24 +16,8 @@ import pandas as pd
 from lib import checksums, config, store, units
 from lib.contract import OVER_IMAGES, PROVENANCE_KEYS, RecordError, check_number, validate
 from lib.intervals import wilson
-from lib.tables import frame, render, where_keys
-
-__all__ = [
-    "RecordError",
-    "beside",
-    "dumps",
-    "exists",
-    "frame",
-    "git_state",
-    "in_words",
-    "number",
-    "provenance",
-    "read",
-    "source_text",
-    "validate",
-    "where_keys",
-    "write",
-]
+from lib.tables import frame as frame  # a record's numbers: as record.frame
+from lib.tables import render
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

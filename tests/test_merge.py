@@ -12,7 +12,7 @@ from training_tools import TINY, places
 from zoo_tools import flip, rewritten
 
 from lib import cache, checksums, config, evaluations, store, zoo
-from lib.engine import archive, merge
+from lib.engine import archive
 from lib.experiments import robustness
 
 SWEEPS = "evaluations/robustness-sweep"
@@ -61,7 +61,7 @@ def state(folder: Path) -> dict[str, bytes]:
 
 
 def test_what_is_new_is_taken_and_found_by_the_notebooks(packed, here, capsys):
-    assert merge.merge(packed) == 0
+    assert archive.merge(packed) == 0
     said = capsys.readouterr().out
     assert "new: 5 cards, 5 weights, 4 tables" in said and "there already: nothing" in said
     assert "robustness_pruned: complete at seed 0\n  seed 1: 8 tasks are left" in said
@@ -74,7 +74,7 @@ def test_what_is_new_is_taken_and_found_by_the_notebooks(packed, here, capsys):
 
 
 def test_weights_go_where_the_scale_ships_them_else_into_the_cache(packed, here):
-    merge.merge(packed)
+    archive.merge(packed)
     assert [path.name for path in (here / "networks").glob("*.safetensors")] == ["dense-seed0.safetensors"]
     assert zoo.kept("dense") and zoo.kept("low")
     with cache.only_kept():
@@ -82,10 +82,10 @@ def test_weights_go_where_the_scale_ships_them_else_into_the_cache(packed, here)
 
 
 def test_merging_twice_changes_nothing(packed, here, capsys):
-    merge.merge(packed)
+    archive.merge(packed)
     before = state(here.parent.parent)
     capsys.readouterr()
-    assert merge.merge(packed) == 0
+    assert archive.merge(packed) == 0
     said = capsys.readouterr().out
     assert "new: nothing" in said and "there already: 5 cards, 5 weights, 4 tables" in said
     assert state(here.parent.parent) == before
@@ -93,7 +93,7 @@ def test_merging_twice_changes_nothing(packed, here, capsys):
 
 def test_a_dry_run_writes_nothing(packed, here, capsys):
     before = state(here.parent.parent)
-    assert merge.merge(packed, dry_run=True) == 0
+    assert archive.merge(packed, dry_run=True) == 0
     assert "would be new: 5 cards, 5 weights, 4 tables" in capsys.readouterr().out
     assert state(here.parent.parent) == before
 
@@ -102,7 +102,7 @@ def test_networks_of_other_recipes_are_refused_with_what_rests_on_them(packed, h
     content = boxes.smoke(dense={**TINY, "epochs": 2, "family": "pruned"})
     del content["networks"]["tuned"], content["networks"]["low"], content["networks"]["low-longer"]
     boxes.house(here.parent.parent, content)
-    assert merge.merge(packed) == 1
+    assert archive.merge(packed) == 1
     said = capsys.readouterr().out
     assert "networks/dense-seed0.json: network dense was made from another recipe" in said
     assert "networks/tuned-seed0.json: scale 'smoke' has no network 'tuned'" in said
@@ -119,10 +119,10 @@ def test_a_damaged_archive_is_refused_as_a_whole(packed, here, tmp_path, place):
     shutil.copy(packed, damaged)
     flip(damaged, place)
     with pytest.raises(archive.ArchiveError, match=r"damaged\.zip"):
-        merge.merge(damaged)
+        archive.merge(damaged)
     damaged.write_bytes(packed.read_bytes()[: place - 100])
     with pytest.raises(archive.ArchiveError, match="damaged, or no archive of a time box"):
-        merge.merge(damaged)
+        archive.merge(damaged)
     assert not here.exists()
 
 
@@ -143,7 +143,7 @@ def test_a_damaged_archive_is_refused_as_a_whole(packed, here, tmp_path, place):
 def test_a_path_that_no_archive_writes_is_refused(packed, here, tmp_path, name):
     odd = changed(packed, tmp_path / "odd.zip", {name: b"{}"})
     with pytest.raises(archive.ArchiveError, match="is no file that an archive of networks holds"):
-        merge.merge(odd)
+        archive.merge(odd)
     assert not here.exists()
 
 
@@ -153,15 +153,15 @@ def test_an_archive_that_says_other_than_it_holds_is_refused(packed, here, tmp_p
     with zipfile.ZipFile(more, "a") as added, pytest.warns(UserWarning, match="Duplicate name"):
         added.writestr("networks/dense-seed0.json", "{}")
     with pytest.raises(archive.ArchiveError, match="it holds a file twice"):
-        merge.merge(more)
+        archive.merge(more)
     with pytest.raises(archive.ArchiveError, match="damaged, or no archive of a time box"):
-        merge.merge(changed(packed, tmp_path / "config.zip", {}, config=None))
+        archive.merge(changed(packed, tmp_path / "config.zip", {}, config=None))
     with pytest.raises(archive.ArchiveError, match="format 99; this version reads 1"):
-        merge.merge(changed(packed, tmp_path / "format.zip", {}, format=99))
+        archive.merge(changed(packed, tmp_path / "format.zip", {}, format=99))
     with pytest.raises(archive.ArchiveError, match="no scale 'huge' here"):
-        merge.merge(changed(packed, tmp_path / "scale.zip", {}, scale="huge"))
+        archive.merge(changed(packed, tmp_path / "scale.zip", {}, scale="huge"))
     with pytest.raises(archive.ArchiveError, match="no such file"):
-        merge.merge(tmp_path / "nothing.zip")
+        archive.merge(tmp_path / "nothing.zip")
 
 
 def test_cards_weights_and_tables_must_fit_themselves(packed, here, tmp_path, capsys):
@@ -181,7 +181,7 @@ def test_cards_weights_and_tables_must_fit_themselves(packed, here, tmp_path, ca
         second: json.dumps(table).encode(),
         third: b"[1]",
     }
-    assert merge.merge(changed(packed, tmp_path / "spoilt.zip", spoilt)) == 1
+    assert archive.merge(changed(packed, tmp_path / "spoilt.zip", spoilt)) == 1
     said = capsys.readouterr().out
     assert "networks/tuned-seed0.json: its checksum does not match" in said
     assert "networks/low-seed0.safetensors: it does not match its card" in said
@@ -197,7 +197,7 @@ def test_cards_weights_and_tables_must_fit_themselves(packed, here, tmp_path, ca
 @pytest.fixture
 def other(packed, here, tmp_path) -> Path:
     """Merged, then `dense` as it might have come out elsewhere: an archive with other weights and their table."""
-    merge.merge(packed)
+    archive.merge(packed)
     shutil.rmtree(config.cache_dir("smoke") / "networks")
     files = archive.read(packed)[1]
     path = tmp_path / "card.json"
@@ -220,7 +220,7 @@ def other(packed, here, tmp_path) -> Path:
 def test_other_weights_are_refused(other, here, capsys):
     before = state(here)
     capsys.readouterr()
-    assert merge.merge(other) == 1
+    assert archive.merge(other) == 1
     said = capsys.readouterr().out
     assert "networks/dense-seed0.json is of other weights" in said and "--replace dense" in said
     assert "refused: 1 cards, 1 tables" in said
@@ -229,7 +229,7 @@ def test_other_weights_are_refused(other, here, capsys):
 
 def test_other_weights_replace_those_here_where_it_is_asked_for(other, here, capsys):
     capsys.readouterr()
-    assert merge.merge(other, replace=["den*e"]) == 0
+    assert archive.merge(other, replace=["den*e"]) == 0
     said = capsys.readouterr().out
     assert "refused" not in said
     assert zoo.card("dense")["weights"] == store.bytes_sha256(b"others")
@@ -244,7 +244,7 @@ def test_a_network_of_this_cache_stands_before_what_is_merged_and_is_told(packed
     zoo.get("dense")
     path = zoo.folder("dense") / "card.json"
     rewritten(path, weights=store.bytes_sha256(b"mine"))
-    assert merge.merge(packed) == 1
+    assert archive.merge(packed) == 1
     assert f"{path} is of other weights" in capsys.readouterr().out
-    assert merge.merge(packed, replace=["dense"]) == 0
+    assert archive.merge(packed, replace=["dense"]) == 0
     assert zoo.card("dense")["weights"] == json.loads((here / "networks" / "dense-seed0.json").read_text())["weights"]

@@ -306,14 +306,10 @@ def accuracy_words(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"Clean accuracy: {'; '.join(kinds)}." if kinds else ""
 
 
-def networks_in_short(rows: Sequence[Mapping[str, Any]], most: int = 3) -> str:
-    """The same in a few words, as "resnet18 83.1 % (usual 94 %)".
-
-    Args:
-        rows: how accurate the networks of a verdict are.
-        most: of more kinds of network than that, their range, and those that are far below the usual accuracy.
-    """
-    several = len(rows) > most
+def networks_in_short(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The same in a few words, as "resnet18 83.1 % (usual 94 %)"; of more than three kinds of network their range, and
+    those that are far below the usual accuracy."""
+    several = len(rows) > 3
     ends = [end(row[key] for row in rows) for end, key in ((min, "low"), (max, "high"))] if several else []
     shown = [f"{len(rows)} kinds of network, {' to '.join(map(_percent, ends))}"] if several else []
     for row in rows:

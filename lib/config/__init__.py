@@ -1,6 +1,5 @@
 """Scale presets, recipes and places: the only package that reads config/*.yaml or the environment."""
 
-from lib.config.estimates import images_of, in_words, network_seconds
 from lib.config.items import (
     CHANGED,
     Item,
@@ -29,5 +28,5 @@ from lib.config.places import (
     training_asked,
 )
 from lib.config.recipe import Compute, Recipe
-from lib.config.scale import SCALES, SECTIONS, Scale, load
+from lib.config.scale import SCALES, SECTIONS, Scale, epochs, in_words, load, network_seconds
 from lib.config.values import ConfigError, freeze, one_of, read_yaml, thaw

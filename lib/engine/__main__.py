@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
             if not data.is_dir():
                 raise config.ConfigError(f"--data: no folder {data}")
             os.environ["DATA_ROOT"] = str(data)
-        home = {"run": "run", "status": "run", "job": "jobs", "box": "box", "merge": "merge"}[command]
+        home = {"run": "run", "status": "run", "job": "jobs", "box": "box", "merge": "archive"}[command]
         module = importlib.import_module(f"lib.engine.{home}")  # a job has no use for the others
         return getattr(module, "run" if command == "box" else command)(**asked)
     except config.ConfigError as error:

@@ -7,8 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from lib import config
-from lib.config import ConfigError, Scale
-from lib.config.estimates import network_seconds
+from lib.config import ConfigError, Scale, network_seconds
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lib import cache, config, store
-from lib.config import ConfigError, Scale, in_words
-from lib.config.estimates import epochs, network_seconds
+from lib.config import ConfigError, Scale, epochs, in_words, network_seconds
 from lib.engine import graph
 from lib.engine.jobs import say
 

@@ -3,13 +3,12 @@
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -132,8 +131,7 @@ def _snakemake(arguments: Sequence[str], ear: "_Ear") -> tuple[int, "_Ear"]:
     if ear.known:
         threading.Thread(target=_show, args=(ear.scale, over), daemon=True).start()
     try:
-        with _stopped_by_a_second_signal():
-            main(list(arguments))
+        main(list(arguments))
     except SystemExit as end:
         status = 0 if end.code in (0, None) else 1
     except KeyboardInterrupt:
@@ -144,32 +142,13 @@ def _snakemake(arguments: Sequence[str], ear: "_Ear") -> tuple[int, "_Ear"]:
     return status, ear
 
 
-@contextmanager
-def _stopped_by_a_second_signal() -> Iterator[None]:
-    """Within this block a second SIGINT or SIGTERM ends the jobs at work, which Snakemake waits for after the first.
-
-    The signals are read beside their handlers, as Snakemake has its own.
-    """
+def _end_jobs(*_: Any) -> None:
+    """A second SIGINT or SIGTERM ends the jobs at work, which Snakemake waits for after the first."""
     import psutil
 
-    heard, told = socket.socketpair()
-    told.setblocking(False)
-
-    def listen() -> None:
-        asked = 0
-        while number := heard.recv(1):
-            asked += number[0] in (signal.SIGINT, signal.SIGTERM)
-            for job in psutil.Process().children() if asked > 1 else ():
-                with suppress(psutil.Error):  # it has just ended
-                    job.terminate()  # it ends its command, and leaves nothing that says that it is done
-
-    before = signal.set_wakeup_fd(told.fileno())
-    threading.Thread(target=listen, daemon=True).start()
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(before)
-        told.close()
+    for job in psutil.Process().children():
+        with suppress(psutil.Error):  # it has just ended
+            job.terminate()  # it ends its command, and leaves nothing that says that it is done
 
 
 class _Ear(logging.Filter):
@@ -199,6 +178,8 @@ class _Ear(logging.Filter):
             self.errors.append(record.getMessage())
         if any(words in record.getMessage() for words in STOPPING) and not self.stopping:
             self.stopping = True
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, _end_jobs)
             say("asked to stop: the jobs at work are finished first; a second signal ends them")
         return False
 

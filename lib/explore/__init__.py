@@ -10,6 +10,3 @@ from lib.explore.network import ExploreError, Network, load
 from lib.explore.own import own_image, own_network
 from lib.explore.panel import Explorer, display, show
 from lib.explore.prediction import Example, attack
-
-__all__ = ["Example", "ExploreError", "Explorer", "Network"]
-__all__ += ["attack", "display", "load", "own_image", "own_network", "show"]

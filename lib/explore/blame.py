@@ -114,7 +114,7 @@ def view(example: Example, layer: str | None = None, companion: str = MASKED) ->
     layer = layer or found.chosen or next(reversed(found.votes))
     heat, counts = found.map(layer)
     layout = [["adversarial", "companion", "layers"], ["map", "map", "layers"]]
-    figure, axes = drawing.mosaic(layout, 3.5, width_ratios=[1, 1, 1.9], height_ratios=[1, 1.25])
+    figure, axes = plots.mosaic(layout, 3.5, plots.DOUBLE, width_ratios=[1, 1, 1.9], height_ratios=[1, 1.25])
     picture(axes["adversarial"], example.images[1], "wrong", drawing.ADVERSARIAL)
     picture(axes["companion"], found.image, CLEAN if found.mask is None else MASKED, drawing.CLEAN)
     if found.mask is not None and 0 < float(found.mask.mean()) < 1:

@@ -116,7 +116,7 @@ def view(example: Example) -> list[View]:
 def _figure(found: DecisionPath) -> Figure:
     table, layers = found.table, range(len(found.table))
     height = 0.9 + 0.24 * len(layers)
-    figure, axes = drawing.mosaic([["clean", "adversarial", "channels"]], height, width_ratios=[1, 1, 3.4])
+    figure, axes = plots.mosaic([["clean", "adversarial", "channels"]], height, plots.DOUBLE, width_ratios=[1, 1, 3.4])
     for rows, kind, colour in zip(found.rows, ("clean", "adversarial"), plots.PALETTE, strict=False):
         ax, numbers = axes[kind], range(rows.shape[1])
         image = heat_map(ax, rows, kind)

@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -19,13 +18,6 @@ class View(NamedTuple):
 
     figure: Figure | None
     caption: str
-
-
-def mosaic(layout: list[Any], height: float, **options: Any) -> tuple[Figure, dict[str, Axes]]:
-    """A figure two columns wide with named axes, shown only where a notebook says so."""
-    figure, axes = plt.subplot_mosaic(layout, figsize=(plots.DOUBLE, height), layout="constrained", **options)
-    plt.close(figure)
-    return figure, axes
 
 
 def picture(ax: Axes, image: Tensor, title: str, colour: str = "black", **options: Any) -> None:
@@ -50,8 +42,3 @@ def heat_map(ax: Axes, values: Tensor, title: str, low: float = 0, high: float =
 def label(layer: str) -> str:
     """A layer's name, shortened for an axis: blocks.0.conv1 -> b0.conv1."""
     return layer.replace("blocks.", "b").replace("features.", "")
-
-
-def short(text: str, longest: int = 12) -> str:
-    """A class's name, cut where it is long."""
-    return text if len(text) <= longest else text[: longest - 1] + "…"

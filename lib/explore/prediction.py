@@ -9,9 +9,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lib import attacks
+from lib import attacks, plots
 from lib.attacks.goal import device_of, image_seeds
-from lib.explore.drawing import ADVERSARIAL, CLEAN, OTHER, View, mosaic, picture, short
+from lib.explore.drawing import ADVERSARIAL, CLEAN, OTHER, View, picture
 from lib.explore.network import MINE, ExploreError, Network
 
 # FGSM and random PGD stand once each: their strength is eps.
@@ -147,8 +147,8 @@ def _craft(network: Network, position: int, name: str, epsilon: float | None = N
 def view(example: Example) -> list[View]:
     """The two images and their difference, the probabilities of both, and the probabilities at every strength."""
     layout = [["clean", "change", "attacked", "bars"], ["sweep", "sweep", "sweep", "bars"]]
-    figure, axes = mosaic(layout, 3.9, width_ratios=[1, 1, 1, 1.25], height_ratios=[1.25, 1])
-    names = dict(enumerate(map(short, example.network.test.classes)))
+    figure, axes = plots.mosaic(layout, 3.9, plots.DOUBLE, width_ratios=[1, 1, 1, 1.25], height_ratios=[1.25, 1])
+    names = {k: plots.short(name, 12) for k, name in enumerate(example.network.test.classes)}
     both = pd.DataFrame(example.probabilities.numpy(), index=["clean", "attacked"])
     for title, image, top in zip(both.index, example.images, example.predicted, strict=True):
         colour = CLEAN if top == example.label else ADVERSARIAL

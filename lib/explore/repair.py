@@ -7,9 +7,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from lib import plots
 from lib.explore import drawing
 from lib.explore.blame import MASKED, blame, said
-from lib.explore.drawing import ADVERSARIAL, CLEAN, OTHER, View, picture, short
+from lib.explore.drawing import ADVERSARIAL, CLEAN, OTHER, View, picture
 from lib.explore.network import Network, predicted_of
 from lib.explore.prediction import Example
 from lib.lancet.measures import predictions
@@ -86,9 +87,9 @@ def view(example: Example, layer: str | None = None, companion: str = MASKED) ->
     found, done = blame(example, companion), repair(example, layer, companion)
     if done is None:
         return [View(None, said(example, found, companion))]
-    names = [short(name, 18) for name in example.network.test.classes]
+    names = [plots.short(name, 18) for name in example.network.test.classes]
     layout = [["wrong", "pair", "map", "answers"], ["recalls"] * 4]
-    figure, axes = drawing.mosaic(layout, 4.6, width_ratios=[1.3, 1.3, 1.2, 1.3], height_ratios=[1.4, 1])
+    figure, axes = plots.mosaic(layout, 4.6, plots.DOUBLE, width_ratios=[1.3, 1.3, 1.2, 1.3], height_ratios=[1.4, 1])
     picture(axes["wrong"], example.images[1], f"1. wrong:\n{names[example.predicted[1]]}", ADVERSARIAL)
     picture(axes["pair"], found.image, "2. paired with:\n" + (companion if found.mask is not None else "clean image"))
     heat, counts = found.map(done.report.layer)
@@ -99,7 +100,7 @@ def view(example: Example, layer: str | None = None, companion: str = MASKED) ->
     axes["map"].set(xlabel="input channel", ylabel="output channel")
     order = [example.label, *done.probabilities.amax(0).argsort(descending=True).tolist()]
     shown = list(dict.fromkeys(order))[:4]
-    rows = [short(names[k]) + "\n(true)" * (k == example.label) for k in shown]
+    rows = [plots.short(names[k], 12) + "\n(true)" * (k == example.label) for k in shown]
     both = pd.DataFrame(done.probabilities[:, shown].T.numpy(), rows, ["before", "after"])
     look = {"color": [OTHER, CLEAN], "width": 0.75}
     both.plot.barh(ax=axes["answers"], xlim=(0, 1), title=f"4. {done.report.flipped:,} flipped", legend=False, **look)

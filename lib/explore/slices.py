@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lib import plots
-from lib.explore.drawing import View, heat_map, label, mosaic
+from lib.explore.drawing import View, heat_map, label
 from lib.explore.network import ExploreError, profile_of
 from lib.explore.prediction import Example
 from lib.slicing.backward import slice as slice_of
@@ -110,7 +110,7 @@ def _layers(found: Comparison) -> View:
 
 def _layer(found: Comparison, layer: str) -> View:
     synapses, neurons = found.maps(layer)
-    figure, axes = mosaic([["synapses 0", "synapses 1", "change", "neurons 0", "neurons 1"]], 2.3)
+    figure, axes = plots.mosaic([["synapses 0", "synapses 1", "change", "neurons 0", "neurons 1"]], 2.3, plots.DOUBLE)
     top, shape = max(1, int(neurons.abs().max())), "equal" if neurons.shape[1] > 1 else "auto"
     for number, name in enumerate((CLEAN, ADVERSARIAL)):
         inside, reached = axes[f"synapses {number}"], axes[f"neurons {number}"]

@@ -7,13 +7,3 @@
 from lib.report.entries import duration
 from lib.report.gallery import ReportError, findings_markdown, gallery_markdown, write_readme
 from lib.report.page import build, main
-
-__all__ = [
-    "ReportError",
-    "build",
-    "duration",
-    "findings_markdown",
-    "gallery_markdown",
-    "main",
-    "write_readme",
-]

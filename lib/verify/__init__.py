@@ -5,5 +5,3 @@
 
 from lib.verify.checks import DIFFERS, OK, UNTRACED, Finding, check, summary
 from lib.verify.rerun import against, compare, is_measured, rerun
-
-__all__ = ["DIFFERS", "OK", "UNTRACED", "Finding", "against", "check", "compare", "is_measured", "rerun", "summary"]
