@@ -19,6 +19,7 @@ from lib.experiments.item import Item, Results
 from lib.experiments.lancet import Backdoored, BackdoorRun, in_turns, networks
 from lib.experiments.lancet_figures import draw_methods, draw_sizes
 from lib.experiments.lancet_repairs import FLIPS, KNOWN, METHODS, Material, Repairs, clean_images, repairs
+from lib.experiments.run import measures
 from lib.intervals import of_mean
 from lib.lancet.backdoors.triggers import Trigger
 from lib.lancet.measures import NAMES, measure, predictions
@@ -170,17 +171,13 @@ def of_networks(table: pd.DataFrame, by: Sequence[str] = ()) -> list[dict[str, A
         table: rows of `RepairRun.repaired`.
         by: more columns to tell rows apart by.
     """
-    rows: list[dict[str, Any]] = []
-    for row in table.to_dict("records"):
-        where = {key: row[key] for key in ("network", *by, "method")} | {"reversed": bool(row["reversed"])}
-        counts = {"target_recall": row["n_target"], "accuracy": row["n"], "accuracy_change": row["n"]}
-        for name in LABELS:
-            if not pd.isna(row[name]):
-                n = int(counts.get(name, row["n"] - row["n_target"]))
-                rows.append({"measure": name, **where, "value": row[name], "n": n})
-        if row["method"] in (*FLIPS, "zero") and row["changed"]:
-            rows.append({"measure": "changed", **where, "value": row["fraction"], "n": int(row["n"])})
-    return rows
+    flipped = table["method"].isin([*FLIPS, "zero"]) & table["changed"].astype(bool)
+    table = table.assign(changed=table["fraction"].where(flipped), n_others=table["n"] - table["n_target"])
+    counts = {"target_recall": "n_target", "accuracy": "n", "accuracy_change": "n", "changed": "n"}
+    names = [*LABELS, "changed"]
+    return list(
+        measures(table, names, ["network", *by, "method", "reversed"], dict.fromkeys(names, "n_others") | counts)
+    )
 
 
 def over_networks(table: pd.DataFrame, **where: Any) -> list[dict[str, Any]]:
@@ -210,9 +207,8 @@ def over_networks(table: pd.DataFrame, **where: Any) -> list[dict[str, Any]]:
 
 def wide(results: Results, places: Sequence[str], measure: str = "{}", **where: Any) -> pd.DataFrame:
     """All measures side by side, a column each, indexed by `places`."""
-    parts = [results.values(measure.format(name), **where).assign(label=label) for name, label in LABELS.items()]
-    found = pd.concat(parts, ignore_index=True).pivot(index=list(places), columns="label", values="value")
-    return found.reindex(columns=list(LABELS.values()))
+    shown = {measure.format(name): label for name, label in LABELS.items()}
+    return results.wide(shown, places, **where).set_index(list(places)).reindex(columns=list(LABELS.values()))
 
 
 def summary_table(results: Results) -> pd.DataFrame:

@@ -271,8 +271,7 @@ def _draw_accuracies(ax: Any, results: Results) -> None:
 
 def table(results: Results) -> pd.DataFrame:
     """A row a theta: the whole network's slice and the pruned networks; below, the methods that know no theta."""
-    whole = {measure: results.values(measure, layer="all").set_index("theta")["value"] for measure in WORDS}
-    found = pd.DataFrame(whole).rename(columns=WORDS)
+    found = results.wide(WORDS, ["theta"], layer="all").set_index("theta")
     rows = results.values("accuracy")
     rows["column"] = rows["ratio"].map("r = {:g}".format) + rows["compensation"].map({True: ", centred", False: ""})
     wide = rows[rows["theta"].notna()].pivot(index="theta", columns="column", values="value")

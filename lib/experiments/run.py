@@ -135,7 +135,11 @@ class Run(Generic[S]):
 
 
 def measures(
-    table: pd.DataFrame, names: Iterable[str], by: Sequence[str] = (), n: str = "n", **about: Any
+    table: pd.DataFrame,
+    names: Iterable[str],
+    by: Sequence[str] = (),
+    n: str | Mapping[str, str] = "n",
+    **about: Any,
 ) -> Iterator[dict[str, Any]]:
     """Measures that a table has as columns, as rows for `Run.tidy`: one a row and measure, none where it is missing.
 
@@ -143,12 +147,15 @@ def measures(
         table: as `Run.table` returns it.
         names: of the measures.
         by: columns that tell rows apart.
-        n: the column that says how many are behind a row's values.
+        n: the column that says how many are behind a row's values; or measure -> that column.
         about: what tells this table's rows from others.
     """
     for row in table.to_dict("records"):
-        where = {**about, **{key: row[key] for key in by}, "n": int(row[n])}
-        yield from ({"measure": name, **where, "value": row[name]} for name in names if not pd.isna(row.get(name)))
+        where = {**about, **{key: row[key] for key in by}}
+        for name in names:
+            if not pd.isna(row[name]):
+                count = row[n if isinstance(n, str) else n[name]]
+                yield {"measure": name, **where, "value": row[name], "n": int(count)}
 
 
 @lru_cache(maxsize=8)
