@@ -273,7 +273,7 @@ def draw(results: Results) -> Figure:
             for flag, known in KNOWN.items():
                 found = results.values(name, role=role, reversed=flag, method=methods)
                 places = dotplots.row_of(found["method"], methods) + 0.4 * (index - 0.5) + 0.18 * (flag - 0.5)
-                look = {"fillstyle": "full" if flag else "none", "label": f"{ROLES[role]}, {known} trigger known"}
+                look: Any = {"fillstyle": "full" if flag else "none", "label": f"{ROLES[role]}, {known} trigger known"}
                 dotplots.intervals(ax, found, places, index, **look)
         ax.set_title(words, fontsize=plots.SMALLEST)
         ax.set(xlim=(-0.05, 1.05), xticks=(0, 0.5, 1), xticklabels=("0", ".5", "1"))
