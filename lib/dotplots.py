@@ -14,20 +14,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def intervals(ax: Axes, values: pd.DataFrame, places: Sequence[float] | np.ndarray, index: int, **look: Any) -> None:
-    """Values one above the other, each with its interval where it has one.
+def intervals(ax: Axes, values: pd.DataFrame, places: Any, index: int, upright: bool = False, **look: Any) -> None:
+    """Values at their places, each with its interval where it has one.
 
     Args:
         ax: where to draw.
         values: columns value, low and high (NaN: no interval).
-        places: height of each, in rows from the top.
+        places: height of each, in rows from the top; or its place from the left.
         index: which colour and marker, from 0.
+        upright: whether values go up, and not to the right.
         look: as matplotlib's `errorbar` takes it, as label.
     """
-    own: dict[str, Any] = {"color": plots.PALETTE[index % 7], "marker": plots.MARKERS[index % 7], "linestyle": "none"}
-    ax.errorbar(
-        values["value"], places, xerr=plots.spread(values), **{**own, "capsize": 1.5, "elinewidth": 0.9, **look}
-    )
+    own = plots.look(index, **{"linestyle": "none", "capsize": 1.5, "elinewidth": 0.9, **look})
+    if upright:
+        ax.errorbar(places, values["value"], yerr=plots.spread(values), **own)
+    else:
+        ax.errorbar(values["value"], places, xerr=plots.spread(values), **own)
 
 
 def published(ax: Axes, values: pd.DataFrame, places: Sequence[float] | np.ndarray) -> None:
@@ -41,6 +43,28 @@ def published(ax: Axes, values: pd.DataFrame, places: Sequence[float] | np.ndarr
 def row_of(names: Sequence[str] | pd.Series, order: Sequence[str]) -> np.ndarray:
     """In which row each name is, from the top, where the rows are `order`."""
     return np.array([order.index(name) for name in names], dtype=float)
+
+
+def dots(ax: Axes, values: pd.DataFrame, row: str, rows: Sequence[str], hue: str, hues: Sequence[str]) -> None:
+    """Values with their intervals in rows from top to bottom, those of a row one below the other.
+
+    Args:
+        ax: where to draw.
+        values: as `intervals` takes them; others than of `rows` and `hues` are left out.
+        row, rows: the column that says in which row a value stands, and the rows' names.
+        hue, hues: the column that tells the values of a row apart, and what it has, in order.
+    """
+    step = 0.7 / max(1, len(hues) - 1)
+    for index, name in enumerate(hues):
+        part = values[(values[hue] == name) & values[row].isin(list(rows))]
+        places = row_of(part[row], rows) + index * step - 0.35
+        intervals(ax, part, places, index, capsize=0, elinewidth=0.7, label=name)
+
+
+def striped(ax: Axes, rows: int) -> None:
+    """Every second of some rows on grey."""
+    for row in range(0, rows, 2):
+        ax.axhspan(row - 0.5, row + 0.5, color="#f4f4f4", zorder=0)
 
 
 def spans(values: pd.DataFrame) -> list[tuple[float, float, int]]:

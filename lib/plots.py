@@ -131,6 +131,38 @@ def settled(figure: "Figure") -> "Figure":
     return figure
 
 
+def look(index: int, **more: Any) -> dict[str, Any]:
+    """Colour and marker of one of several series, as matplotlib takes them.
+
+    Args:
+        index: of the series, from 0.
+        more: what else it takes, as linestyle.
+    """
+    return {"color": PALETTE[index % 7], "marker": MARKERS[index % 7], **more}
+
+
+def bare(ax: "Axes", frame: bool = False) -> None:
+    """No ticks and no grid, as around a picture; frame: whether its frame stays."""
+    ax.set(xticks=[], yticks=[])
+    ax.grid(visible=False)
+    if not frame:
+        ax.spines[:].set_visible(False)
+
+
+def banded(ax: "Axes", x: Any, rows: pd.DataFrame, **look: Any) -> None:
+    """A line with a band for its interval, where all of it has one.
+
+    Args:
+        ax: where to draw.
+        x: of each row.
+        rows: columns value, and low and high where there are intervals.
+        look: as matplotlib's `plot` takes it, color among it.
+    """
+    ax.plot(x, rows["value"], **look)
+    if {"low", "high"} <= set(rows) and rows["low"].notna().all():
+        ax.fill_between(x, rows["low"], rows["high"], color=look["color"], alpha=0.16, linewidth=0)
+
+
 def curves(
     ax: "Axes",
     frame: pd.DataFrame,
@@ -161,13 +193,12 @@ def curves(
             raise ValueError(f"two rows share {x} and {hue} = {value!r}: filter the frame to one curve each")
         if line.empty:
             continue
-        colour = PALETTE[index % 7]
-        look: dict[str, Any] = {"color": colour, "marker": MARKERS[index % 7], "linestyle": LINESTYLES[index % 7]}
         name = label.format(value) if hue is not None else (label if label != "{}" else None)
-        ax.plot(line[x], line[y], label=name, markevery=max(1, len(line) // 10), **look)
+        own = look(index, linestyle=LINESTYLES[index % 7], label=name, markevery=max(1, len(line) // 10))
+        ax.plot(line[x], line[y], **own)
         if low in line and high in line and line[low].notna().any():
             band = line.dropna(subset=[low, high])
-            ax.fill_between(band[x], band[low], band[high], color=colour, alpha=0.16, linewidth=0)
+            ax.fill_between(band[x], band[low], band[high], color=own["color"], alpha=0.16, linewidth=0)
 
 
 def epsilon_axis(
@@ -243,9 +274,9 @@ def forest(
             continue
         chosen = np.flatnonzero((rows[colour_by] == group).to_numpy())
         part = rows.iloc[chosen]
-        around = spread(part.assign(value=part[middle]))
-        look: dict[str, Any] = {"color": PALETTE[index % 7], "marker": MARKERS[index % 7]}
-        ax.errorbar(part[middle], chosen, xerr=around, linestyle="none", capsize=2, elinewidth=1, label=group, **look)
+        reach = spread(part[["low", "high"]].assign(value=part[middle]))
+        own = look(index, linestyle="none", capsize=2, elinewidth=1, label=group)
+        ax.errorbar(part[middle], chosen, xerr=reach, **own)
     zero(ax)
     named_rows(ax, [str(text) for text in rows[label]])
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=max(1, len(groups)))
@@ -296,9 +327,7 @@ def pictures(rows: int, columns: int, side: float = 0.92) -> tuple["Figure", np.
 
     figure, axes = plt.subplots(rows, columns, figsize=(side * columns + 0.9, side * rows + 0.4), squeeze=False)
     for ax in axes.flat:
-        ax.set(xticks=[], yticks=[])
-        ax.grid(False)
-        ax.spines[:].set_visible(False)
+        bare(ax)
     plt.close(figure)
     return figure, axes
 

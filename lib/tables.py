@@ -183,11 +183,3 @@ def md_text(text: str) -> str:
 def md_url(path: str) -> str:
     """A path as the target of a Markdown link."""
     return path.replace("%", "%25").translate(_MD_URL)
-
-
-def rounded(table: Any, form: str = ".3f") -> str:
-    """A frame as Markdown, its floats in a format; nothing where there is none."""
-    shown = table.copy()
-    for column in shown.select_dtypes("float"):
-        shown[column] = shown[column].map(lambda value: "" if value != value else f"{value:{form}}")
-    return markdown(shown.astype(str))

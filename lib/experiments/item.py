@@ -118,6 +118,18 @@ class Results:
         told = rows.notna().any() | rows.columns.isin(["low", "high"]) | rows.empty
         return rows.loc[:, told].reset_index(drop=True)
 
+    def wide(self, shown: Mapping[str, str], by: Sequence[str], **where: Any) -> pd.DataFrame:
+        """Measures side by side: the columns `by`, and one for each measure that there is.
+
+        Args:
+            shown: measure -> the head of its column.
+            by: what tells the rows apart.
+            where: as `values` takes it.
+        """
+        found = {title: self.values(name, **where) for name, title in shown.items()}
+        columns = [rows.set_index(list(by))["value"].rename(title) for title, rows in found.items() if len(rows)]
+        return pd.concat(columns, axis=1).reset_index()
+
     def rows(self, measure: str) -> pd.DataFrame:
         """What the frames of all seeds say of one measure, of the record's or beyond, with a column seed."""
         parts = [frame[frame["measure"] == measure].assign(seed=seed) for seed, frame in self.frames.items()]

@@ -16,11 +16,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lib import config, dotplots, plots
+from lib.data import ImageSet
 from lib.experiments.item import Item, Results
 from lib.experiments.lancet import BackdoorRun, Flipping, backdoored
-from lib.experiments.lancet_backdoors import CHANGED, UNITS, network_table, of_networks
+from lib.experiments.lancet_backdoors import CHANGED, UNITS, network_table, of_networks, with_change
 from lib.experiments.lancet_figures import method_names
 from lib.experiments.lancet_repairs import FLIPS, KNOWN, Material, Repaired, Repairer
+from lib.experiments.run import measures
 from lib.experiments.settings import Count, Seed, Share
 from lib.lancet.backdoors import adaptive
 from lib.lancet.backdoors.excite import importance, reading
@@ -78,15 +80,17 @@ class Settings(Flipping):
 class AdaptiveRun(BackdoorRun[Settings]):
     """A seed's networks of this experiment."""
 
+    def split(self, network: str) -> tuple[ImageSet, ImageSet]:
+        """The repair and the report split of a network's data set."""
+        return self.parts(self.preset.recipe(network).data)
+
     def key(self, network: str, **own: Any) -> dict[str, Any]:
         """What all tables depend on, and of the settings `own`."""
-        parts = self.parts(config.load(self.scale).recipe(network).data)
-        return {"images": [part.fingerprint for part in parts], "settings": own}
+        return {"images": [part.fingerprint for part in self.split(network)], "settings": own}
 
     def images_of(self, network: str) -> tuple[Tensor, Tensor]:
         """The repair split of a network's data set where the network is: images and labels."""
-        repair = self.parts(config.load(self.scale).recipe(network).data)[0]
-        on = next(self.network(network).parameters()).device
+        repair, on = self.split(network)[0], next(self.network(network).parameters()).device
         return repair.float(on), repair.labels.to(on)
 
     def repaired(self, name: str, reversed_known: bool) -> pd.DataFrame:
@@ -105,7 +109,7 @@ class AdaptiveRun(BackdoorRun[Settings]):
             for made in (Repaired("none", model), *repairer.flipped()):
                 after = measure(made.model, self.parts(about.data)[1], None, attack.trigger, attack.target)
                 touched = touched_share(model, made, images, labels, chosen.important)
-                yield _row(made, touched, after)
+                yield made.row(touched, after)
 
         own = ("repair_pairs", "flip_threshold", "near_best", "reverse_images", "reverse_steps")
         key = self.key(
@@ -115,20 +119,20 @@ class AdaptiveRun(BackdoorRun[Settings]):
             **chosen.unusual("formula", "until", "flip_images"),
         )
         key |= {"attack": self.address(name), "reversed": reversed_known}
-        return self.table("lancet-adaptive", key, lambda: pd.DataFrame(list(rows()), columns=COLUMNS), name, VERSION)
+        return self.table("lancet-adaptive", key, rows, name, VERSION, COLUMNS)
 
     def clean(self) -> pd.DataFrame:
         """The clean network, with the adaptive trigger stamped; `COLUMNS`."""
         named = self.settings.networks()
         clean, attacked = named["clean"], named["adaptive"]
 
-        def make() -> pd.DataFrame:
-            attack, report = self.attack(attacked), self.parts(config.load(self.scale).recipe(clean).data)[1]
+        def rows() -> Iterator[list[Any]]:
+            attack, report = self.attack(attacked), self.split(clean)[1]
             found = measure(self.network(clean), report, None, attack.trigger, attack.target)
-            return pd.DataFrame([_row(Repaired("none", nn.Identity()), None, found)], columns=COLUMNS)
+            yield Repaired("none", nn.Identity()).row(None, found)
 
         key = {**self.key(clean), "attack": self.address(attacked)}
-        return self.table("lancet-adaptive", key, make, clean, VERSION)
+        return self.table("lancet-adaptive", key, rows, clean, VERSION, COLUMNS)
 
     def lifted(self, name: str) -> pd.DataFrame:
         """How far the trigger moves neurons of the last hidden layers.
@@ -138,10 +142,11 @@ class AdaptiveRun(BackdoorRun[Settings]):
         """
         chosen = self.settings
 
-        def make() -> pd.DataFrame:
+        def rows() -> Iterator[list[Any]]:
             attack, model = self.attack(name), self.network(name)
-            images, labels = (part[self.images_of(name)[1] != attack.target] for part in self.images_of(name))
-            stamped, rows = attack.trigger.stamp(images), []
+            images, labels = self.images_of(name)
+            images, labels = (part[labels != attack.target] for part in (images, labels))
+            stamped = attack.trigger.stamp(images)
             for layer in list(weight_layers(model))[-1 - chosen.layers : -1]:
                 order = importance(model, images, labels, layer).argsort(descending=True, stable=True)
                 count = max(1, round(chosen.important * len(order)))
@@ -149,12 +154,12 @@ class AdaptiveRun(BackdoorRun[Settings]):
                 moved = (_values(model, stamped, layer).mean(0) - clean.mean(0)) / clean.std(0).clamp_min(1e-6)
                 for group, part in (("important", order[:count]), ("others", order[count:])):
                     if len(part):
-                        rows.append([layer, group, moved[part].mean().item(), len(part)])
-            return pd.DataFrame(rows, columns=["layer", "group", "lifted", "n"])
+                        yield [layer, group, moved[part].mean().item(), len(part)]
 
         key = self.key(name, adaptive_important=chosen.important, adaptive_layers=chosen.layers)
         key |= {"attack": self.address(name)}
-        return self.table("lancet-adaptive-neurons", key, make, name, VERSION)
+        columns = ["layer", "group", "lifted", "n"]
+        return self.table("lancet-adaptive-neurons", key, rows, name, VERSION, columns)
 
     def every_class(self, name: str) -> pd.DataFrame:
         """Neural Cleanse over all classes: would a backdoor be noticed?
@@ -164,16 +169,15 @@ class AdaptiveRun(BackdoorRun[Settings]):
         """
         chosen = self.settings
 
-        def make() -> pd.DataFrame:
-            repair = self.parts(config.load(self.scale).recipe(name).data)[0]
+        def rows() -> Iterator[list[Any]]:
+            repair = self.split(name)[0]
             images = repair.stratified(min(chosen.cleanse_images, len(repair)), seed=0).float()
             steps = chosen.cleanse_steps
             found = reverse_all(self.network(name), images, len(repair.classes), steps=steps, seed=self.seed)
-            rows = [[each.target, each.norm, each.success, len(images)] for each in found]
-            return pd.DataFrame(rows, columns=["class", "norm", "success", "n"])
+            yield from ([each.target, each.norm, each.success, len(images)] for each in found)
 
         key = self.key(name, cleanse_images=chosen.cleanse_images, cleanse_steps=chosen.cleanse_steps)
-        table = self.table("lancet-cleanse", key, make, name, VERSION)
+        table = self.table("lancet-cleanse", key, rows, name, VERSION, ["class", "norm", "success", "n"])
         norms = table["norm"].tolist()
         return table.assign(index=anomaly_index(norms).tolist(), flagged=table.index.isin(flagged(norms)))
 
@@ -183,11 +187,6 @@ def _values(model: nn.Module, images: Tensor, layer: str) -> Tensor:
     with reading(model, {layer}) as outputs:
         model(images)
         return outputs()[layer]
-
-
-def _row(made: Repaired, touched: float | None, after: dict[str, float]) -> list[Any]:
-    about = [made.method, made.layer, made.changed, made.fraction, made.reached, touched]
-    return [*about, *(after[name] for name in NAMES), after["n"], after["n_target"], made.note]
 
 
 def touched_share(model: nn.Module, made: Repaired, images: Tensor, labels: Tensor, share: float) -> float | None:
@@ -224,17 +223,11 @@ def attacked(settings: Settings, seed: int) -> pd.DataFrame:
         for known in KNOWN
     ]
     parts += [run.clean().assign(network=named["clean"], role="clean", reversed=known) for known in KNOWN]
-    changes = (part["accuracy"] - part.loc[part["method"] == "none", "accuracy"].item() for part in parts)
-    parts = [part.assign(accuracy_change=change) for part, change in zip(parts, changes, strict=True)]
-    table = pd.concat(parts, ignore_index=True)
+    table = pd.concat(map(with_change, parts), ignore_index=True)
     rows = of_networks(table, ["role"])
-    for row in table[table["touched"].notna()].to_dict("records"):
-        where = {key: row[key] for key in ("network", "role", "method")} | {"reversed": bool(row["reversed"])}
-        rows.append({"measure": "touched", **where, "value": row["touched"], "n": int(row["changed"])})
+    rows += measures(table, ["touched"], ["network", "role", "method", "reversed"], n="changed")
     for role in ("adaptive", "badnets"):
-        for row in run.lifted(named[role]).to_dict("records"):
-            where = {"role": role, "layer": row["layer"], "group": row["group"]}
-            rows.append({"measure": "lifted", **where, "value": row["lifted"], "n": int(row["n"])})
+        rows += measures(run.lifted(named[role]), ["lifted"], ["layer", "group"], role=role)
     if seed in settings.searched():
         target = run.attack(named["adaptive"]).target
         for role, name in named.items():
@@ -280,7 +273,7 @@ def draw(results: Results) -> Figure:
             for flag, known in KNOWN.items():
                 found = results.values(name, role=role, reversed=flag, method=methods)
                 places = dotplots.row_of(found["method"], methods) + 0.4 * (index - 0.5) + 0.18 * (flag - 0.5)
-                look = {"fillstyle": "full" if flag else "none", "label": f"{ROLES[role]}, {known} trigger known"}
+                look: Any = {"fillstyle": "full" if flag else "none", "label": f"{ROLES[role]}, {known} trigger known"}
                 dotplots.intervals(ax, found, places, index, **look)
         ax.set_title(words, fontsize=plots.SMALLEST)
         ax.set(xlim=(-0.05, 1.05), xticks=(0, 0.5, 1), xticklabels=("0", ".5", "1"))

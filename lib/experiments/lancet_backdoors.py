@@ -19,6 +19,7 @@ from lib.experiments.item import Item, Results
 from lib.experiments.lancet import Backdoored, BackdoorRun, in_turns, networks
 from lib.experiments.lancet_figures import draw_methods, draw_sizes
 from lib.experiments.lancet_repairs import FLIPS, KNOWN, METHODS, Material, Repairs, clean_images, repairs
+from lib.experiments.run import measures
 from lib.intervals import of_mean
 from lib.lancet.backdoors.triggers import Trigger
 from lib.lancet.measures import NAMES, measure, predictions
@@ -64,9 +65,8 @@ class RepairRun(BackdoorRun[Settings]):
         either = self._kept(network, true, "none")
         parts = []
         for flag, known in KNOWN.items():
-            found = pd.concat([self._kept(network, true, known), either], ignore_index=True).assign(reversed=flag)
-            before = found.loc[found["method"] == "none", "accuracy"].item()
-            parts.append(found.assign(accuracy_change=found["accuracy"] - before))
+            found = pd.concat([self._kept(network, true, known), either], ignore_index=True)
+            parts.append(with_change(found.assign(reversed=flag)))
         about = {"network": network.name, "set": network.data, "trigger": network.trigger, "trigger_share": true.share}
         return pd.concat(parts, ignore_index=True).assign(**about)
 
@@ -95,13 +95,14 @@ class RepairRun(BackdoorRun[Settings]):
                 found = (predictions(model, held.others()[0], trigger) == held.target).float().mean().item()
             for made in repairs(model, trigger, held, chosen, self.seed):
                 after = measure(made.model, report, None, true, held.target)
-                about = [made.method, made.layer, made.changed, made.fraction, made.reached, found]
-                yield [*about, *(after[name] for name in NAMES), after["n"], after["n_target"], made.note]
+                yield made.row(found, after)
 
-        def make() -> pd.DataFrame:
-            return pd.DataFrame(list(rows()), columns=COLUMNS)
+        return self.table("lancet-repairs", key, rows, network.name, VERSION, COLUMNS)
 
-        return self.table("lancet-repairs", key, make, network.name, VERSION)
+
+def with_change(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of one network with a column accuracy_change: the accuracy less that before repair."""
+    return table.assign(accuracy_change=table["accuracy"] - table.loc[table["method"] == "none", "accuracy"].item())
 
 
 def tables(run: RepairRun, kinds: Sequence[str] | None = None) -> pd.DataFrame:
@@ -170,17 +171,13 @@ def of_networks(table: pd.DataFrame, by: Sequence[str] = ()) -> list[dict[str, A
         table: rows of `RepairRun.repaired`.
         by: more columns to tell rows apart by.
     """
-    rows: list[dict[str, Any]] = []
-    for row in table.to_dict("records"):
-        where = {key: row[key] for key in ("network", *by, "method")} | {"reversed": bool(row["reversed"])}
-        counts = {"target_recall": row["n_target"], "accuracy": row["n"], "accuracy_change": row["n"]}
-        for name in LABELS:
-            if not pd.isna(row[name]):
-                n = int(counts.get(name, row["n"] - row["n_target"]))
-                rows.append({"measure": name, **where, "value": row[name], "n": n})
-        if row["method"] in (*FLIPS, "zero") and row["changed"]:
-            rows.append({"measure": "changed", **where, "value": row["fraction"], "n": int(row["n"])})
-    return rows
+    flipped = table["method"].isin([*FLIPS, "zero"]) & table["changed"].astype(bool)
+    table = table.assign(changed=table["fraction"].where(flipped), n_others=table["n"] - table["n_target"])
+    counts = {"target_recall": "n_target", "accuracy": "n", "accuracy_change": "n", "changed": "n"}
+    names = [*LABELS, "changed"]
+    return list(
+        measures(table, names, ["network", *by, "method", "reversed"], dict.fromkeys(names, "n_others") | counts)
+    )
 
 
 def over_networks(table: pd.DataFrame, **where: Any) -> list[dict[str, Any]]:
@@ -210,27 +207,38 @@ def over_networks(table: pd.DataFrame, **where: Any) -> list[dict[str, Any]]:
 
 def wide(results: Results, places: Sequence[str], measure: str = "{}", **where: Any) -> pd.DataFrame:
     """All measures side by side, a column each, indexed by `places`."""
-    parts = [results.values(measure.format(name), **where).assign(label=label) for name, label in LABELS.items()]
-    found = pd.concat(parts, ignore_index=True).pivot(index=list(places), columns="label", values="value")
-    return found.reindex(columns=list(LABELS.values()))
+    shown = {measure.format(name): label for name, label in LABELS.items()}
+    return results.wide(shown, places, **where).set_index(list(places)).reindex(columns=list(LABELS.values()))
 
 
 def summary_table(results: Results) -> pd.DataFrame:
     """Mean and worst over the networks: one row a method and trigger known."""
-    found = {
-        label: results.values(f"{name}_over_networks").set_index(["method", "reversed", "statistic"])["value"]
-        for name, label in LABELS.items()
-    }
+    found = wide(results, ["method", "reversed", "statistic"], "{}_over_networks", statistic=["mean", "worst"])
+    table = found.unstack("statistic").rename_axis(columns=["label", "statistic"])
+    table.columns = [f"{label}: {statistic}" for label, statistic in table.columns]
+    table = table.dropna(axis=1, how="all")
+    places = [(method, flag) for method in METHODS for flag in KNOWN if (method, flag) in table.index]
+    table = table.loc[places].reset_index()
+    known = table.pop("reversed").map(KNOWN)
+    table.insert(1, "trigger known", known)
+    return table.assign(method=table["method"].map(METHODS))
+
+
+def by_method(found: pd.DataFrame, methods: Sequence[str], names: Sequence[Any]) -> pd.DataFrame:
+    """One row a name before repair, and one for each of some methods and trigger known.
+
+    Args:
+        found: indexed by what tells the names apart, method and reversed.
+        names: tuples, in order.
+    """
     rows = []
-    for method, words in METHODS.items():
-        for flag, known in KNOWN.items():
-            row: dict[str, Any] = {"method": words, "trigger known": known}
-            for label, values in found.items():
-                for statistic in ("mean", "worst"):
-                    if (method, flag, statistic) in values.index:
-                        row[f"{label}: {statistic}"] = values[method, flag, statistic]
-            if len(row) > 2:
-                rows.append(row)
+    for name in names:
+        for method in ("none", *methods):
+            for flag, known in KNOWN.items():
+                if (*name, method, flag) in found.index and (method != "none" or not flag):
+                    about = dict(zip(found.index.names, name, strict=False))
+                    about |= {"method": METHODS[method], "trigger known": known if method != "none" else ""}
+                    rows.append({**about, **found.loc[(*name, method, flag)]})
     return pd.DataFrame(rows)
 
 
@@ -242,15 +250,8 @@ def network_table(
     Args:
         key, names: what tells the networks apart, and in which order; empty: as they come.
     """
-    found = wide(results, [key, "method", "reversed"])
-    rows = []
-    for name in names or dict.fromkeys(results.values("accuracy")[key]):
-        for method in ("none", *methods):
-            for flag, known in KNOWN.items():
-                if (name, method, flag) in found.index and (method != "none" or not flag):
-                    about = {key: name, "method": METHODS[method], "trigger known": known if method != "none" else ""}
-                    rows.append({**about, **found.loc[(name, method, flag)].to_dict()})
-    return pd.DataFrame(rows)
+    each = names or dict.fromkeys(results.values("accuracy")[key])
+    return by_method(wide(results, [key, "method", "reversed"]), methods, [(name,) for name in each])
 
 
 def backdoor_table(results: Results) -> pd.DataFrame:
@@ -268,19 +269,12 @@ def backdoor_table(results: Results) -> pd.DataFrame:
 
 def size_table(results: Results) -> pd.DataFrame:
     """One row a trigger, method and trigger known: means over the sets."""
-    found = wide(results, ["trigger", "size", "method", "reversed"], "{}_over_networks", statistic="mean")
+    places = ["trigger", "size", "method", "reversed"]
     means = results.values("accuracy_over_networks", statistic="mean")
-    counts = means.set_index(["trigger", "method", "reversed"])["n"]
-    rows = []
-    for trigger, size in means.drop_duplicates("trigger")[["trigger", "size"]].itertuples(index=False):
-        for method in ("none", *SHOWN):
-            for flag, known in KNOWN.items():
-                if method != "none" or not flag:
-                    about = {"trigger": trigger, "size": size, "method": METHODS[method]}
-                    about["trigger known"] = known if method != "none" else ""
-                    values = found.loc[(trigger, size, method, flag)].to_dict()
-                    rows.append({**about, **values, "networks": int(counts[trigger, method, flag])})
-    return pd.DataFrame(rows)
+    found = wide(results, places, "{}_over_networks", statistic="mean").join(means.set_index(places)["n"])
+    names = list(dict.fromkeys(zip(means["trigger"], means["size"], strict=True)))
+    table = by_method(found.rename(columns={"n": "networks"}), SHOWN, names)
+    return table.astype({"networks": int})
 
 
 def stamps(image: Tensor, triggers: Sequence[tuple[str, Trigger, Trigger]]) -> Figure:

@@ -211,11 +211,8 @@ def measured(settings: Settings, seed: int) -> pd.DataFrame:
 
 def lay_out(results: Results) -> pd.DataFrame:
     """One row a method, one column a measure."""
-    rows = pd.concat([results.values(name) for name in UNITS])
-    wide = rows.pivot(index="method", columns="name", values="value").reindex(list(NAMES)).dropna(how="all")
-    wanted = [name for name in ("found", "survives", "median_area", "between", "blobs", "overlap") if name in wide]
-    shown = wide[wanted].rename(columns=lambda name: str(name).replace("_", " ")).reset_index()
-    return shown.replace({"method": NAMES}).rename_axis(columns=None)
+    shown = ("found", "survives", "median_area", "between", "blobs", "overlap")
+    return results.wide({name: name.replace("_", " ") for name in shown}, ["method"]).replace({"method": NAMES})
 
 
 def draw(results: Results) -> Figure:
@@ -246,12 +243,9 @@ def bars(ax: Axes, results: Results, measures: dict[str, str]) -> None:
     for index, (measure, words) in enumerate(measures.items()):
         rows = results.values(measure).set_index("method")
         rows = rows.reindex([method for method in NAMES if method in rows.index])
-        spread = None
-        if {"low", "high"} <= set(rows):
-            spread = plots.spread(rows)
         place = np.arange(len(rows)) + (index - 0.5) * 0.36
         look: Any = {"color": plots.PALETTE[index], "error_kw": {"elinewidth": 0.8, "capsize": 2}}
-        ax.barh(place, rows["value"].to_numpy(float), height=0.34, xerr=spread, label=words, **look)
+        ax.barh(place, rows["value"].to_numpy(float), height=0.34, xerr=plots.spread(rows), label=words, **look)
     plots.named_rows(ax, [NAMES[str(method)] for method in rows.index], room=0.6)
     ax.legend(loc="lower right")
 

@@ -23,6 +23,7 @@ from lib.data import ImageSet
 from lib.experiments import pretrained
 from lib.experiments.item import SHARE, Item, Results
 from lib.experiments.lancet import ErrorRun, Errors, Half, halved
+from lib.experiments.run import measures
 from lib.experiments.settings import Count, Share
 from lib.lancet.companions import found_companions, least_votes
 from lib.lancet.locating import Votes, choose_layer, locate
@@ -287,13 +288,8 @@ def repaired(settings: Settings, seed: int) -> pd.DataFrame:
             rows.append({"measure": "skipped", "network": network, "value": 0.0, "n": 1, "note": table})
             continue
         rows += _of_repairs(network, table[table["part"] == "repair"])
-        for row in table[table["part"] == "layer"].to_dict("records"):
-            where = {"network": network, "layer": row["layer"], "n": int(row["pairs"])}
-            rows += [
-                {"measure": name, **where, "value": float(row[name])}
-                for name in ("pairs_repaired", "fraction")
-                if not pd.isna(row[name])
-            ]
+        layers = table[table["part"] == "layer"]
+        rows += measures(layers, ["pairs_repaired", "fraction"], ["layer"], n="pairs", network=network)
     return run.tidy(rows)
 
 
@@ -333,11 +329,9 @@ def _note(measure: str, where: Mapping[str, str]) -> str:
 def layout(results: Results) -> pd.DataFrame:
     """One row a network, rule and method: test2, M_test2, the rest of test2, weights."""
     keys, names = ["network", "rule", "method"], ("accuracy", "errors_right", "still_right", "gain", "weights")
-    parts = [results.values(name)[[*keys, "name", "value"]] for name in names]
-    wide = pd.concat(parts).pivot(index=keys, columns="name", values="value").reset_index()
-    wide["rank"] = wide["method"].map(list(METHODS).index)
-    wide["at"] = wide["rule"].map(["", *RULES].index)
-    wide = wide.sort_values(["network", "at", "rank"], kind="stable")
+    wide = results.wide({name: name for name in names}, keys)
+    order: dict[Any, Any] = {"network": str, "rule": ["", *RULES].index, "method": list(METHODS).index}
+    wide = wide.sort_values(keys, key=lambda column: column.map(order[column.name]))
     shown = {
         "network": wide["network"],
         "layer by": wide["rule"].map({"": "", **RULES}),

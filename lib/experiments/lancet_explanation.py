@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor, nn
 
-from lib import plots, zoo
+from lib import dotplots, plots, zoo
 from lib.experiments import lancet
 from lib.experiments.item import SHARE, Item, Results
 from lib.experiments.lancet import ErrorRun, Half
+from lib.experiments.run import measures
 from lib.experiments.settings import Count
 from lib.lancet.companions import IMAGE_BLUR, SIDE, companions
 from lib.lancet.errors import LancetError
@@ -95,6 +96,7 @@ def rows_of(
     `predicted`: still_wrong (share still taken for it), corrected (share given the true class), wrong_confidence and
     true_confidence (mean probability), n inputs."""
     rows: list[dict[str, Any]] = []
+    blurs = [0.0, *map(float, sigmas)]
     pixels = min(images.shape[-2:]) / SIDE
     for network, model in models.items():
         alike = predictions(model, images) == predicted
@@ -102,20 +104,14 @@ def rows_of(
             continue
         chosen = (images[alike], labels[alike], predicted[alike])
         for region, masks in regions.items():
-            found = blurred(model, *chosen, masks[alike], [sigma * pixels for sigma in [0, *sigmas]])
-            for k, sigma in enumerate([0, *sigmas]):
-                rows.append(
-                    {
-                        "network": network,
-                        "region": region,
-                        "sigma": float(sigma),
-                        "still_wrong": (found.predicted[k] == chosen[2]).float().mean().item(),
-                        "corrected": (found.predicted[k] == chosen[1]).float().mean().item(),
-                        "wrong_confidence": found.wrong_confidence[k].mean().item(),
-                        "true_confidence": found.true_confidence[k].mean().item(),
-                        "n": int(alike.sum()),
-                    }
-                )
+            found = blurred(model, *chosen, masks[alike], [sigma * pixels for sigma in blurs])
+            for k, sigma in enumerate(blurs):
+                row: dict[str, Any] = {"network": network, "region": region, "sigma": sigma}
+                row |= {"still_wrong": (found.predicted[k] == chosen[2]).float().mean().item()}
+                row |= {"corrected": (found.predicted[k] == chosen[1]).float().mean().item()}
+                row |= {"wrong_confidence": found.wrong_confidence[k].mean().item()}
+                row |= {"true_confidence": found.true_confidence[k].mean().item()}
+                rows.append({**row, "n": int(alike.sum())})
     return pd.DataFrame(rows)
 
 
@@ -126,24 +122,22 @@ def measured(settings: Settings, seed: int) -> pd.DataFrame:
         sigma above 0 "change", of the confidence in the wrong class. viewer: "own", the network that erred and that
         the region was found with; "other", one of another seed, on the inputs that it takes for the same wrong class.
     """
-    run, rows = ExplanationRun(settings, seed), []
+    run = ExplanationRun(settings, seed)
     table = run.blurs()
     start = table[table["sigma"] == 0].set_index(["network", "region"])["wrong_confidence"]
-    for row in table.to_dict("records"):
-        at = {"viewer": row["network"], "region": row["region"], "sigma": row["sigma"], "n": int(row["n"])}
-        rows += [{"measure": name, **at, "value": row[name]} for name in MEASURES]
-        if row["sigma"] > 0:
-            change = row["wrong_confidence"] - start[row["network"], row["region"]]
-            rows.append({"measure": "change", **at, "value": change})
+    changes = [
+        row["wrong_confidence"] - start[row["network"], row["region"]] if row["sigma"] > 0 else None
+        for row in table.to_dict("records")
+    ]
+    table = table.assign(change=changes).rename(columns={"network": "viewer"})
+    rows = measures(table, [*MEASURES, "change"], ["viewer", "region", "sigma"])
     return run.tidy(rows)
 
 
 def lay_out(results: Results) -> pd.DataFrame:
     """One row a viewer, region and blur."""
-    rows = pd.concat([results.values(name) for name in MEASURES])
-    wide = rows.pivot_table(index=["viewer", "region", "sigma"], columns="name", values="value", sort=False)
-    shown = wide[list(MEASURES)].rename(columns=lambda name: str(name).replace("_", " ")).reset_index()
-    return shown.replace({"region": REGIONS}).rename_axis(columns=None)
+    shown = {name: name.replace("_", " ") for name in MEASURES}
+    return results.wide(shown, ["viewer", "region", "sigma"]).replace({"region": REGIONS})
 
 
 def draw(results: Results) -> Figure:
@@ -165,9 +159,8 @@ def draw(results: Results) -> Figure:
         rows["place"] = rows["sigma"].map(blurs.index) + 0.17 * aside
         for index, (region, name) in enumerate(REGIONS.items()):
             line = rows[rows["region"] == region].sort_values("sigma")
-            look: dict[str, Any] = {"color": plots.PALETTE[index], "marker": plots.MARKERS[index]}
-            look |= {"linestyle": plots.LINESTYLES[index], "capsize": 2, "elinewidth": 0.9}
-            ax.errorbar(line["place"], line["value"], yerr=plots.spread(line), label=name, **look)
+            look = {"linestyle": plots.LINESTYLES[index], "capsize": 2, "label": name}
+            dotplots.intervals(ax, line, line["place"], index, upright=True, **look)
         if measure == "corrected":
             found = (rows["sigma"] == IMAGE_BLUR) & (rows["region"] == "blamed") & (rows["viewer"] == "own")
             sure = rows[(rows["sigma"] == 0) | found].drop_duplicates("place")

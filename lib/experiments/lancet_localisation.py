@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -88,20 +88,16 @@ class LocalisationRun(BackdoorRun[Settings]):
         part of the layer repairs), fraction (the median part that does; None where none does), chosen ("" or the rules
         of `choose_layer` that take this layer)."""
 
-        def make() -> pd.DataFrame:
+        def rows() -> Iterator[list[Any]]:
             votes = self.votes(name, variant)
             rules = {rule: choose_layer(votes, rule) for rule in RULES}
-            rows = [
-                [
-                    *(name, variant, layer, depth, found.counts.numel(), len(found.repaired), found.share),
-                    None if pd.isna(found.fraction) else found.fraction,
-                    ", ".join(rule for rule, chosen in rules.items() if chosen == layer),
-                ]
-                for depth, (layer, found) in enumerate(votes.items())
-            ]
-            return pd.DataFrame(rows, columns=COLUMNS)
+            for depth, (layer, found) in enumerate(votes.items()):
+                chosen = ", ".join(rule for rule, taken in rules.items() if taken == layer)
+                fraction = None if pd.isna(found.fraction) else found.fraction
+                about = [name, variant, layer, depth, found.counts.numel(), len(found.repaired)]
+                yield [*about, found.share, fraction, chosen]
 
-        return self.table("lancet-localisation", self.key(name, variant=variant), make, name)
+        return self.table("lancet-localisation", self.key(name, variant=variant), rows, name, columns=COLUMNS)
 
     def heat_map(self, name: str) -> pd.DataFrame:
         """Votes of the pairs on the layer with the smallest part: network, layer, output, input, votes (share of the

@@ -24,7 +24,7 @@ from lib.experiments.settings import Count, Share
 from lib.lancet.backdoors.triggers import Trigger
 from lib.lancet.errors import LancetError
 from lib.lancet.locating import Votes, choose_layer, locate
-from lib.lancet.measures import measure
+from lib.lancet.measures import NAMES, measure
 from lib.lancet.pairs import stamped_pairs
 from lib.lancet.repair.fine_tune import fine_tune, similar_errors, transforms_of
 from lib.lancet.repair.flip import flip
@@ -160,6 +160,16 @@ class Repaired:
     fraction: float = 0.0
     reached: bool | None = None
     note: str = ""
+
+    def row(self, known: float | None, after: Mapping[str, float]) -> list[Any]:
+        """What a table keeps of it, column by column: what it is, and what it is worth.
+
+        Args:
+            known: what else is known of it.
+            after: from `lib.lancet.measures.measure`.
+        """
+        about = [self.method, self.layer, self.changed, self.fraction, self.reached, known]
+        return [*about, *(after[name] for name in (*NAMES, "n", "n_target")), self.note]
 
 
 def attempt(method: str, model: nn.Module, make: Callable[[], Repaired]) -> Repaired:

@@ -10,12 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor
 
-from lib import plots, slicing
+from lib import dotplots, plots, slicing
 from lib.attacks import SUITE
 from lib.dynamic.decision_attack import GRADIENTS, Evaded, decision_pgd, observed
 from lib.dynamic.lcs.controls import static_network
@@ -34,6 +33,7 @@ from lib.experiments.lcs_detectors import (
     Scorer,
     area,
 )
+from lib.experiments.run import measures
 from lib.experiments.settings import Count
 from lib.progress import bar
 
@@ -259,27 +259,20 @@ def _areas(table: pd.DataFrame) -> Iterator[Row]:
     whole = pd.concat([table, own, other.assign(trained_on=OTHER)], ignore_index=True)
     summary = whole[whole["trained_on"].isin([ON_CLEAN, SAME, OTHER])]
     averaged = summary.groupby([*at, "trained_on", "pair"], sort=False).agg(mean).reset_index().assign(attack=AVERAGE)
-    for row in [*whole.to_dict("records"), *averaged.to_dict("records")]:
-        where = {key: row[key] for key in (*at, "trained_on", "attack", "pair")} | {"n": int(row["n"])}
-        yield {"measure": "auroc", "value": row["auroc"], **where}
-        if row["trained_on"] in (ON_CLEAN, SAME) and row["attack"] != AVERAGE:
-            yield {"measure": "auroc_low", "value": row["low"], **where}
-            yield {"measure": "auroc_high", "value": row["high"], **where}
+    ends = whole["trained_on"].isin([ON_CLEAN, SAME])  # the interval over the images, of single attacks
+    whole = whole.assign(auroc_low=whole["low"].where(ends), auroc_high=whole["high"].where(ends))
+    names, by = ["auroc", "auroc_low", "auroc_high"], [*at, "trained_on", "attack", "pair"]
+    yield from measures(pd.concat([whole, averaged]), names, by)
 
 
 def _adaptive(table: pd.DataFrame) -> Iterator[Row]:
     at = ["network", "form", "aim", "gradient", "weight"]
-    for row in table.to_dict("records"):
-        where = {key: row[key] for key in [*at, "detector"]}
-        yield {"measure": "auroc", "value": row["auroc"], "n": int(row["n"]), **where}
-    for row in table.drop_duplicates(at).to_dict("records"):
-        where = {key: row[key] for key in at} | {"n": int(row["n"])}
-        yield {"measure": "success", "value": row["success"], **where}
-        yield {"measure": "distance", "value": row["distance"], **where}
+    yield from measures(table, ["auroc"], [*at, "detector"])
+    yield from measures(table.drop_duplicates(at), ["success", "distance"], at)
 
 
 def attack_label(name: str) -> str:
-    """An attack as tables show it."""
+    """An attack, or their average, as tables show it."""
     return SUITE[name].label if name in SUITE else name
 
 
@@ -301,14 +294,11 @@ def draw(results: Results) -> Figure:
     names = list(dict.fromkeys(rows["network"]))
     detectors = [name for name in dict.fromkeys([*CONTROLS, *rows["detector"]]) if name in set(rows["detector"])]
     attacks = [name for name in (*SUITE, AVERAGE) if name in set(rows["attack"])]
-    step = 0.7 / max(1, len(attacks) - 1)
     figure, axes = area_panels(names, detectors, height=4.4)
+    rows = rows.assign(shown=rows["attack"].map(attack_label))
     for ax, name in zip(axes, names, strict=True):
-        for index, attack in enumerate(attacks):
-            part = rows[(rows["network"] == name) & (rows["attack"] == attack)]
-            place = np.array([detectors.index(one) for one in part["detector"]]) + index * step - 0.35
-            label = "average" if attack == AVERAGE else attack_label(attack)
-            areas(ax, part, place, label, index)
+        part = rows[rows["network"] == name]
+        dotplots.dots(ax, part, "detector", detectors, "shown", list(map(attack_label, attacks)))
     plots.legend_below(axes, 5)
     return figure
 
@@ -317,28 +307,12 @@ def area_panels(names: Sequence[str], rows: Sequence[str], height: float) -> tup
     """A panel a network, its horizontal axis that of areas under the ROC curve, its vertical one named rows."""
     figure, axes = plots.panels(len(names), width=None if len(names) > 1 else 5.2, height=height, sharey=True)
     for ax, name in zip(axes, names, strict=True):
-        for band in range(0, len(rows), 2):
-            ax.axhspan(band - 0.5, band + 0.5, color="#f4f4f4", zorder=0)
+        dotplots.striped(ax, len(rows))
         ax.axvline(0.5, color="#777777", linewidth=0.8, linestyle=(0, (1, 2)), marker="", zorder=0.5)
         plots.named_rows(ax, rows)
         label = "area under the\nROC curve\n(dotted: chance)"
         ax.set(title=titled(name, 18), xlim=(-0.02, 1.02), xlabel=label)
     return figure, axes
-
-
-def areas(ax: Axes, rows: pd.DataFrame, place: np.ndarray, label: str, index: int) -> None:
-    """Dots with their intervals, one a row, at places of the vertical axis.
-
-    Args:
-        rows: of `Results.values`.
-        place: a number each.
-        label: in the legend.
-        index: of colour and marker.
-    """
-    ends = rows.reindex(columns=["low", "high"]).to_numpy(float).T  # with one seed there is none
-    spread = np.abs(ends - rows["value"].to_numpy(float))
-    look: dict[str, Any] = {"color": plots.PALETTE[index % 7], "marker": plots.MARKERS[index % 7]}
-    ax.errorbar(rows["value"], place, xerr=spread, linestyle="none", elinewidth=0.7, label=label, **look)
 
 
 UNITS = {

@@ -166,8 +166,7 @@ def draw_plane(results: Results) -> Figure:
     layout = [[name, f"{name} {attack}"] for name in names for attack in attacks or [""]]
     figure, axes = plots.mosaic(layout, height=0.5 + 2.5 * len(names), width_ratios=[2.2, 1])
     for ax in axes.values():
-        ax.set(xticks=[], yticks=[])
-        ax.grid(visible=False)
+        plots.bare(ax, frame=True)
     plane = {"space": SPACES[0]}
     for name in names:
         part, large = points[points["network"] == name], axes[name]

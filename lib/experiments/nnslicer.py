@@ -69,7 +69,7 @@ class SlicingRun(Run[S]):
     @property
     def train(self) -> data.ImageSet:
         """All training images."""
-        return _training_images(self.settings.data)
+        return self.images("train")
 
     def profile_key(self, network: str | None = None) -> dict[str, Any]:
         """What a profile depends on beside the network's weights."""
@@ -143,11 +143,6 @@ def make_scores(scale: str, seed: int) -> None:
     run = SlicingRun(NNSlicer.of(scale), seed)
     for method in scoring.METHODS:
         run.scores(method)
-
-
-@lru_cache(maxsize=2)
-def _training_images(name: str) -> data.ImageSet:
-    return data.load(name, "train")
 
 
 def spread(by_class: pd.DataFrame, wanted: Sequence[Sequence[int]], others: bool = False) -> pd.DataFrame:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -16,6 +18,7 @@ from lib import plots
 from lib.experiments import nnslicer
 from lib.experiments.item import Item, Results
 from lib.experiments.nnslicer import SlicingRun, first_correct
+from lib.experiments.run import measures
 from lib.experiments.settings import Count
 from lib.slicing.backward import effective_path, slice
 from lib.slicing.slices import Slices
@@ -70,11 +73,10 @@ class AnatomyRun(SlicingRun[Settings]):
             last row is the whole network, layer "all".
         """
 
-        def make() -> pd.DataFrame:
+        def rows() -> Iterator[dict[str, Any]]:
             found, labels = self.slices(method)
             alike = labels[:, None] == labels[None]
             same, other = alike & ~torch.eye(len(labels), dtype=torch.bool), ~alike
-            rows = []
             for layer in [*found.synapses, None]:
                 overlap = found.jaccard(found, [layer] if layer else None)
                 if layer:
@@ -84,10 +86,9 @@ class AnatomyRun(SlicingRun[Settings]):
                     neurons = [value for name, value in found.neurons.items() if name != "input"]
                 row = {"layer": layer or "all", "synapses": used, "neurons": _share(neurons)}
                 row |= {"same_class": overlap[same].mean().item(), "other_class": overlap[other].mean().item()}
-                rows.append({**row, "n": len(found)})
-            return pd.DataFrame(rows)
+                yield {**row, "n": len(found)}
 
-        return self._kept("nnslicer-anatomy-layers", method, make)
+        return self._kept("nnslicer-anatomy-layers", method, rows)
 
     def classes_overlap(self, method: str) -> pd.DataFrame:
         """Mean overlap of two images' whole slices, class against class; kept.
@@ -95,20 +96,17 @@ class AnatomyRun(SlicingRun[Settings]):
         Returns: rows of first, second (class names), value (mean Jaccard overlap of different images), n (pairs).
         """
 
-        def make() -> pd.DataFrame:
+        def rows() -> Iterator[dict[str, Any]]:
             found, labels = self.slices(method)
             names, overlap = self.train.classes, found.jaccard(found)
             different = ~torch.eye(len(found), dtype=torch.bool)
-            rows = []
-            for a in range(len(names)):
-                for b in range(len(names)):
-                    pairs = (labels == a)[:, None] & (labels == b)[None] & different
-                    if pairs.any():
-                        value, n = overlap[pairs].mean().item(), int(pairs.sum())
-                        rows.append({"first": names[a], "second": names[b], "value": value, "n": n})
-            return pd.DataFrame(rows)
+            for (a, first), (b, second) in itertools.product(enumerate(names), repeat=2):
+                pairs = (labels == a)[:, None] & (labels == b)[None] & different
+                if pairs.any():
+                    value, n = overlap[pairs].mean().item(), int(pairs.sum())
+                    yield {"first": first, "second": second, "value": value, "n": n}
 
-        return self._kept("nnslicer-anatomy-classes", method, make)
+        return self._kept("nnslicer-anatomy-classes", method, rows)
 
     def picture(self) -> pd.DataFrame:
         """One image's slice by position; kept.
@@ -117,20 +115,16 @@ class AnatomyRun(SlicingRun[Settings]):
         """
         position = self.settings.picture
 
-        def make() -> pd.DataFrame:
+        def rows() -> Iterator[dict[str, Any]]:
             one = self.chosen()[0][position : position + 1]
             if len(one) == 0:
                 raise ValueError(f"picture is {position}: fewer test images than that are classified correctly")
             found = maps(one, slice(self.model, one, self.profile(), self.settings.theta))
-            rows = [
-                {"layer": layer, "row": r, "column": c, "value": float(value[r, c])}
-                for layer, value in found.items()
-                for r in range(value.shape[0])
-                for c in range(value.shape[1])
-            ]
-            return pd.DataFrame(rows)
+            for layer, value in found.items():
+                for (r, c), contribution in np.ndenumerate(value.cpu().numpy()):
+                    yield {"layer": layer, "row": r, "column": c, "value": float(contribution)}
 
-        return self._kept("nnslicer-anatomy-picture", f"nnslicer-{position}", make)
+        return self._kept("nnslicer-anatomy-picture", f"nnslicer-{position}", rows)
 
     def _kept(self, kind: str, method: str, make: Any) -> pd.DataFrame:
         images, chosen = self.images("test").fingerprint, self.settings
@@ -163,13 +157,9 @@ def measured(settings: Settings, seed: int) -> pd.DataFrame:
     run = AnatomyRun(settings, seed)
     rows: list[dict[str, Any]] = []
     for method in NAMES:
-        for row in run.layers(method).to_dict("records"):
-            where = {"method": method, "layer": row["layer"], "n": int(row["n"])}
-            rows += [{"measure": measure, **where, "value": row[measure]} for measure in MEASURES]
-        rows += [
-            {"measure": "class_overlap", "method": method, **row}
-            for row in run.classes_overlap(method).to_dict("records")
-        ]
+        rows += measures(run.layers(method), MEASURES, ["layer"], method=method)
+        overlaps = run.classes_overlap(method).rename(columns={"value": "class_overlap"})
+        rows += measures(overlaps, ["class_overlap"], ["first", "second"], method=method)
     if seed == settings.seeds[0]:
         rows += [{"measure": "picture", **row, "n": 1} for row in run.picture().to_dict("records")]
     return run.tidy(rows)
@@ -187,20 +177,14 @@ def draw(results: Results) -> Figure:
     """Synapses, neurons and overlaps from the image to the logits; a line a method, solid for images of one class."""
     figure, panels = plots.mosaic("S;N;O", height=6.2, sharex=True)
     axes = list(panels.values())
-    for ax, measures in zip(axes, (["synapses"], ["neurons"], ["same_class", "other_class"]), strict=True):
+    for ax, shown in zip(axes, (["synapses"], ["neurons"], ["same_class", "other_class"]), strict=True):
         for index, (method, name) in enumerate(NAMES.items()):
-            for measure in measures:
+            for measure in shown:
                 rows = results.values(measure, method=method)
                 rows = rows[rows["layer"] != "all"]
-                place = np.arange(len(rows))
-                look: dict[str, Any] = {"color": plots.PALETTE[index], "marker": plots.MARKERS[index]}
-                look |= TWO_CLASSES if measure == "other_class" else {"linestyle": "-"}
-                ax.plot(place, rows["value"], label=name if measure != "other_class" else None, **look)
-                if "low" in rows and rows["low"].notna().all():
-                    ax.fill_between(place, rows["low"], rows["high"], color=look["color"], alpha=0.16, linewidth=0)
-        ax.set_ylim(0, 1.02)
-        ax.set_title(f"{measures[0]} in a slice")
-        ax.set_ylabel(f"share of the {measures[0]}")
+                style = TWO_CLASSES if measure == "other_class" else {"linestyle": "-", "label": name}
+                plots.banded(ax, np.arange(len(rows)), rows, **plots.look(index, **style))
+        ax.set(ylim=(0, 1.02), title=f"{shown[0]} in a slice", ylabel=f"share of the {shown[0]}")
         ax.set_xticks(range(len(rows)), rows["layer"].map(short), rotation=90)
     axes[2].set(title="what two images' slices share", ylabel="Jaccard index", xlabel="layer, from image to logits")
     for words, style in (("images of one class", {"linestyle": "-"}), ("of two classes", TWO_CLASSES)):
@@ -237,9 +221,7 @@ def draw_maps(found: dict[str, Any], layers: list[str]) -> Figure:
         gray = {"cmap": "gray", "vmin": 0, "vmax": 1}
         ax.imshow(value, **(gray if layer == "image" else {"cmap": "PuOr", "vmin": -top, "vmax": top}))
         ax.set_title({"image": "image", "input": "pixels"}.get(layer, short(layer)))
-        ax.set_xticks([])
-        ax.set_yticks([])
-        ax.grid(visible=False)
+        plots.bare(ax, frame=True)
     return figure
 
 

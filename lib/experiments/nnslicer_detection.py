@@ -6,21 +6,20 @@ only for those that are not kept yet.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lib import plots
+from lib import dotplots, plots
 from lib.attacks import SUITE
 from lib.experiments import nnslicer_signals
 from lib.experiments.item import SHARE, Item, Results
 from lib.experiments.nnslicer_detection_inputs import METHODS, DetectionRun, Settings, counterparts
 from lib.experiments.nnslicer_signals import ADAPTIVE, SIGNALS, Detectors, key_of
+from lib.experiments.run import measures
 from lib.progress import bar
 from lib.slicing import detection
 
@@ -49,6 +48,8 @@ UNITS = {
     "distance": "surrogate, 1 is a clean input's to its class mean",
 }
 RATES = ("precision", "recall", "f1", "fpr", "auroc")
+PLACE = ["attack", "method", "reference", "rule", "tree_seed"]
+"""What tells the rows of the source's rule apart."""
 
 
 class Study(DetectionRun):
@@ -68,36 +69,30 @@ class Study(DetectionRun):
         method, reference = METHODS[name]
         about = {"method": method, "reference": reference, "rule": kind, "tree_seed": tree_seed}
 
-        def make() -> pd.DataFrame:
+        def rows() -> Iterator[dict[str, Any]]:
             rule, tested, clean = self.tree(name, kind, tree_seed), self.tested_vectors(name), self.test_inputs["clean"]
             flags = rule.flags(tested["clean"], clean.predicted)
-            rows: list[dict[str, Any]] = [{"attack": "clean", **about, "fpr": float(flags.mean()), "n": len(clean)}]
+            yield {"attack": "clean", **about, "fpr": float(flags.mean()), "n": len(clean)}
             for attack in self.settings.attack_names:
                 found = self.test_inputs[attack]
                 if len(found):
                     pair = counterparts(clean, found)
                     both = tested["clean"][pair], clean.predicted[pair], tested[attack], found.predicted
-                    rows.append({"attack": attack, **about, **detection.rule_rates(rule, *both)})
-            return pd.DataFrame(rows, columns=["attack", *about, *RATES, "n"])
+                    yield {"attack": attack, **about, **detection.rule_rates(rule, *both)}
 
         key = {**about, "trees": self.settings.forest_trees if kind == "forest" else 1, **self.key}
-        return self.table("nnslicer-detection", key, make, self.settings.network)
+        columns = [*PLACE, *RATES, "n"]
+        return self.table("nnslicer-detection", key, rows, self.settings.network, columns=columns)
 
     def signals(self) -> pd.DataFrame:
         """As `nnslicer_signals.signals`, kept."""
-
-        def make() -> pd.DataFrame:
-            return nnslicer_signals.signals(self.detectors)
-
-        return self.table("nnslicer-signals", key_of(self, SIGNALS), make, self.settings.network)
+        key, make = key_of(self, SIGNALS), lambda: nnslicer_signals.signals(self.detectors)
+        return self.table("nnslicer-signals", key, make, self.settings.network)
 
     def adaptive(self) -> pd.DataFrame:
         """As `nnslicer_signals.adaptive`, kept."""
-
-        def make() -> pd.DataFrame:
-            return nnslicer_signals.adaptive(self.detectors)
-
-        return self.table("nnslicer-adaptive", key_of(self, (*SIGNALS, *ADAPTIVE)), make, self.settings.network)
+        key, make = key_of(self, (*SIGNALS, *ADAPTIVE)), lambda: nnslicer_signals.adaptive(self.detectors)
+        return self.table("nnslicer-adaptive", key, make, self.settings.network)
 
 
 def detected(settings: Settings, seed: int) -> pd.DataFrame:
@@ -123,28 +118,19 @@ def detected(settings: Settings, seed: int) -> pd.DataFrame:
     return run.tidy([*rows, *_of_signals(run.signals()), *_of_adaptive(run.adaptive())])
 
 
-def _measures(row: Mapping[str, Any], names: Iterable[str], **about: Any) -> Iterator[dict[str, Any]]:
-    """Those of the measures that have a value; a rate without a denominator has none."""
-    for name in names:
-        if row[name] is not None and not math.isnan(row[name]):
-            yield {"measure": name, **about, "value": row[name], "n": int(row["n"])}
-
-
 def _of_rule(table: pd.DataFrame, in_full: bool) -> Iterator[dict[str, Any]]:
-    rows = table.to_dict("records")
-    places = [{key: row[key] for key in ("attack", "method", "reference", "rule", "tree_seed")} for row in rows]
-    tree = table["rule"].iloc[0] == "tree"
-    for row, where in zip(rows, places, strict=True):
-        yield {"measure": "images", **where, "value": row["n"], "n": row["n"]}
-        if in_full:
-            yield from _measures(row, RATES if tree else ("auroc",), **where)
-    for row, where in zip(rows, places, strict=True):
-        for inputs, name in (("adversarial", "recall"), ("clean", "fpr")):
-            if in_full and tree and row["attack"] != "clean":
-                yield {"measure": "flagged", **where, "inputs": inputs, "value": row[name], "n": row["n"]}
-    attacked = table[table["attack"] != "clean"]
+    first, attacked = table.iloc[0], table[table["attack"] != "clean"]
+    tree = first["rule"] == "tree"
+    yield from measures(table.assign(images=table["n"]), ["images"], PLACE)
+    if in_full:
+        yield from measures(table, RATES if tree else ["auroc"], PLACE)
+    if in_full and tree:
+        for row in attacked.to_dict("records"):
+            for inputs, name in (("adversarial", "recall"), ("clean", "fpr")):
+                where = {**{key: row[key] for key in PLACE}, "inputs": inputs}
+                yield {"measure": "flagged", **where, "value": row[name], "n": row["n"]}
     if len(attacked):
-        about = {**places[0], "attack": AVERAGE, "n": int(attacked["n"].sum()), "unit": OVER_ATTACKS}
+        about = {**first[PLACE], "attack": AVERAGE, "n": int(attacked["n"].sum()), "unit": OVER_ATTACKS}
         for name in RATES:
             values = attacked[name].astype(float).dropna()
             if len(values):
@@ -158,23 +144,20 @@ def _of_rule(table: pd.DataFrame, in_full: bool) -> Iterator[dict[str, Any]]:
 def _of_signals(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
     same = table[table["trained_on"] == table["attack"]].assign(trained_on=SAME)
     table = pd.concat([table, same])
-    for row in table.to_dict("records"):
-        yield from _measures(row, ("auroc",), **{key: row[key] for key in ("detector", "trained_on", "attack")})
+    yield from measures(table, ["auroc"], ["detector", "trained_on", "attack"])
     attacked = table[~table["trained_on"].isin(SUITE) & table["attack"].isin(SUITE)]
     for (detector, trained_on), group in attacked.groupby(["detector", "trained_on"], sort=False):
         about = {"detector": detector, "trained_on": trained_on, "attack": AVERAGE, "unit": OVER_ATTACKS}
-        means = {name: group[name].mean() for name in ("auroc", "recall", "fpr")}
-        yield from _measures({**means, "n": group["n"].sum()}, means, **about)
+        rates = ["auroc", "recall", "fpr"]
+        means = pd.DataFrame([{**group[rates].mean(), "n": group["n"].sum()}])
+        yield from measures(means, rates, **about)
 
 
 def _of_adaptive(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    if table.empty:  # no image of the test part was made adversarial
-        return
-    for row in table.to_dict("records"):
-        where = {key: row[key] for key in ("aim", "weight", "detector")}
-        yield from _measures(row, ("auroc", "recall", "fpr"), **where)
-    for row in table.drop_duplicates(["aim", "weight"]).to_dict("records"):
-        yield from _measures(row, ("success", "distance"), aim=row["aim"], weight=row["weight"])
+    if len(table):  # else no image of the test part was made adversarial
+        yield from measures(table, ["auroc", "recall", "fpr"], ["aim", "weight", "detector"])
+        each = table.drop_duplicates(["aim", "weight"])
+        yield from measures(each, ["success", "distance"], ["aim", "weight"])
 
 
 # --- table and figure
@@ -229,32 +212,19 @@ def in_order(rows: pd.DataFrame) -> list[str]:
     return ordered + [AVERAGE] * (AVERAGE in there)
 
 
-def dots(ax: Any, rows: pd.DataFrame, attacks: Sequence[str], order: Sequence[str]) -> None:
-    """A dot with its interval for each attack (from the top) and what is `shown`, over shares from 0 to 1."""
-    step = 0.7 / max(1, len(order) - 1)
-    for index, shown in enumerate(order):
-        part = rows[(rows["shown"] == shown) & rows["attack"].isin(attacks)]
-        place = np.array([attacks.index(name) for name in part["attack"]]) + index * step - 0.35
-        spread = plots.spread(part)
-        look: dict[str, Any] = {"color": plots.PALETTE[index % 7], "marker": plots.MARKERS[index % 7]}
-        ax.errorbar(part["value"], place, xerr=spread, linestyle="none", elinewidth=0.7, label=shown, **look)
-    for band in range(0, len(attacks), 2):
-        ax.axhspan(band - 0.5, band + 0.5, color="#f4f4f4", zorder=0)
-    ax.set_xlim(-0.02, 1.02)
-
-
 def draw(results: Results) -> Figure:
     """The source's rule attack by attack: recall, false positives and precision, a panel each."""
     figure, axes = plots.panels(3, height=4.8, sharey=True)
     titles = {"recall": "adversarials flagged (recall)", "fpr": "clean images flagged", "precision": "precision"}
     attacks = in_order(first_tree(results, "recall"))
-    star: dict[str, Any] = {"color": "#000000", "marker": "*", "markersize": 8, "linestyle": "none"}
     for ax, (name, title) in zip(axes, titles.items(), strict=True):
-        dots(ax, first_tree(results, name), attacks, list(NAMES.values()))
+        dotplots.dots(ax, first_tree(results, name), "attack", attacks, "shown", list(NAMES.values()))
+        dotplots.striped(ax, len(attacks))
         if name in AS_PUBLISHED:
-            words = "NNSlicer's average, as stated" if ax is axes[0] else None
-            ax.plot([AS_PUBLISHED[name]], [len(attacks) - 1], label=words, zorder=4, clip_on=False, **star)
-        ax.set(title=title, xlabel="share")
+            star: Any = {"color": "#000000", "marker": "*", "markersize": 8, "linestyle": "none", "zorder": 4}
+            star |= {"label": "NNSlicer's average, as stated" if ax is axes[0] else None, "clip_on": False}
+            ax.plot([AS_PUBLISHED[name]], [len(attacks) - 1], **star)
+        ax.set(title=title, xlabel="share", xlim=(-0.02, 1.02))
     plots.named_rows(axes[0], [label(name) for name in attacks])
     handles, labels = axes[0].get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda k: labels[k].endswith("as stated"))

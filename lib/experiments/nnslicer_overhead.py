@@ -264,7 +264,7 @@ def draw_growth(results: Results) -> Figure:
     figure, axes = plots.panels(3, height=2.1)
     for index, (ax, (axis, words)) in enumerate(zip(axes, AXES.items(), strict=True)):
         part = rows[rows["axis"] == axis].sort_values("size")
-        ax.plot(part["size"], part["value"] * 1e3, color=plots.PALETTE[index], marker=plots.MARKERS[index])
+        ax.plot(part["size"], part["value"] * 1e3, **plots.look(index))
         ax.set_xscale("log", base=2)
         ax.set_xticks(part["size"], [f"{size:g}" for size in part["size"]])
         ax.minorticks_off()

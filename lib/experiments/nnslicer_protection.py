@@ -6,7 +6,7 @@ decisions are counted class by class. Each attack is kept, so that a run that wa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Generator, Tensor
 
-from lib import data, plots
+from lib import data, dotplots, plots
 from lib.config import Recipe
 from lib.experiments import nnslicer
 from lib.experiments.item import SHARE, Item, Results
@@ -119,17 +119,13 @@ class ProtectionRun(SlicingRun[Settings]):
             return weight_scores(self.model)
         return random_scores(self.model, Generator().manual_seed(self.seed))
 
-    def kept(self, key: dict[str, Any], columns: list[str], rows: Any) -> pd.DataFrame:
+    def kept(self, key: dict[str, Any], columns: list[str], rows: Callable[[], Iterable[Any]]) -> pd.DataFrame:
         """A table that depends on the test images beside `key`."""
         shared = {
             "images": self.images("test", self.settings.test_images).fingerprint,
             "precision": self.preset.compute.training_precision,
         }
-
-        def make() -> pd.DataFrame:
-            return pd.DataFrame(list(rows()), columns=columns)
-
-        return self.table("protected", {**key, **shared}, make, self.settings.network)
+        return self.table("protected", {**key, **shared}, rows, self.settings.network, columns=columns)
 
     def victim(self) -> pd.DataFrame:
         """Right decisions of the network itself: class, right, n."""
@@ -254,19 +250,19 @@ def draw(results: Results) -> Figure:
     figure, axes = plots.panels(2, height=3.0, sharey=True)
     rows = results.values("accuracy")
     counts = sorted(rows["images"].unique())
-    look: dict[str, Any] = {"linestyle": "none"}
     for ax, (classes, words) in zip(axes, CLASSES.items(), strict=True):
         for index, images in enumerate(counts):
             place = np.arange(len(METHODS)) + (index - (len(counts) - 1) / 2) * 0.22
             part = rows[(rows["images"] == images) & (rows["classes"] == classes)].set_index("method")
             last, best, hidden = (part[part["epoch"] == end].loc[list(METHODS)] for end in ("last", "best", "hidden"))
-            spread = plots.spread(last)
-            own = {"color": plots.PALETTE[index], "marker": "o", **look}
             label = f"{int(images):,} images"
-            ax.errorbar(place, last["value"], yerr=spread, capsize=2, label=f"{label}, last epoch", **own)
-            ax.plot(place + 0.07, best["value"], fillstyle="none", label=f"{label}, best epoch", **own)
+            own = {"marker": "o", "capsize": 2, "elinewidth": None, "label": f"{label}, last epoch"}
+            dotplots.intervals(ax, last, place, index, upright=True, **own)
+            own = {"color": plots.PALETTE[index], "fillstyle": "none", "label": f"{label}, best epoch"}
+            ax.plot(place + 0.07, best["value"], marker="o", linestyle="none", **own)
             if index == 0:
-                ax.plot(hidden["value"].to_numpy(), color="#777777", marker="x", label="hidden, not trained", **look)
+                own = {"color": "#777777", "label": "hidden, not trained"}
+                ax.plot(hidden["value"].to_numpy(), marker="x", linestyle="none", **own)
         panel(ax, words, results.value("victim_accuracy", classes=classes))
         ax.set_xticks(range(len(METHODS)), [NAMES[method] for method in METHODS])
         ax.set_xlim(-0.5, len(METHODS) - 0.5)

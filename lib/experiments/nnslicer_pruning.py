@@ -23,6 +23,7 @@ from lib.config import Recipe
 from lib.experiments import nnslicer
 from lib.experiments.item import SHARE, Item, Results, pivot
 from lib.experiments.nnslicer import NAMES, SlicingRun, mean_accuracies, name_of, spread
+from lib.experiments.run import measures
 from lib.experiments.settings import Count, Share
 from lib.models.layers import weight_layers
 from lib.progress import bar
@@ -120,11 +121,7 @@ class PruningRun(SlicingRun[Settings]):
             "means": self.profile_key(),
             "scores": self.scores_key(method) if method in OF_CLASSES else None,
         }
-
-        def make() -> pd.DataFrame:
-            return pd.DataFrame(list(rows()), columns=columns)
-
-        return self.table(kind, {**shared, **key}, make, self.settings.network)
+        return self.table(kind, {**shared, **key}, rows, self.settings.network, columns=columns)
 
     def right(self, bank: Bank, compensation: bool) -> Tensor:
         """Right decisions by class of the network as it now is."""
@@ -264,10 +261,8 @@ def pruned(settings: Settings, seed: int) -> pd.DataFrame:
     rows += mean_accuracies("accuracy_by_ties", by_weight, ties="weight")
     rows += mean_accuracies("accuracy_by_classes", near, classes="target")
     rows += mean_accuracies("accuracy_by_classes", other, classes="other")
-    for row in run.agreement().to_dict("records"):
-        where = {"ratio": row["ratio"], "compensation": bool(row["compensation"])}
-        rows.append({"measure": "same_decisions", **where, "value": row["same"], "n": int(row["n"])})
-    return run.tidy(rows)
+    alike = run.agreement().rename(columns={"same": "same_decisions"}).astype({"compensation": bool})
+    return run.tidy([*rows, *measures(alike, ["same_decisions"], ["ratio", "compensation"])])
 
 
 def fine_tuned(settings: Settings, seed: int) -> pd.DataFrame:

@@ -5,6 +5,7 @@ Slices are those of `nnslicer_anatomy`, pruned networks those of `nnslicer_pruni
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import ceil, sqrt
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -20,7 +21,8 @@ from lib.experiments.item import SHARE, Item, Results
 from lib.experiments.nnslicer import NAMES, NNSlicer, SlicingRun, mean_accuracies, spread
 from lib.experiments.nnslicer_anatomy import AnatomyRun, short
 from lib.experiments.nnslicer_pruning import CHUNK, COLUMNS, PruningRun
-from lib.experiments.settings import Count, Share
+from lib.experiments.run import measures
+from lib.experiments.settings import Count, Share, once
 from lib.progress import bar
 from lib.slicing.masks import subsets
 from lib.slicing.slices import Slices
@@ -51,12 +53,7 @@ class Settings(nnslicer.NNSlicer):
     test_images: Count = Field(10000, title="test images")
     set_classes: tuple[int, int] = (3, 5)
 
-    @field_validator("thetas", "ratios", "set_classes")
-    @classmethod
-    def _each_once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        if len(set(values)) < len(values):
-            raise ValueError("each value only once")
-        return values
+    _each_once = field_validator("thetas", "ratios", "set_classes")(once)
 
     @field_validator("set_classes")
     @classmethod
@@ -159,22 +156,20 @@ class ThetaRun(SlicingRun[Settings]):
             first's, 2 in the second's, 3 in both), n (images of both sets).
         """
 
-        def make() -> pd.DataFrame:
+        def rows() -> Iterator[dict[str, Any]]:
             found, labels = self.slices(self.settings.theta)
             pair = [(labels == label).nonzero()[:, 0] for label in self.settings.set_classes]
             first, second = (found[index].merge() for index in pair)
-            rows = []
             for layer in first.synapses:
                 inside = (first.neurons[layer][0] != 0).int() + 2 * (second.neurons[layer][0] != 0).int()
                 channels = inside.flatten(1) if inside.ndim > 1 else inside[None]
                 for channel, cells in enumerate(channels.tolist()):
                     row = {"layer": layer, "inputs": first.synapses[layer][0, 0].numel(), "channel": channel}
-                    row |= {"width": inside.shape[-1]}
-                    rows.append({**row, "cells": "".join(map(str, cells)), "n": sum(map(len, pair))})
-            return pd.DataFrame(rows)
+                    row |= {"width": inside.shape[-1], "cells": "".join(map(str, cells)), "n": sum(map(len, pair))}
+                    yield row
 
         key = {**self._of_slices(self.settings.theta), "classes": list(self.settings.set_classes)}
-        return self.table("nnslicer-set-slice", key, make, self.settings.network, VERSION)
+        return self.table("nnslicer-set-slice", key, rows, self.settings.network, VERSION)
 
     def _of_slices(self, theta: float) -> dict[str, Any]:
         """What the test images' slices depend on beside the network's weights."""
@@ -197,9 +192,7 @@ def swept(settings: Settings, seed: int) -> pd.DataFrame:
     run = ThetaRun(settings, seed)
     rows: list[dict[str, Any]] = []
     for theta in bar(settings.thetas, desc="theta"):
-        for row in run.layers(theta).to_dict("records"):
-            where = {"theta": theta, "layer": row["layer"], "n": int(row["n"])}
-            rows += [{"measure": measure, **where, "value": row[measure]} for measure in SLICES]
+        rows += measures(run.layers(theta), SLICES, ["layer"], theta=theta)
         rows += [{**row, "theta": theta} for row in mean_accuracies("accuracy", run.accuracies(theta))]
     return run.tidy([*rows, *mean_accuracies("accuracy", run.accuracies(None).replace({"method": {"": "dense"}}))])
 
@@ -265,14 +258,12 @@ def _draw_accuracies(ax: Any, results: Results) -> None:
     for index, ratio in enumerate(results.settings.ratios):
         at = rows[rows["ratio"] == ratio]
         own = at[at["method"] == "nnslicer"].sort_values("theta")
-        colour = plots.PALETTE[index % len(plots.PALETTE)]
-        look: dict[str, Any] = {"color": colour, "marker": plots.MARKERS[index % len(plots.MARKERS)], "linestyle": "-"}
-        ax.plot(own["theta"], own["value"], label=f"NNSlicer, {ratio:.0%} dropped", **look)
-        if "low" in own and own["low"].notna().all():
-            ax.fill_between(own["theta"], own["low"], own["high"], color=colour, alpha=0.16, linewidth=0)
+        look = plots.look(index, linestyle="-", label=f"NNSlicer, {ratio:.0%} dropped")
+        plots.banded(ax, own["theta"], own, **look)
         for method, dashes in (("weight", (0, (5, 1.5))), ("channel", (0, (1, 1)))):
             level = at[at["method"] == method]["value"].item()
-            ax.axhline(level, color=colour, linestyle=dashes, marker="", label=f"{NAMES[method]}, {ratio:.0%} dropped")
+            words = f"{NAMES[method]}, {ratio:.0%} dropped"
+            ax.axhline(level, color=look["color"], linestyle=dashes, marker="", label=words)
     dense = rows[rows["method"] == "dense"]["value"].item()
     ax.axhline(dense, color="#777777", linewidth=0.8, marker="", linestyle="-", label="nothing dropped")
     ax.set(ylabel="accuracy on the target classes")
@@ -280,8 +271,7 @@ def _draw_accuracies(ax: Any, results: Results) -> None:
 
 def table(results: Results) -> pd.DataFrame:
     """A row a theta: the whole network's slice and the pruned networks; below, the methods that know no theta."""
-    whole = {measure: results.values(measure, layer="all").set_index("theta")["value"] for measure in WORDS}
-    found = pd.DataFrame(whole).rename(columns=WORDS)
+    found = results.wide(WORDS, ["theta"], layer="all").set_index("theta")
     rows = results.values("accuracy")
     rows["column"] = rows["ratio"].map("r = {:g}".format) + rows["compensation"].map({True: ", centred", False: ""})
     wide = rows[rows["theta"].notna()].pivot(index="theta", columns="column", values="value")
@@ -341,9 +331,8 @@ def draw_sets(results: Results) -> Figure:
     look: dict[str, Any] = {"cmap": ListedColormap(list(colours.values())), "vmin": -0.5, "vmax": 3.5}
     for ax, (layer, value) in zip(axes, shown.items(), strict=True):
         ax.imshow(value, interpolation="nearest", **look)
-        ax.set(title=short(layer), xticks=[], yticks=[])
-        ax.grid(visible=False)
-        ax.spines[:].set_visible(False)
+        ax.set_title(short(layer))
+        plots.bare(ax)
     names = parts(results.settings)
     patches = [Patch(color=colours[digit], label=name) for digit, name in names.items()]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches))

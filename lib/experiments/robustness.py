@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from lib import config, plots, units
 from lib.experiments.item import SHARE
-from lib.experiments.run import Run
+from lib.experiments.run import Run, measures
 from lib.experiments.settings import Count, Settings
 from lib.intervals import of_mean
 from lib.robustness.fgsm import fgsm_sweep
@@ -41,9 +41,25 @@ class Robustness(Settings):
     """
 
     study: ClassVar[str] = "robustness"
+    needs: ClassVar[Mapping[str, Sequence[str]]] = {}
+    """Field -> the networks that each of its values needs, the value in place of {}."""
 
     test_images: Count = Field(2000, title="test images")
     epsilons: tuple[Step, ...] = Field((0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 6, 8, 12, 16), min_length=1)
+
+    @field_validator("*")
+    @classmethod
+    def _trained(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what needs a network that the scale does not train, and name those that are like it."""
+        each = value if isinstance(value, tuple) else (value,)
+        for name in (name.format(one) for one in each for name in cls.needs.get(info.field_name or "", ())):
+            networks = config.load(info.data["scale"]).networks
+            if name not in networks:
+                stem = name.rpartition("-")[0]
+                like = [other for other in networks if other == stem or other.startswith(f"{stem}-")]
+                known = ", ".join(like) or "none like it"
+                raise ValueError(f"no network {name!r} in config/{info.data['scale']}.yaml, which has {known}")
+        return value
 
 
 S = TypeVar("S", bound=Robustness)
@@ -83,9 +99,7 @@ class RobustnessRun(Run[S]):
             aware: as in `sweep`.
         """
         for name, where in networks.items():
-            for row in self.sweep(name, aware).to_dict("records"):
-                at = {**where, "epsilon": row["epsilon"], "n": int(row["n"])}
-                yield from ({"measure": measure, **at, "value": row[measure]} for measure in SWEEP)
+            yield from measures(self.sweep(name, aware), SWEEP, ["epsilon"], **where)
 
 
 def only(networks: Networks, network: str = "") -> Networks:
@@ -106,20 +120,6 @@ def swept(settings: S, seed: int, networks: Callable[[S, str], Networks], base: 
     where = {"network": architecture, "batch": int(batch)}
     run, chosen = RobustnessRun(settings, seed), only(networks(settings, base), network)
     return run.tidy(run.accuracies({name: {**where, **own} for name, own in chosen.items()}))
-
-
-def trained(scale: str, names: Iterable[str]) -> None:
-    """Refuse networks that a scale does not train.
-
-    Raises: ValueError naming one of them, and those that are like it.
-    """
-    networks = config.load(scale).networks
-    for name in names:
-        if name not in networks:
-            stem = name.rpartition("-")[0]
-            like = [other for other in networks if other == stem or other.startswith(f"{stem}-")]
-            known = ", ".join(like) or "none like it"
-            raise ValueError(f"no network {name!r} in config/{scale}.yaml, which has {known}")
 
 
 def figure(

@@ -244,8 +244,8 @@ def draw_bounds(results: Results) -> Figure:
     for ax, series, factor in ((axes[0], left, 1), (axes[1], right, 255)):
         for index, (label, rows) in enumerate(series.items()):
             rows = rows[rows["value"] > 0]
-            look: dict[str, Any] = {"color": plots.PALETTE[index], "marker": plots.MARKERS[index]}
-            ax.plot(factor * rows["value"], rows["network"].map(place), linestyle="none", label=label, **look)
+            look = plots.look(index, linestyle="none", label=label)
+            ax.plot(factor * rows["value"], rows["network"].map(place), **look)
         ax.set_xscale("log")
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=1)
     plots.named_rows(axes[0], list(names.values()))

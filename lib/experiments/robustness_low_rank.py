@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import ClassVar
 
 import pandas as pd
 from matplotlib.figure import Figure
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field
 
 from lib.experiments import robustness
 from lib.experiments.item import Item, Results
@@ -25,14 +26,9 @@ class Settings(robustness.Robustness):
     """
 
     section: ClassVar[str] = "low_rank"
+    needs: ClassVar[Mapping[str, Sequence[str]]] = {"rank_ratios": [f"{base}-r{{:g}}" for base in BASES]}
 
     rank_ratios: tuple[Share, ...] = Field((0.5, 0.25, 0.125), min_length=1)
-
-    @field_validator("rank_ratios")
-    @classmethod
-    def _trained(cls, ratios: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
-        robustness.trained(info.data["scale"], (f"{base}-r{r:g}" for base in BASES for r in ratios))
-        return ratios
 
 
 def networks(settings: Settings, base: str) -> robustness.Networks:

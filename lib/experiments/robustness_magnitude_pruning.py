@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import ClassVar
 
 from matplotlib.figure import Figure
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field
 
 from lib.experiments import robustness
 from lib.experiments.item import Item, Results
@@ -25,14 +26,9 @@ class Settings(robustness.Robustness):
     """
 
     section: ClassVar[str] = "magnitude_pruning"
+    needs: ClassVar[Mapping[str, Sequence[str]]] = {"sparsities": [f"{base}-s{{:g}}" for base in BASES]}
 
     sparsities: tuple[Share, ...] = Field((0.5, 0.8, 0.9, 0.95), min_length=1)
-
-    @field_validator("sparsities")
-    @classmethod
-    def _trained(cls, sparsities: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
-        robustness.trained(info.data["scale"], (f"{base}-s{s:g}" for base in BASES for s in sparsities))
-        return sparsities
 
 
 def networks(settings: Settings, base: str) -> robustness.Networks:

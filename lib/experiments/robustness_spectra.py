@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import pandas as pd
 from matplotlib.figure import Figure
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field
 
-from lib import plots
+from lib import dotplots, plots
 from lib.experiments import robustness
 from lib.experiments.item import SHARE, Item, Results
 from lib.experiments.robustness import RobustnessRun
+from lib.experiments.run import measures
 from lib.experiments.settings import Count, Share
 from lib.robustness.spectra import layer_spectra, prunable_share
 
@@ -36,23 +38,15 @@ class Settings(robustness.Robustness):
     """
 
     section: ClassVar[str] = "spectra"
+    needs: ClassVar[Mapping[str, Sequence[str]]] = {
+        "sparsity": [f"{base}-s{{:g}}" for base in BASES.values()],
+        "rank_ratio": ["resnet18-b128-r{:g}"],
+    }
 
     sparsity: Share = 0.95
     rank_ratio: Share = 0.125
     prunable_images: Count = Field(1000, title="images for the prunable share")
     prunable_tolerance: Share = 0.01
-
-    @field_validator("sparsity")
-    @classmethod
-    def _sparse(cls, sparsity: float, info: ValidationInfo) -> float:
-        robustness.trained(info.data["scale"], (f"{base}-s{sparsity:g}" for base in BASES.values()))
-        return sparsity
-
-    @field_validator("rank_ratio")
-    @classmethod
-    def _low(cls, ratio: float, info: ValidationInfo) -> float:
-        robustness.trained(info.data["scale"], [f"resnet18-b128-r{ratio:g}"])
-        return ratio
 
 
 def networks(settings: Settings) -> robustness.Networks:
@@ -100,12 +94,10 @@ def weighed(settings: Settings, seed: int, network: str = "") -> pd.DataFrame:
     run, shown = SpectraRun(settings, seed), robustness.only(networks(settings), network)
     rows: list[dict[str, Any]] = []
     for name, where in shown.items():
-        for row in run.spectra(name).to_dict("records"):
-            for measure in MEASURES:
-                if pd.notna(row.get(measure)):
-                    n = int(row["prunable_n"]) if measure == "prunable_share" else 1
-                    at = {**where, "layer": row["layer"]}
-                    rows.append({"measure": measure, **at, "value": row[measure], "n": n})
+        table = run.spectra(name).assign(n=1)
+        rows += measures(table, ["stable_rank", "effective_rank"], ["layer"], **where)
+        mean = table[table["layer"] == "mean"]
+        rows += measures(mean, ["prunable_share"], ["layer"], n="prunable_n", **where)
     twins = {name: where for name, where in shown.items() if where["variant"] in ("dense", "adversarial")}
     return run.tidy([*rows, *run.accuracies(twins)])
 
@@ -140,10 +132,7 @@ def draw(results: Results) -> Figure:
         for index, variant in enumerate(VARIANTS):
             part = rows[rows["variant"] == variant]
             place = [names.index(network) + (index - 2) * 0.15 for network in part["network"]]
-            look: dict[str, Any] = {"color": plots.PALETTE[index], "marker": plots.MARKERS[index]}
-            ax.errorbar(
-                place, part["value"], yerr=plots.spread(part), linestyle="none", capsize=2, label=variant, **look
-            )
+            dotplots.intervals(ax, part, place, index, upright=True, capsize=2, elinewidth=None, label=variant)
         ax.set_xticks(range(len(names)), names)
         ax.set_ylabel(measure.replace("_", " ") + ("" if measure == "prunable_share" else ", mean over layers"))
         ax.set_ylim(bottom=0)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, field_validator
 
-from lib import config, plots
+from lib import config, dotplots, plots
 from lib.experiments import robustness
 from lib.experiments.item import SHARE, Item, Results
 from lib.experiments.robustness import RobustnessRun, Step
@@ -52,6 +53,7 @@ class Settings(robustness.Robustness):
     """
 
     section: ClassVar[str] = "temperature"
+    needs: ClassVar[Mapping[str, Sequence[str]]] = {"temperatures": ["resnet18-t{:g}"]}
 
     temperatures: tuple[Temperature, ...] = Field((1, 20, 50, 100), min_length=1)
     masking_images: Count = Field(500, title="images under FGSM")
@@ -62,10 +64,9 @@ class Settings(robustness.Robustness):
 
     @field_validator("temperatures")
     @classmethod
-    def _trained(cls, temperatures: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+    def _with_one(cls, temperatures: tuple[float, ...]) -> tuple[float, ...]:
         if 1 not in temperatures:
             raise ValueError("1 must be among them: the others are compared with it")
-        robustness.trained(info.data["scale"], (f"resnet18-t{t:g}" for t in temperatures))
         return temperatures
 
 
@@ -192,8 +193,8 @@ def draw_gradients(results: Results) -> Figure:
         for index, (measure, label) in enumerate(GRADIENTS.items()):
             rows = results.values(measure)
             rows = rows[(rows["network"] == network) | (rows["temperature"] == 1)].sort_values("temperature")
-            look: dict[str, Any] = {"color": plots.PALETTE[index], "marker": plots.MARKERS[index]}
-            ax.errorbar(rows["temperature"], rows["value"], yerr=plots.spread(rows), label=label, capsize=2, **look)
+            own = {"linestyle": plots.LINESTYLES[index], "capsize": 2, "elinewidth": None, "label": label}
+            dotplots.intervals(ax, rows, rows["temperature"], index, upright=True, **own)
         ax.set(xlabel="temperature T", ylabel="share", ylim=(-0.02, 1.05), title=title)
     axes[0].legend(loc="best")
     return figure
@@ -207,12 +208,10 @@ UNITS = {
     "confident_share": SHARE,
     "sign_agreement": "fraction of pixels",
 }
-FIGURE_7 = Item(
-    "robustness_fig7", partial(swept, aware=False), robustness.SWEEP, draw=draw, about=("test_images",)
-)  # fmt: skip
-FIGURE_8 = Item(
-    "robustness_fig8", partial(swept, aware=True), robustness.SWEEP, draw=draw, about=("test_images",)
-)  # fmt: skip
+FIGURE_7, FIGURE_8 = (
+    Item(f"robustness_fig{number}", partial(swept, aware=aware), robustness.SWEEP, draw=draw, about=("test_images",))
+    for number, aware in ((7, False), (8, True))
+)
 MASKING = Item(
     "robustness_masking", examined, UNITS, draw=draw_attacks,
     about=("masking_images", "masking_epsilons", "pgd_images", "cw_images"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
@@ -90,22 +90,29 @@ class Run(Generic[S]):
         self,
         kind: str,
         key: Mapping[str, Any],
-        make: Callable[[], pd.DataFrame],
+        make: Callable[[], pd.DataFrame | Iterable[Any]],
         network: str | None = None,
         version: int = 1,
+        columns: Sequence[str] | None = None,
     ) -> pd.DataFrame:
         """A table read where it is kept, else made once and kept; noted.
 
         Args:
             kind: what it is; a folder of results/<scale>/evaluations.
             key: all that it depends on, plain; the weights of `network` and the seed are added where it is given.
-            make: computes it; only plain cells (missing ones become None).
+            make: computes it, as a frame or row by row; only plain cells (missing ones become None).
             network: that it was measured on.
             version: raise it when a change in the code changes the numbers.
+            columns: of rows; None: rows are mappings, and have their own.
         """
+
+        def frame() -> pd.DataFrame:
+            made = make()
+            return made if isinstance(made, pd.DataFrame) else pd.DataFrame(list(made), columns=columns)
+
         if network is not None:
             key = {"weights": self.card(network)["weights"], "seed": self.seed, **key}
-        found = evaluations.kept_by(kind, self.scale, key, make, version, beside=bool(self.settings.changed))
+        found = evaluations.kept_by(kind, self.scale, key, frame, version, beside=bool(self.settings.changed))
         self.read.tables |= found.attrs["kept"]
         if made := found.attrs["made"]:
             seeds = {int(key["seed"])} if "seed" in key else set()
@@ -125,6 +132,30 @@ class Run(Generic[S]):
         frame = frame.where(frame.notna(), None)
         frame.attrs["read"] = self.read
         return frame
+
+
+def measures(
+    table: pd.DataFrame,
+    names: Iterable[str],
+    by: Sequence[str] = (),
+    n: str | Mapping[str, str] = "n",
+    **about: Any,
+) -> Iterator[dict[str, Any]]:
+    """Measures that a table has as columns, as rows for `Run.tidy`: one a row and measure, none where it is missing.
+
+    Args:
+        table: as `Run.table` returns it.
+        names: of the measures.
+        by: columns that tell rows apart.
+        n: the column that says how many are behind a row's values; or measure -> that column.
+        about: what tells this table's rows from others.
+    """
+    for row in table.to_dict("records"):
+        where = {**about, **{key: row[key] for key in by}}
+        for name in names:
+            if not pd.isna(row[name]):
+                count = row[n if isinstance(n, str) else n[name]]
+                yield {"measure": name, **where, "value": row[name], "n": int(count)}
 
 
 @lru_cache(maxsize=8)

@@ -33,6 +33,7 @@ from lib.experiments.dynamic import (
     titled,
 )
 from lib.experiments.item import SHARE, Item, Results
+from lib.experiments.run import measures
 from lib.experiments.settings import Count
 from lib.progress import bar
 
@@ -46,6 +47,8 @@ MEASURES = {
     "count_correlation": "correlation of channel counts",
     "accuracy": "accuracy after training",
 }
+ALIKE = ("correlation", "distance", "count_correlation")
+"""Measures of two structures."""
 PLACE = ["network", "start", "initialisation"]
 
 
@@ -198,7 +201,7 @@ def between_starts(rows: pd.DataFrame) -> pd.DataFrame:
             }
             means = {key: float(np.mean(values)) for key, values in each.items()}
             found.append({"epoch": epoch, "initialisation": start, **means})
-    return pd.DataFrame(found, columns=["epoch", "initialisation", "correlation", "distance", "count_correlation"])
+    return pd.DataFrame(found, columns=["epoch", "initialisation", *ALIKE])
 
 
 def matrix(rows: pd.DataFrame) -> pd.DataFrame:
@@ -238,28 +241,20 @@ def diversity(settings: Settings, seed: int) -> pd.DataFrame:
 
 def measured(name: str, table: pd.DataFrame) -> list[dict[str, Any]]:
     """What is measured of one network; `table` as `structures` returns it."""
+    last = int(table["epoch"].max())
     rows: list[dict[str, Any]] = []
-    last, layers = int(table["epoch"].max()), table["layer"].nunique()
-    for row in table.groupby(["epoch", "initialisation"]).first().reset_index().to_dict("records"):
-        start, where = start_of(int(row["epoch"]), last), int(row["initialisation"])
-        values = {"accuracy": row["accuracy"], "mean_gate": row["mean_gate"], "zero_gates": row["zeros"]}
-        for measure, value in values.items():
-            if not pd.isna(value):
-                n = int(row["n"]) if measure == "accuracy" else 1
-                at = {"network": name, "start": start, "initialisation": where}
-                rows.append({"measure": measure, **at, "value": float(value), "n": n})
-    for row in between_starts(table).to_dict("records"):
-        at = {"network": name, "start": start_of(int(row["epoch"]), last), "initialisation": int(row["initialisation"])}
-        values = {key: row[key] for key in ("correlation", "distance", "count_correlation")}
-        rows += [{"measure": measure, **at, "value": value, "n": layers} for measure, value in values.items()]
+    each = table.groupby(["epoch", "initialisation"]).first().reset_index().rename(columns={"zeros": "zero_gates"})
+    counts = {"accuracy": "n", "mean_gate": "one", "zero_gates": "one"}
+    alike = between_starts(table).assign(n=table["layer"].nunique())
+    for found, n in ((each.assign(one=1), counts), (alike, dict.fromkeys(ALIKE, "n"))):
+        found = found.assign(start=[start_of(int(epoch), last) for epoch in found["epoch"]])
+        rows += measures(found, n, ["start", "initialisation"], n=n, network=name)
     return rows
 
 
 def wide(results: Results) -> pd.DataFrame:
     """One row a network, start and initialisation: every measure; with one initialisation only accuracies."""
-    there = {name: title for name, title in MEASURES.items() if any(n["name"] == name for n in results.numbers)}
-    columns = {title: results.values(name).set_index(PLACE)["value"] for name, title in there.items()}
-    return pd.DataFrame(columns).reindex(results.values("accuracy").set_index(PLACE).index).reset_index()
+    return results.wide(MEASURES, PLACE)
 
 
 def draw(results: Results) -> Figure:
@@ -273,15 +268,13 @@ def draw(results: Results) -> Figure:
             if title not in group:
                 continue
             place = group["start"].map(order.index) + 0.12 * (index - 0.5)
-            look: dict[str, Any] = {"color": plots.PALETTE[index % 7], "linestyle": "none"}
-            marker = plots.MARKERS[index % 7]
-            ax.plot(place, group[title], marker=marker, alpha=0.6, label=titled(str(name)), **look)
+            look = plots.look(index, linestyle="none")
+            ax.plot(place, group[title], alpha=0.6, label=titled(str(name)), **look)
             mean = group.groupby("start")[title].mean()
-            ax.plot([order.index(str(k)) for k in mean.index], mean, marker="_", markersize=9, **look)
+            ax.plot([order.index(str(k)) for k in mean.index], mean, **{**look, "marker": "_", "markersize": 9})
         ax.set_xticks(range(len(order)), order, rotation=30, ha="right")
         ax.set_title(title)
-    handles, labels = axes[-1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=max(1, len(labels)))
+    plots.legend_below(axes[-1:], table["network"].nunique())
     return figure
 
 

@@ -144,8 +144,7 @@ def layout(results: Results, shown: Mapping[str, str]) -> pd.DataFrame:
     Args:
         shown: measure -> the title of its column.
     """
-    columns = {title: results.values(name).set_index(PLACE)["value"] for name, title in shown.items()}
-    wide = pd.DataFrame(columns).reset_index()
+    wide = results.wide(shown, PLACE)
     names = list(dict.fromkeys(results.values(next(iter(shown)))["network"]))
     order: Mapping[Any, Any] = {"network": names.index, "method": list(METHODS).index, "budget": lambda b: -b}
     wide = wide.sort_values(PLACE, key=lambda column: column.map(order[column.name]))

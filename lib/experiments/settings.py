@@ -17,6 +17,13 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 
 
+def once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values, for a field. Raises: ValueError where one is there twice."""
+    if len(set(values)) < len(values):
+        raise ValueError("each only once")
+    return values
+
+
 class Settings(BaseModel):
     """Settings of an experiment at a scale; a subclass adds its own, each with unit, range and source.
 
@@ -38,12 +45,7 @@ class Settings(BaseModel):
     seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     data: str
 
-    @field_validator("seeds")
-    @classmethod
-    def _once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) < len(seeds):
-            raise ValueError("each seed only once")
-        return seeds
+    _each_seed_once = field_validator("seeds")(once)
 
     @classmethod
     def of(cls, scale: str = "smoke", **changed: Any) -> Self:

@@ -65,7 +65,7 @@ def test_one_seed_stands_for_a_list_of_one():
         ({"ratios": 0.5}, "ratios is 0.5"),
         ({"subsets": 0}, "subsets is 0"),
         ({"reference": "mean"}, "reference is 'mean'"),
-        ({"seeds": [0, 0]}, "each seed only once"),
+        ({"seeds": [0, 0]}, "each only once"),
         ({"seeds": [True]}, "seeds is"),
         ({"seeds": [-1]}, "seeds is"),
     ],
