@@ -138,12 +138,13 @@ def draw(results: Results) -> Figure:
         for measure, (words, dash) in MASKS.items():
             rows = results.values(measure, network=name).sort_values("step")
             label = words if index == len(names) - 1 else ""
-            above.plot(rows["step"], rows["value"], linestyle=dash, label=label, **look)
+            every = max(1, len(rows) // 6)
+            above.plot(rows["step"], rows["value"], linestyle=dash, label=label, markevery=every, **look)
         rows = results.values("accuracy", network=name).set_index("method").reindex(COMPARED).reset_index()
         shift = (index - (len(names) - 1) / 2) * 0.6 / len(names)
         places = dotplots.row_of(rows["method"], COMPARED) + shift
         dotplots.intervals(below, rows, places, index, label=legend_of(results, name), markersize=3.5)
-    above.set(xlabel="steps that the units were trained for", ylabel="of all mask entries", ylim=(0, 1.02))
+    above.set(xlabel="steps that the units were trained for", ylabel="mask entries", ylim=(0, 1.02))
     above.legend(fontsize=plots.SMALLEST)
     plots.named_rows(below, [textwrap.fill(METHODS[method], 22) for method in COMPARED], 0.6)
     below.set_xlabel("accuracy on test images")
