@@ -1,5 +1,6 @@
 """lib.lancet.locating: the same error-inducing sets as one candidate at a time, and what is said of bad input."""
 
+import copy
 import math
 import sys
 
@@ -197,3 +198,21 @@ def test_networks_that_cannot_be_searched(kind, message):
     images = torch.rand(2, 1, 2, 2)
     with pytest.raises(LancetError, match=message):
         locating.locate(kind(), images, images, torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_repair_holds_on_the_network_itself_where_nothing_but_rounding_is_left_of_its_logits(seed):
+    """A last layer without a bias: with all of its weights gone every logit is 0, and rounding must not decide."""
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 64), nn.ReLU(), nn.Linear(64, 5, bias=False)).eval()
+    images, companions = torch.rand(2, 12, 3, 4, 4)
+    with torch.no_grad():
+        labels = network(images).topk(2).indices[:, 1]
+    for pair in range(len(images)):
+        one = slice(pair, pair + 1)
+        votes = locating.locate(network, images[one], companions[one], labels[one], layers=["3"])["3"]
+        if votes.repaired[0]:
+            without = copy.deepcopy(network)
+            with torch.no_grad():
+                without[3].weight.masked_fill_(votes.counts > 0, 0)
+                assert without(images[one]).argmax() == labels[pair]

@@ -17,7 +17,9 @@ from lib.lancet.locating.tail import Network, Point, as_columns, as_outputs, col
 DIGITS, EXPONENTS = range(1, 10), range(6, 0, -1)
 ROWS = 64  # images that the rest of the network is run on at once
 VALUES = 2**25  # floats of the layer's changed outputs that are held at once
-MARGIN = 1e-4  # logits nearer to a decision than this, relative to the largest, are computed again from the start
+MARGIN = 1e-4
+"""Logits nearer to a decision than this, relative to the largest before or after, are computed again from the start:
+where all of a last layer goes, nothing but rounding is left of them."""
 
 
 def fractions() -> list[float]:
@@ -197,7 +199,8 @@ class _Trial:
             logits = self.network.rest(self.point, put, self.values, pair)
             verdict = self.right(logits, pair)
             top = logits.topk(2, dim=1).values
-            near = (top[:, 0] - top[:, 1] < MARGIN * logits.abs().amax(1)).nonzero()[:, 0].tolist()
+            size = torch.maximum(logits.abs().amax(1), self.values[self.network.logits][pair].abs().amax(1))
+            near = (top[:, 0] - top[:, 1] < MARGIN * size).nonzero()[:, 0].tolist()
             for hair in near:
                 row, step = part[hair].tolist()
                 verdict[hair] = self._whole(pairs[row], steps[row][step])
