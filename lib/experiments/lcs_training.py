@@ -7,7 +7,7 @@ more steps. They are so long in training that they have one seed, and nothing is
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import ValidationInfo, field_validator
 
-from lib import dotplots, plots
+from lib import config, dotplots, plots
 from lib.experiments import lcs_pruning
 from lib.experiments.dynamic import check_networks, titled
 from lib.experiments.item import SHARE, Item, Results
@@ -48,6 +48,19 @@ class Settings(lcs_pruning.Settings):
                 names += [name, f"{name}-static", f"{base}-boosting-b{budget:g}"]
             check_networks(names, info.data["scale"])
         return chosen
+
+    def compared(self, names: Collection[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Also the seeds and epochs of `longer`, against those of a network of its architecture."""
+        used, full = super().compared(names)
+        here, paper = config.load(self.scale), config.load("paper")
+        for base in self.longer:
+            used[f"seeds of {base}"], full[f"seeds of {base}"] = self.seeds[:1], full["seeds"]
+            like = next((name for name in self.networks if here.recipe(name).arch == here.recipe(base).arch), None)
+            for ending in ("", f"-{FORM}", f"-{FORM}-b{self.budgets[0]:g}", "-on"):
+                if like is not None and f"{like}{ending}" in paper.networks:
+                    used[f"epochs of {base}{ending}"] = here.recipe(f"{base}{ending}").epochs
+                    full[f"epochs of {base}{ending}"] = paper.recipe(f"{like}{ending}").epochs
+        return used, full
 
 
 class TrainingRun(LcsRun):
