@@ -202,6 +202,8 @@ def test_a_repair_negates_blamed_weights_until_the_network_is_right(small, monke
     assert repair.repair(right) is None and repair.view(right)[0].figure is None
     with pytest.raises(explore.ExploreError, match="no layer 'third'"):
         repair.repair(example, "third")
+    monkeypatch.setattr(repair, "repair", lambda *_: None)  # nothing of that layer is to blame, as may be
+    assert f"No weight of {layer}" in repair.view(attacked, layer)[0].caption
 
 
 def test_a_backdoor_is_stamped_and_what_is_left_of_it_counted(small):

@@ -86,7 +86,8 @@ def view(example: Example, layer: str | None = None, companion: str = MASKED) ->
     """
     found, done = blame(example, companion), repair(example, layer, companion)
     if done is None:
-        return [View(None, said(example, found, companion))]
+        none = f"No weight of {layer} is to blame for this error. " if layer and found.chosen else ""
+        return [View(None, none + said(example, found, companion))]
     names = [plots.short(name, 18) for name in example.network.test.classes]
     layout = [["wrong", "pair", "map", "answers"], ["recalls"] * 4]
     figure, axes = plots.mosaic(layout, 4.6, plots.DOUBLE, width_ratios=[1.3, 1.3, 1.2, 1.3], height_ratios=[1.4, 1])

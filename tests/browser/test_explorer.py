@@ -148,6 +148,7 @@ def test_the_explorer_answers_in_jupyterlab(browser, places, tmp_path, monkeypat
         explorer.until(lambda: "Your image" in explorer.words(), "the answer to it")
         explorer.menu("Images").select_by_visible_text("classified wrongly")
         explorer.tab("Repair")
-        explorer.until(lambda: any(word in explorer.words() for word in ("negated", "no companion")), "a repair")
+        told = ("negated", "no companion", "No weight of fc")  # of the layer chosen before
+        explorer.until(lambda: any(word in explorer.words() for word in told), "a repair")
         alternatives = browser.run("return [...document.querySelectorAll('.widget-tab img')].map(e => e.alt)")
         assert all(len(words) > 20 for words in alternatives)
