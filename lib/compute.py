@@ -4,11 +4,14 @@ import platform
 import resource
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any
 
 import torch
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 from lib import config
 
@@ -31,9 +34,29 @@ def device(prefer: str = "auto") -> torch.device:
     return chosen
 
 
-def autocast(on: torch.device, precision: str) -> AbstractContextManager:
-    """Autocast to bfloat16 on a device, or nothing for float32."""
-    return torch.autocast(on.type, torch.bfloat16, enabled=precision == "bfloat16")
+@contextmanager
+def autocast(on: torch.device, precision: str) -> Iterator[None]:
+    """Autocast to bfloat16 on a device, or nothing for float32.
+
+    On a CPU that cannot multiply in bfloat16, convolutions and linear layers round to bfloat16 what they take and give,
+    and multiply in float32: the same roundings, twice as fast as torch's own emulation.
+    """
+    asked = precision == "bfloat16"
+    own = asked and on.type == "cpu" and not torch.cpu._is_avx512_bf16_supported()
+    with torch.autocast(on.type, torch.bfloat16, enabled=asked), _RoundedProducts() if own else nullcontext():
+        yield
+
+
+class _RoundedProducts(TorchFunctionMode):
+    """Where autocast is on: products of bfloat16 numbers, computed in float32."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function not in (F.conv2d, F.linear) or not torch.is_autocast_enabled("cpu"):
+            return function(*args, **kwargs)
+        with torch.autocast("cpu", enabled=False):
+            args, kwargs = tree_map_only(torch.Tensor, lambda tensor: tensor.bfloat16().float(), (args, kwargs))
+            return function(*args, **kwargs).bfloat16()
 
 
 @contextmanager

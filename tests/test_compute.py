@@ -144,6 +144,31 @@ def test_autocast(precision, dtype):
     assert (matrix @ matrix).dtype == torch.float32
 
 
+@pytest.mark.parametrize(
+    "layer", [torch.nn.Conv2d(8, 16, 3, padding=1), torch.nn.Linear(24, 10)], ids=["conv", "linear"]
+)
+def test_bfloat16_is_the_same_on_a_processor_that_cannot_multiply_in_it(monkeypatch, layer):
+    """Outputs and gradients: one rounding of float32 sums, whoever computes them."""
+    inputs = torch.randn(4, 8, 24, 24, generator=torch.Generator().manual_seed(0))
+    found = []
+    for there in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda there=there: there)
+        x = inputs.clone().requires_grad_()
+        with compute.autocast(torch.device("cpu"), "bfloat16"):
+            output = layer(x)
+            with torch.autocast("cpu", enabled=False):
+                assert layer(x).dtype == torch.float32
+        assert output.dtype == torch.bfloat16
+        found.append((output, *torch.autograd.grad(output.square().sum(), [x, layer.weight, layer.bias])))
+    for native, own in zip(*found, strict=True):
+        assert native.dtype == own.dtype
+        error = (native.float() - own.float()).norm() / native.float().norm()
+        assert error < 2**-8
+    with compute.autocast(torch.device("cpu"), "bfloat16"):
+        exact = torch.nn.functional.linear(inputs, torch.eye(24))
+    assert torch.equal(exact, inputs.bfloat16())
+
+
 def test_deterministic_and_threads():
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.utils.deterministic.fill_uninitialized_memory = True
