@@ -46,7 +46,7 @@ class Lcs(Settings):
 
     attack_images: dict[Attack, Count] = Field(default_factory=dict)
 
-    @field_validator("networks", "umap_networks", check_fields=False)
+    @field_validator("networks", "umap_networks", "umap_whole", check_fields=False)
     @classmethod
     def _with_units(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         preset, images = config.load(info.data["scale"]), info.data.get("data")

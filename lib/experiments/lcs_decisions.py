@@ -38,6 +38,7 @@ class Settings(Lcs):
         umap_networks: those whose decision feature is drawn in two dimensions.
         umap_images, umap_adversarials, umap_attacks: training images, adversarials of each attack, and attacks, that
             UMAP is fitted on together; the source draws adversarials of three attacks.
+        umap_whole: of umap_networks those drawn with all training images.
         umap_neighbours: of UMAP, and of the measures beside it.
     """
 
@@ -49,6 +50,7 @@ class Settings(Lcs):
     rare_images: Count = 8
     umap_networks: Names = Field(title="networks")
     umap_images: Count = Field(5000, title="training images")
+    umap_whole: tuple[str, ...] = Field((), title="networks with all training images")
     umap_adversarials: Count = Field(300, title="adversarials an attack")
     umap_attacks: Attacks = ("fgsm_8", "rpgd_8", "cw_l2")
     umap_neighbours: int = Field(15, ge=2)
@@ -173,7 +175,7 @@ def decided(settings: Settings, seed: int) -> pd.DataFrame:
     run = DecisionsRun(settings, seed)
     classes = run.test.classes
     rows: list[Row] = []
-    for name in bar(settings.networks, desc="decisions"):
+    for name in bar(run.of_this_seed(settings.networks), desc="decisions"):
         rows += _of_layers(run.layers(name))
         for row in run.usage(name).rename(columns={"share": "value"}).to_dict("records"):
             rows.append({"measure": "usage", **row, "class": classes[row["label"]]})

@@ -244,7 +244,7 @@ def measure(settings: Settings, seed: int) -> pd.DataFrame:
     """
     run = DetectionRun(settings, seed)
     rows: list[Row] = []
-    for name in bar(settings.networks, desc="detection"):
+    for name in bar(run.of_this_seed(settings.networks), desc="detection"):
         rows += _areas(pd.concat([run.detected(name), run.sliced(name)]))
         rows += _adaptive(run.adaptive(name))
     return run.tidy(rows)

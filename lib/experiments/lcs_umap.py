@@ -37,7 +37,7 @@ class UmapRun(LcsRun[Settings]):
         """
         chosen = self.settings
         count, k = chosen.umap_adversarials, chosen.umap_neighbours
-        train = self.images("train", chosen.umap_images)
+        train = self.images("train", None if name in chosen.umap_whole else chosen.umap_images)
 
         def rows() -> Iterator[Row]:
             network = self.lcs(name)
@@ -122,7 +122,7 @@ def embedded(settings: Settings, seed: int) -> pd.DataFrame:
     run = UmapRun(settings, seed)
     classes = run.images("test").classes
     rows: list[Row] = []
-    for name in bar(settings.umap_networks, desc="UMAP"):
+    for name in bar(run.of_this_seed(settings.umap_networks), desc="UMAP"):
         for row in run.embedding(name).to_dict("records"):
             at = {"network": row["network"], "form": row["form"]}
             if row["kind"] == "point":

@@ -74,6 +74,17 @@ class Run(Generic[S]):
         self.card(name, seed)
         return zoo.get(name, self.scale, self.seed if seed is None else seed)
 
+    def of_this_seed(self, names: Sequence[str]) -> list[str]:
+        """Of these networks those that are trained at this seed: for some families `family_seeds` names fewer.
+
+        Raises: ConfigError where none is.
+        """
+        fewer = self.preset.study[self.settings.study].get("family_seeds", {})
+        found = [name for name in names if self.seed in fewer.get(self.preset.recipe(name).family, [self.seed])]
+        if not found:
+            raise config.ConfigError(f"none of {', '.join(names)} is trained at seed {self.seed}: see `family_seeds`")
+        return found
+
     def images(self, split: str = "test", count: int | None = None, name: str | None = None) -> data.ImageSet:
         """Images of a set, equally from each class, the same for every network and seed; the whole set is noted.
 
