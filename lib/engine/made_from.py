@@ -148,15 +148,16 @@ def sources(*modules: str, notebook: Path | None = None) -> list[str]:
         notebook: a notebook whose code cells are read for imports.
     Returns: paths relative to the repository root, sorted.
     """
-    queue = list(modules)
-    if notebook is not None:
-        queue += _notebook_imports(notebook)
+    left = {*modules, *(_notebook_imports(notebook) if notebook is not None else ())}
+    looked_up: set[str] = set()
     found: set[Path] = set()
-    while queue:
-        for path in _files(queue.pop()):
+    while left:
+        name = left.pop()
+        looked_up.add(name)
+        for path in _files(name):
             if path not in found:
                 found.add(path)
-                queue += _imports(path.read_text(), path.parent.relative_to(config.ROOT).parts)
+                left |= {*_imports(path.read_text(), path.parent.relative_to(config.ROOT).parts)} - looked_up
     return sorted(path.relative_to(config.ROOT).as_posix() for path in found)
 
 

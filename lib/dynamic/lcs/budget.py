@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lib import compute
-from lib.dynamic.cost import Prices, macs
+from lib.dynamic.cost import Prices
 from lib.dynamic.errors import DynamicError
 from lib.dynamic.lcs.network import LayerwiseChannelSelection
 
@@ -37,16 +37,19 @@ def kept_counts(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {layer: (mask != 0).sum(-1) for layer, mask in masks.items()}
 
 
-def image_macs(lcs: LayerwiseChannelSelection, images: Tensor, batch: int = 500) -> Tensor:
+def image_macs(
+    lcs: LayerwiseChannelSelection, images: Tensor, batch: int = 500, prices: Prices | None = None
+) -> Tensor:
     """Multiply-accumulates of each image as masks are chosen now, the decision units' own included.
 
     Args:
         lcs: a network with decision units; evaluated, its mode is given back.
         images: (N, C, H, W) in [0, 1].
         batch: images a pass.
+        prices: of the network without units, where they are known already.
     Returns: int64 (N,). A channel whose mask is zero costs nothing, neither in its convolution nor in what reads it.
     """
-    prices = Prices.of(lcs.network, tuple(images.shape[1:]))
+    prices = prices or Prices.of(lcs.network, tuple(images.shape[1:]))
     own, parts = own_macs(lcs), []
     with compute.evaluation(lcs), torch.no_grad():
         for part in images.split(batch):
@@ -55,9 +58,10 @@ def image_macs(lcs: LayerwiseChannelSelection, images: Tensor, batch: int = 500)
     return torch.cat(parts)
 
 
-def share_of(lcs: LayerwiseChannelSelection, images: Tensor) -> float:
-    """The images' mean MACs as a share of those of the network without units."""
-    return image_macs(lcs, images).double().mean().item() / macs(lcs.network, tuple(images.shape[1:]))
+def share_of(lcs: LayerwiseChannelSelection, images: Tensor, prices: Prices | None = None) -> float:
+    """The images' mean MACs as a share of those of the network without units; arguments as `image_macs` takes them."""
+    prices = prices or Prices.of(lcs.network, tuple(images.shape[1:]))
+    return image_macs(lcs, images, prices=prices).double().mean().item() / prices.total({})
 
 
 @torch.no_grad()
@@ -78,6 +82,7 @@ def threshold(lcs: LayerwiseChannelSelection, budget: float, images: Tensor, lea
     """
     if not 0 < budget <= 1:
         raise DynamicError(f"budget is {budget}: a share of the network's MACs, above 0 and at most 1")
+    prices = Prices.of(lcs.network, tuple(images.shape[1:]))
     units = [lcs.unit(layer) for layer in lcs.layers]
     before = [unit.masks.detach().clone() for unit in units]
     always = torch.cat([_largest(mask, least).flatten() for mask in before])
@@ -89,11 +94,11 @@ def threshold(lcs: LayerwiseChannelSelection, budget: float, images: Tensor, lea
         kept[order[:count]] = True
         for unit, mask, part in zip(units, before, kept.split([mask.numel() for mask in before]), strict=True):
             unit.masks.copy_(mask * part.view_as(mask))
-        return share_of(lcs, images)
+        return share_of(lcs, images, prices)
 
     low, high = int(always.sum()), int((values.masked_fill(always, 1) != 0).sum())
     if keep(low) > budget:
-        share = share_of(lcs, images)
+        share = share_of(lcs, images, prices)
         for unit, mask in zip(units, before, strict=True):
             unit.masks.copy_(mask)
         raise DynamicError(
