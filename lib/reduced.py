@@ -12,6 +12,7 @@ from typing import Any
 from lib import config
 
 OTHER = "different, not smaller: "
+LONGER = "-long"  # in a network's name: as the one without, at other lengths of training
 
 _RECIPE = {
     "data": "data set",
@@ -58,8 +59,9 @@ def phrases(
 
     Args:
         scale: smoke, cpu, gpu or paper.
-        networks: names of the networks that a figure rests on, and with them those that they started from; what the
-            paper scale does not have is left out.
+        networks: names of the networks that a figure rests on, and with them those that they started from; one that
+            is trained for longer here is compared with the one of the name without LONGER. What the paper scale does
+            not have is left out.
         study: settings that the run used, as {"seeds": [0], "test images": 2000}; lists are compared by length.
         full: the same settings at the paper scale; a setting that is not there is not compared.
         paper: whose stated settings count for `study`, as config/items.yaml names it.
@@ -70,9 +72,9 @@ def phrases(
     """
     here, there, sources = config.load(scale), config.load("paper"), config.sources()
     by_network = {
-        name: split(_of_network(name, here.recipe(name), there.recipe(name), sources, defaults))
+        name: split(_of_network(like, here.recipe(name), there.recipe(like), sources, defaults))
         for name in _with_parents(here, networks)
-        if name in there.networks
+        if (like := name if name in there.networks else name.replace(LONGER, "")) in there.networks
     }
     stated = sources.of_paper(paper)
     of_study = split([_difference(key, value, full[key], key in stated) for key, value in study.items() if key in full])
@@ -96,7 +98,7 @@ def _of_network(
     sources: config.Sources,
     defaults: Callable[[str], Mapping[str, Any]] | None,
 ) -> list[str]:
-    """How one network's recipe differs; a phrase a setting, empty where it does not."""
+    """How a recipe differs from the paper scale's, of that name; a phrase a setting, empty where it does not."""
     states = sources.of_network(name)
     mine, theirs = _settings(recipe, defaults), _settings(paper, defaults)
     if sources.on_all_images(name):

@@ -65,7 +65,7 @@ def distinct() -> list[tuple[str, str]]:
             alike["started"] = recipe.start is not None
             alike["prepare"] = [plug["use"] for plug in recipe.prepare]
             for plugs in ("hooks", "transforms"):
-                drop = {"budget", "begin", "end", "every", "weight"}
+                drop = {"budget", "final_sparsity", "begin", "end", "every", "weight"}
                 alike[plugs] = [{key: value for key, value in plug.items() if key not in drop} for plug in alike[plugs]]
             found.setdefault(store.fingerprint(alike), (scale, name))
     return list(found.values())

@@ -28,6 +28,7 @@ def two_scales(monkeypatch, tmp_path):
                 "fc": digits,
                 "same": FULL,
                 "only-here": small,
+                "a-long": {**small, "epochs": 30},
                 "deep": small,
                 "plain": plain,
                 "more": more,
@@ -94,6 +95,15 @@ def test_networks_that_differ_are_told_apart_by_architecture_and_data():
         "fc5 on mnist5k: mnist5k instead of cifar10, hidden units 8 4 4 2 instead of 9 9 9 9",
     ]
     assert reduced.phrases("smoke", ["a", "same"], {}, {})[0].startswith("a: "), "not all networks of a kind differ"
+
+
+def test_a_network_that_is_trained_for_longer_is_compared_with_its_like():
+    stated(networks=[ALL])
+    assert reduced.phrases("smoke", ["a", "a-long"], {}, {}) == [
+        "width 16 instead of 64",
+        "a: 5 epochs instead of 100",
+        "a-long: 30 epochs instead of 100",
+    ]
 
 
 def test_another_architecture_is_said():

@@ -29,15 +29,7 @@ from lib.dynamic.scratch.build import build_pruned
 from lib.dynamic.scratch.gates import Gates, learn_gates
 from lib.dynamic.scratch.search import Structure, search_threshold
 from lib.experiments.run import Run
-from lib.experiments.settings import Count, Settings
-
-
-def once(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The values. Raises: ValueError where one is there twice."""
-    if len(set(values)) < len(values):
-        raise ValueError("each only once")
-    return values
-
+from lib.experiments.settings import Count, Settings, once
 
 Names = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(once)]
 Budget = Annotated[float, Field(gt=0, lt=1)]

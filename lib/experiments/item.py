@@ -157,7 +157,11 @@ class Results:
         own, scale, read = self.settings, self.settings.scale, self.read
         entry = config.items()[self.item.name]
         used, full = own.compared(self.item.about)
-        networks = list(dict.fromkeys(name for name, _ in read.networks))
+        networks, preset = list(dict.fromkeys(name for name, _ in read.networks)), config.load(scale)
+        families = {preset.recipe(name).family for name in networks}
+        for family, seeds in preset.study[own.study].get("family_seeds", {}).items():
+            if family in families and len(seeds) < len(own.seeds) and "seeds" in full:
+                used[f"seeds of {family}"], full[f"seeds of {family}"] = seeds, full["seeds"]
         phrases = reduced.phrases(scale, networks, used, full, entry.paper, models.defaults)
         first = self.frames[own.seeds[0]].attrs["read"].tables
         shown = {name: checksum for name, checksum in first.items() if name.split("/")[1] in self.item.drawn_from}

@@ -15,9 +15,8 @@ from torch import Tensor
 from lib import attacks, config
 from lib.dynamic.errors import DynamicError
 from lib.dynamic.lcs.network import LayerwiseChannelSelection
-from lib.experiments.dynamic import once
 from lib.experiments.run import Run
-from lib.experiments.settings import Count, Settings
+from lib.experiments.settings import Count, Settings, once
 
 VERSION = 1  # raise it when a change here or in lib.dynamic changes what these experiments measure
 INSERT = "lib.dynamic.lcs.network.insert"

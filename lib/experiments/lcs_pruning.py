@@ -80,6 +80,7 @@ class Settings(Dynamic):
     """
 
     section: ClassVar[str] = "pruning"
+    forms: ClassVar[tuple[str, ...]] = tuple(FORMS)  # of units, that there are recipes for
 
     networks: Names = Field(("dynamic-resnet", "dynamic-vgg16"), title="networks")
     budgets: Budgets = Field((0.5,), title="budgets", validate_default=True)
@@ -92,9 +93,9 @@ class Settings(Dynamic):
     @classmethod
     def _are_trained(cls, chosen: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
         for base in info.data.get("networks", ()):
-            names = [base, f"{base}-on", *(f"{base}-{form}" for form in FORMS)]
+            names = [base, f"{base}-on", *(f"{base}-{form}" for form in cls.forms)]
             for budget in chosen:
-                both = [tuned(base, form, budget) for form in FORMS]
+                both = [tuned(base, form, budget) for form in cls.forms]
                 names += [*both, *(f"{name}-static" for name in both), f"{base}-boosting-b{budget:g}"]
             check_networks(names, info.data["scale"])
         return chosen

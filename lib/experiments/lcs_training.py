@@ -7,17 +7,16 @@ more steps. They are so long in training that they have one seed, and nothing is
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, ClassVar
 
 import pandas as pd
 from matplotlib.figure import Figure
-from pydantic import ValidationInfo, field_validator
 
-from lib import config, dotplots, plots
+from lib import dotplots, plots
 from lib.experiments import lcs_pruning
-from lib.experiments.dynamic import check_networks, titled
+from lib.experiments.dynamic import titled
 from lib.experiments.item import SHARE, Item, Results
 from lib.experiments.lcs_pruning import METHODS, STAGES, LcsRun, tuned
 
@@ -27,52 +26,16 @@ COMPARED = ("dense", "dense-on", "stated", "stated-static", "boosting", "l1")
 
 
 class Settings(lcs_pruning.Settings):
-    """Settings of the experiment.
-
-    Attributes:
-        longer: networks of the first seed alone, trained for longer; the recipes of each are those of a network of
-            notebook 21 with units as stated.
-    """
+    """Settings of the experiment: `networks` that are trained for longer have one seed."""
 
     section: ClassVar[str] = "training"
-
-    longer: tuple[str, ...] = ()
-
-    @field_validator("longer")
-    @classmethod
-    def _have_recipes(cls, chosen: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        for base in chosen:
-            names = [base, f"{base}-on", f"{base}-{FORM}"]
-            for budget in info.data.get("budgets", ()):
-                name = tuned(base, FORM, budget)
-                names += [name, f"{name}-static", f"{base}-boosting-b{budget:g}"]
-            check_networks(names, info.data["scale"])
-        return chosen
-
-    def compared(self, names: Collection[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Also the seeds and epochs of `longer`, against those of a network of its architecture."""
-        used, full = super().compared(names)
-        here, paper = config.load(self.scale), config.load("paper")
-        for base in self.longer:
-            used[f"seeds of {base}"], full[f"seeds of {base}"] = self.seeds[:1], full["seeds"]
-            like = next((name for name in self.networks if here.recipe(name).arch == here.recipe(base).arch), None)
-            for ending in ("", f"-{FORM}", f"-{FORM}-b{self.budgets[0]:g}", "-on"):
-                if like is not None and f"{like}{ending}" in paper.networks:
-                    used[f"epochs of {base}{ending}"] = here.recipe(f"{base}{ending}").epochs
-                    full[f"epochs of {base}{ending}"] = paper.recipe(f"{like}{ending}").epochs
-        return used, full
+    forms: ClassVar[tuple[str, ...]] = (FORM,)
 
 
 class TrainingRun(LcsRun):
-    """One seed's networks, those of `longer` among the first seed's."""
+    """One seed's networks."""
 
     settings: Settings
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Dense networks."""
-        own = self.settings
-        return own.networks + (own.longer if self.seed == own.seeds[0] else ())
 
     def units(self, base: str) -> Iterator[dict[str, Any]]:
         """How units were trained: steps in all; zeros and magnitude of their masks at the end of each epoch, where the
@@ -122,7 +85,7 @@ def training(settings: Settings, seed: int) -> pd.DataFrame:
     """
     run = TrainingRun(settings, seed)
     rows: list[dict[str, Any]] = []
-    for base in run.names:
+    for base in run.of_this_seed(settings.networks):
         rows += [*run.units(base), *run.stage_rows(base), *run.compared(base)]
     return run.tidy(rows)
 

@@ -9,7 +9,7 @@ fine-tuning the pruned one for E / (2 s): cost 1 too, its search counted.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -60,7 +60,6 @@ class Settings(Dynamic):
 
     Attributes:
         networks: of the scale, each with the variants `-half` and `-half-slim`, trained to be pruned.
-        once: networks that only the first seed is done for.
         budgets: shares of the FLOPs, in (0, 1); figures show the first.
         expansion: of the widths before gates are learned, from 1; the source: 1.25.
         finetune_rate: of the trained network's learning rate, for fine-tuning.
@@ -69,38 +68,25 @@ class Settings(Dynamic):
     section: ClassVar[str] = "scratch"
 
     networks: Names = Field(("scratch-resnet20", "scratch-vgg16"), title="networks", validate_default=True)
-    once: tuple[str, ...] = ()
     budgets: Budgets = Field((0.5,), title="budgets")
     expansion: float = Field(1.25, ge=1)
     finetune_rate: Positive = 0.25
 
-    @field_validator("networks", "once")
+    @field_validator("networks")
     @classmethod
     def _are_trained(cls, chosen: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         for name in chosen:
             check_networks([name, *(f"{name}-{kind}" for kind in TRAINED.values())], info.data["scale"])
         return chosen
 
-    def compared(self, names: Collection[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Also the seeds of `once`, and the epochs of those that only this scale has, against their like's."""
-        used, full = super().compared(names)
-        here, paper = config.load(self.scale), config.load("paper")
-        for name in self.once:
-            used[f"seeds of {name}"], full[f"seeds of {name}"] = self.seeds[:1], full["seeds"]
-            same = [known for known in self.networks if here.recipe(known).arch == here.recipe(name).arch]
-            if name not in paper.networks and same and same[0] in paper.networks:
-                used[f"epochs of {name}"] = here.recipe(name).epochs
-                full[f"epochs of {name}"] = paper.recipe(same[0]).epochs
-        return used, full
-
 
 class ScratchRun(DynamicRun[Settings]):
     """One seed's networks."""
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The networks: those of `once` only for the first seed."""
-        return self.settings.networks + (self.settings.once if self.seed == self.settings.seeds[0] else ())
+    def names(self) -> list[str]:
+        """The networks of this seed."""
+        return self.of_this_seed(self.settings.networks)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Every network, method and budget.

@@ -25,9 +25,13 @@ def tiny(house):
             own["start"] = {"network": _longer(own["start"]["network"])}
         made[_longer(name)] = own
     made["dynamic-resnet-long-stated"]["epochs"] = EPOCHS
-    section = {"networks": ["dynamic-resnet"], "longer": ["dynamic-resnet-long"], "images": 60}
+    for name, recipe in made.items():
+        if "-long" in name:
+            recipe["family"] = "dynamic-resnet-long"
+    section = {"networks": ["dynamic-resnet", "dynamic-resnet-long"], "images": 60}
     section |= {"calibration_images": 60, "latency_seconds": 0.01}
     study = {"data": "mnist5k", "seeds": [0, 1], "latency_batches": [1], "training": section}
+    study["family_seeds"] = {"dynamic-resnet-long": [0]}
     compute = {"device": "cpu", "training_precision": "float32", "channels_last": False}
     write_config(house / "config", smoke={"compute": compute, "networks": made, "study": {"dynamic": study}})
 
@@ -49,6 +53,9 @@ def test_longer_networks_are_those_of_the_first_seed_and_their_training_is_told_
     assert len(results.table) == 2 and results.figure is not None
 
 
-def test_a_longer_network_without_recipes_is_refused(tiny):
+def test_a_network_without_recipes_is_refused_and_so_is_a_seed_that_none_is_trained_at(tiny):
     with pytest.raises(config.ConfigError, match="dynamic-resnet-short"):
-        lcs_training.Settings.of("smoke", longer=["dynamic-resnet-short"])
+        lcs_training.Settings.of("smoke", networks=["dynamic-resnet-short"])
+    settings = lcs_training.Settings.of("smoke", networks=["dynamic-resnet-long"], seeds=[1])
+    with pytest.raises(config.ConfigError, match="none of dynamic-resnet-long is trained at seed 1"):
+        lcs_training.TRAINING.measure(settings, 1)
