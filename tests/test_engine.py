@@ -152,6 +152,19 @@ def test_missing_data_are_said_first(small):
     assert "Out of date now: " in done.stdout and "train other 0" in done.stdout and "notebook 02_two" in done.stdout
 
 
+def test_a_run_without_its_data_says_so_and_starts_nothing(shop):
+    smoke = copy.deepcopy(SMOKE)
+    smoke["networks"]["other"]["data"] = "cifar10"
+    shop.configure(smoke)
+    done = shop.call("--only", "02_two")
+    assert done.returncode == 1
+    assert "data set 'cifar10' not found" in done.stderr and "read by 02_two" in done.stderr
+    assert shop.lines("trained") == [] and shop.record("robustness_three") is None
+    done = shop.call()  # the others go on
+    assert done.returncode == 0 and "data set 'cifar10' not found" in done.stderr
+    assert shop.record("robustness_one") is not None
+
+
 def test_a_run_tells_how_far_it_is(small, capsys):
     assert run.progress("smoke") == "" and run.status("smoke") == 0
     assert "No run of smoke is at work" in capsys.readouterr().out

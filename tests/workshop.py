@@ -24,6 +24,7 @@ REAL += [
     "lib/tensors.py",
     "lib/checksums.py",
     "lib/progress.py",
+    "lib/data",
     "lib/engine",
 ]
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -68,6 +69,11 @@ def run(
         due = ", ".join(ear.names if len(ear.names) <= 12 else [f"{count} {rule}" for rule, count in ear.due.items()])
         print("\n".join(ear.errors) or f"\nOut of date now: {due or 'nothing'}", flush=True)
         return status
+    missing = missing_data(preset, chosen)
+    for why, names in missing.items():
+        say(f"missing {why} It is read by {', '.join(names)}.")
+    if missing and {name for name in chosen if graph.families(preset, name)} <= {*chain(*missing.values())}:
+        return 1
     began = time.time()
     with jobs.alone(scale):
         (jobs.workspace(scale) / "run.jsonl").unlink(missing_ok=True)
@@ -102,6 +108,19 @@ def read_profile(name: str) -> dict[str, Any]:
         int(found.get("cores", 1))
     except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: not a profile as Snakemake takes them ({error})") from error
+    return found
+
+
+def missing_data(preset: config.Scale, chosen: Sequence[str]) -> dict[str, list[str]]:
+    """Image sets whose folder is not there: what to do about each -> the notebooks whose networks it trains."""
+    from lib.data import SETS
+
+    root, found = config.data_root(), dict[str, list[str]]()
+    for name in chosen:
+        networks = [network for family in graph.families(preset, name) for network in preset.families[family]]
+        for spec in {SETS[preset.recipe(network).data]: None for network in networks}:
+            if spec.folder and not (root / spec.folder).is_dir():
+                found.setdefault(str(spec.missing(root, "folder")), []).append(name)
     return found
 
 
