@@ -19,7 +19,7 @@ SCALES = ("smoke", "cpu", "gpu", "paper")
 SECTIONS = {
     "robustness": ("magnitude_pruning", "low_rank", "temperature", "spectra", "bounds"),
     "nnslicer": ("overhead", "anatomy", "detection", "pruning", "protection", "theta_sweep"),
-    "dynamic": ("pruning", "training", "decisions", "detection", "scratch", "diversity"),
+    "dynamic": ("pruning", "training", "decisions", "detection", "scratch", "diversity", "gates"),
     "lancet": ("companions", "localisation", "backdoors", "defects", "explanation", "adaptive"),
 }
 """Study -> its experiments, each with a section of its own in the study's settings."""

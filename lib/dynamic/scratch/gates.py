@@ -34,6 +34,9 @@ class Gates:
         rule: how it was chosen: "enough zeros", the best validation accuracy among the epochs whose share of nonzero
             gates is at most the ratio; or, where there is none, "most zeros", the epoch with the largest share of zeros
             (of equals, the latest). The second is ours: the released code keeps the last epoch there.
+        by_epoch: the values after each epoch.
+        steps: of the optimiser in an epoch.
+        fitted: images that the gates were learned on; the others were held out.
         seconds: what the learning took.
     """
 
@@ -42,6 +45,9 @@ class Gates:
     zeros: float
     chosen_epoch: int
     rule: str
+    by_epoch: tuple[Mapping[str, Tensor], ...] = field(default=(), compare=False, repr=False)
+    steps: int = field(default=0, compare=False)
+    fitted: int = field(default=0, compare=False)
     seconds: float = field(default=0.0, compare=False)
 
     @property
@@ -142,7 +148,15 @@ def learn_gates(
             snapshots.append(now)
     chosen, rule = choose(history, ratio)
     return Gates(
-        snapshots[chosen], tuple(history), history[chosen]["zeros"], chosen + 1, rule, time.perf_counter() - began
+        snapshots[chosen],
+        tuple(history),
+        history[chosen]["zeros"],
+        chosen + 1,
+        rule,
+        tuple(snapshots),
+        _steps(fitted, batch),
+        len(fitted),
+        time.perf_counter() - began,
     )
 
 
@@ -172,6 +186,10 @@ def _check(images: Tensor, labels: Tensor, ratio: float, epochs: int, batch: int
             raise DynamicError(f"{name} is {value}: {wanted}")
 
 
+def _steps(index: Tensor, batch: int) -> int:
+    return max(1, len(index) // batch)  # a last batch that is not full is left out, unless it is the only one
+
+
 def _taken(images: Tensor, index: Tensor, device: torch.device) -> Tensor:
     part = images[index.to(images.device)].to(device)
     return part.float().div_(255) if part.dtype == torch.uint8 else part.float()
@@ -192,7 +210,7 @@ def _epoch(
 ) -> float:
     device = next(work.parameters()).device
     order = fitted[torch.randperm(len(fitted), generator=generator)]
-    steps = max(1, len(order) // batch)  # a last batch that is not full is left out, unless it is the only one
+    steps = _steps(order, batch)
     total = torch.zeros((), device=device)
     work.train()
     for step in range(steps):
