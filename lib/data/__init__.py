@@ -5,7 +5,7 @@ python -m lib.data download cifar10        fetch one into the data root
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,13 @@ def load(name: str, split: str = "train", root: str | os.PathLike | None = None)
     # What a package ships does not depend on the root: one copy for all.
     place = config.data_root(root).expanduser().resolve() if spec.folder else Path()
     return _split(spec, split, place)
+
+
+def not_there(names: Iterable[str]) -> dict[str, str]:
+    """Of named sets those whose folder is not in the data root: name -> what to do about it."""
+    root = config.data_root().expanduser().resolve()
+    wanted = [SETS[name] for name in names if SETS[name].folder]  # the others come with a package
+    return {spec.name: str(spec.missing(root, "folder")) for spec in wanted if not (root / spec.folder).is_dir()}
 
 
 @lru_cache(maxsize=12)

@@ -20,7 +20,7 @@ from lib import config
 from lib.config import ConfigError, in_words
 from lib.engine import graph, jobs
 from lib.engine.jobs import say
-from lib.engine.plan import Plan, estimate, survey, what_is_left
+from lib.engine.plan import Plan, call, estimate, survey, what_is_left
 
 STOPPING = ("Will exit after finishing", "on user request")  # Snakemake's words after a first SIGTERM or SIGINT
 
@@ -113,14 +113,12 @@ def read_profile(name: str) -> dict[str, Any]:
 
 def missing_data(preset: config.Scale, chosen: Sequence[str]) -> dict[str, list[str]]:
     """Image sets whose folder is not there: what to do about each -> the notebooks whose networks it trains."""
-    from lib.data import SETS
-
-    root, found = config.data_root(), dict[str, list[str]]()
+    found: dict[str, list[str]] = {}
     for name in chosen:
         networks = [network for family in graph.families(preset, name) for network in preset.families[family]]
-        for spec in {SETS[preset.recipe(network).data]: None for network in networks}:
-            if spec.folder and not (root / spec.folder).is_dir():
-                found.setdefault(str(spec.missing(root, "folder")), []).append(name)
+        sets = list(dict.fromkeys(preset.recipe(network).data for network in networks))
+        for why in call("lib.data:not_there", {"names": sets}).values():
+            found.setdefault(why, []).append(name)
     return found
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -97,12 +98,12 @@ class GatesRun(DynamicRun[Settings]):
         key = {**self.network_key(name), **learning, "seed": self.seed, "first": drawn, "images": images.fingerprint}
         return self.table("scratch-gates", key | {"budget": chosen.budget, "expansion": chosen.expansion}, rows)
 
-    def usual(self, name: str) -> pd.DataFrame:
-        """The structure that the scale's other experiments find, by gates learned with their settings, as `rows_of`."""
+    def usual(self, name: str) -> np.ndarray:
+        """The share of each convolution's channels in the structure that the scale's other experiments find."""
         other = scratch_networks.ScratchRun(scratch_networks.Settings.of(self.scale), self.seed)
         found = other.structure(name, "scratch", self.settings.budget, self.settings.expansion)
         self.read.add(other.read)
-        return found
+        return (found["kept"] / found["width"]).to_numpy(float)
 
 
 def make(scale: str, seed: int, name: str = "", drawn: str = "") -> None:
@@ -130,7 +131,7 @@ def gates(settings: Settings, seed: int) -> pd.DataFrame:
     run = GatesRun(settings, seed)
     rows: list[dict[str, Any]] = []
     for name in bar(settings.networks, desc="gates"):
-        usual = (run.usual(name)["kept"] / run.usual(name)["width"]).to_numpy(float)
+        usual = run.usual(name)
         for drawn in FIRST:
             table, where = run.learned(name, drawn), {"network": name, "first": drawn}
             shares = {step: part["share"].to_numpy(float) for step, part in table.groupby("step")}

@@ -1,5 +1,6 @@
 """Detectors on decisions: halves that do not touch, noise of the right size, slices, the attack that knows, means."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from lib.experiments.lcs_detectors import (
     ON_CLEAN,
     PAIRS,
     UNTRAINED,
+    Bench,
     area,
     noise_like,
 )
@@ -135,3 +137,14 @@ def test_noise_is_as_large_as_the_perturbation_and_stays_an_image():
 
 def random(shape, seed):
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_class_that_only_half_of_the_clean_images_have_is_no_matter():
+    """Detectors on few clean images: such a class chooses no bandwidth, and has a density all the same."""
+    labels = np.array([0, 1, 1, 0, 0, 1, 1, 0, 0, 8])
+    features = torch.randn(len(labels), 3, generator=torch.Generator().manual_seed(0))
+    seen = SimpleNamespace(penultimate=features, predicted=torch.from_numpy(labels), logits=features)
+    bench = Bench.__new__(Bench)
+    bench.__dict__["train"] = seen, labels
+    for scorer in bench.on_clean().values():
+        assert np.isfinite(scorer(seen)).all()
