@@ -7,7 +7,7 @@ still changes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from torch import nn
 
-from lib import plots
+from lib import config, plots
 from lib.dynamic.scratch.gates import learn_gates
 from lib.dynamic.scratch.search import search_threshold
 from lib.experiments import scratch_networks
@@ -44,6 +44,16 @@ class Settings(Dynamic):
     networks: Names = Field(("scratch-vgg16",), title="networks")
     budget: Budget = 0.5
     expansion: float = Field(1.25, ge=1)
+
+    def compared(self, names: Collection[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Also the widths of the networks, which are not trained here."""
+        used, full = super().compared(names)
+        for name in self.networks:
+            for found, scale in ((used, self.scale), (full, "paper")):
+                if name in config.load(scale).networks:
+                    word = f"channels in the first layer of {name}"
+                    found[word] = config.load(scale).recipe(name).arch_args["width"]
+        return used, full
 
 
 class GatesRun(DynamicRun[Settings]):
