@@ -58,6 +58,38 @@ def test_without_a_claim_the_stated_numbers_stand_beside_ours():
     assert "the source has no number for it" in record.read("nnslicer_overhead", SCALE)["finding"]
 
 
+def test_without_a_claim_an_items_own_sentence_has_the_records_numbers():
+    shares = [("hard", 0.5), ("stated", 0.25), ("grad-cam", 0.125), ("random", 0.0)]
+    numbers = [
+        record.number(name, {"method": method}, {0: share + 0.01 * k, 1: share}, "fraction of test images", 8)
+        for k, name in enumerate(("found", "survives"))
+        for method, share in shares
+    ]
+    write("lancet_companions", numbers)
+    finding = record.read("lancet_companions", SCALE)["finding"]
+    low, high = (100 * end for end in numbers[0]["ci95"])
+    assert f"50.0 % [{low:.1f} %, {high:.1f} %]" in finding and "{" not in finding
+    write("lancet_companions", numbers[:3])  # without a random region there is nothing to say of it
+    assert "the source has no number for it" in record.read("lancet_companions", SCALE)["finding"]
+
+
+def test_several_numbers_in_one_place_are_told_as_their_range():
+    found = {"item": "x", "numbers": [
+        {"name": name, "where": {"epsilon": step / 255, "on": True}, "value": value, "unit": unit, "ci95": None}
+        for name, step, value, unit in [("a", 1, 0.5, "share"), ("a", 2, 0.25, "share"), ("b", 1, 11700.0, "steps")]
+    ]}  # fmt: skip
+    told = findings.filled("{a}; {a; epsilon=2/255; on=yes}; {b; epsilon=1/255}", found)
+    assert told == "25.0 % to 50.0 %; 25.0 %; 11,700"
+    assert findings.filled("{a; epsilon=3/255}", found) == findings.filled("{c}", found) == ""
+
+
+def test_each_result_without_a_claim_or_a_stated_number_has_a_finding_of_its_own(monkeypatch):
+    monkeypatch.delenv("NEURONS_RESULTS")
+    for item in config.items():
+        if record.exists(item, "cpu") and not claims.alone(found := record.read(item, "cpu")):
+            assert "It shows" not in findings.finding(found), item
+
+
 def test_the_first_claim_told_is_the_sources_and_one_that_could_be_tested(monkeypatch):
     monkeypatch.delenv("NEURONS_RESULTS")
     known, told = claims.load(), 0

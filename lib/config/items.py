@@ -23,6 +23,8 @@ class Item:
         study: whose settings, seeds and steps it has; the first word of its name, where the file does not say.
         seeds: the study's setting that lists its seeds, as "defects.seeds" of an experiment's section; where a scale
             leaves it out, the study's `seeds`.
+        finding: of an item without a claim, what its record shows: a sentence with places for its numbers, as
+            "Found: {found; method=hard}."
     """
 
     item: str
@@ -35,6 +37,7 @@ class Item:
     steps: tuple[str, ...] = ()
     study: str = ""
     seeds: str = "seeds"
+    finding: str = ""
 
 
 @dataclass(frozen=True)

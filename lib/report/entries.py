@@ -74,9 +74,10 @@ def main_claim(verdicts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def split(found: Mapping[str, Any]) -> dict[str, Any]:
-    """A record's table as the page shows it: what stands open, and what is folded.
+    """A record's table as the page shows it: what stands open, and what is folded, tables of one kind of row each.
 
     Where the source has a table too, ours stands open: the rows that sum others up where it has some, else the whole.
+    Rows across ε, and rows of what has no ε, are tables of their own; what is the same in all rows is told beside.
     """
     table = tables.display(found)
     rows = [[names.value(name, text) for name, text in zip(table, row, strict=True)] for row in table.to_numpy()]
@@ -84,8 +85,13 @@ def split(found: Mapping[str, Any]) -> dict[str, Any]:
     main = [row for row in rows if row[0].startswith(MAIN)] or rows
     if "table" not in found["source"] or len(main) > OPEN:
         main = []
-    folded = [row for row in rows if row not in main]
-    return {"open": {"columns": columns, "rows": main}, "folded": {"columns": columns, "rows": folded}}
+    across = [k for k, name in enumerate(columns) if name.startswith("ε = ")]
+    kinds: dict[bool, list[list[str]]] = {}
+    for row in rows:
+        if row not in main:
+            kinds.setdefault(any(row[k] for k in across), []).append(row)
+    folded = [_everywhere(_with_content(columns, kind)) for kind in kinds.values()]
+    return {"open": {"columns": columns, "rows": main}, "folded": folded}
 
 
 def facets(found: Mapping[str, Any]) -> dict[str, str]:
@@ -228,6 +234,15 @@ def _with_content(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> dict
     """A table without the columns that are empty everywhere."""
     kept = [k for k in range(len(columns)) if any(row[k] for row in rows)]
     return {"columns": [columns[k] for k in kept], "rows": [[row[k] for k in kept] for row in rows]}
+
+
+def _everywhere(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table without the columns that are the same in all rows; `everywhere`: those, as "seeds 3, batch 512"."""
+    columns, rows = table["columns"], table["rows"]
+    same = [k for k in range(1, len(columns)) if len(rows) > 1 and len({row[k] for row in rows}) == 1]
+    told = ", ".join(f"{columns[k]} {rows[0][k]}" for k in same)
+    left = [k for k in range(len(columns)) if k not in same]
+    return {"columns": [columns[k] for k in left], "rows": [[row[k] for k in left] for row in rows], "everywhere": told}
 
 
 def tally(verdicts: Iterable[claims.Verdict]) -> list[dict[str, Any]]:
