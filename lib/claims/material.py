@@ -128,10 +128,17 @@ def settings() -> dict[str, Any]:
 
 
 def rules_hash() -> str:
-    """Fingerprint of what judges: items, rule and controls of every claim, not the words around them."""
-    judging = ("items", "rule", "controls")
-    claims = config.claims().items()
-    return store.fingerprint({name: {key: claim.get(key) for key in judging} for name, claim in claims})
+    """Fingerprint of what judges: items, rule and controls of every claim, not the words around them or their names."""
+
+    def nameless(rules: Any) -> list[dict[str, Any]]:
+        parts = rules if isinstance(rules, list) else [rules or {}]
+        return [{key: value for key, value in part.items() if key != "name"} for part in parts]
+
+    claims = {
+        name: [claim["items"], nameless(claim["rule"]), nameless(claim.get("controls"))]
+        for name, claim in config.claims().items()
+    }
+    return store.fingerprint(claims)
 
 
 def frozen(scale: str) -> dict[str, Any]:

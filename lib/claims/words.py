@@ -12,7 +12,7 @@ from lib.claims.numbers import Pair, listed, value_words
 from lib.claims.rules import ABOUT, HIGHER, LOWER, NO_HIGHER, NO_LOWER, WITHIN, Claim, Rule, free
 
 Parts = Sequence[tuple[Rule, Sequence[Pair], Judgement]]
-_MEASURES = {"auroc": "area under the ROC curve", "f1": "F1"}
+_MEASURES = {"attack_success": "attack success rate", "auroc": "area under the ROC curve", "f1": "F1"}
 _SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 

@@ -72,7 +72,7 @@ class Flipping(Backdoors):
         repair_pairs: pairs that vote, at most.
         formula: of a weight's importance: "constant" (the companion's features fixed, as released) or "both".
         until: what removing weights must reach: the true "label", or "not-target".
-        flip_threshold: success of the attack, in [0, 1], at which flipping stops.
+        flip_threshold: attack success rate, in [0, 1], at which flipping stops.
         flip_images: stamped repair images, at most, on which that is measured.
         near_best: share of the best layer's repaired pairs that a layer needs to be tried; 0: at least one pair.
     """

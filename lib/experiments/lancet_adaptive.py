@@ -257,7 +257,7 @@ def layout(results: Results) -> pd.DataFrame:
 
 
 PANELS = {
-    "attack_success": "success of\nthe attack",
+    "attack_success": "attack\nsuccess rate",
     "accuracy": "accuracy",
     "target_recall": "recall of the\ntarget class",
 }

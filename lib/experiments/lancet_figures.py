@@ -16,7 +16,7 @@ from lib.experiments.item import Results
 from lib.experiments.lancet_repairs import KNOWN, METHODS
 
 PANELS = {
-    "attack_success": "success of\nthe attack\n(share)",
+    "attack_success": "attack\nsuccess rate\n(share)",
     "accuracy_change": "change in\naccuracy\n(difference)",
     "target_recall": "recall of the\ntarget class\n(share)",
 }
@@ -82,7 +82,7 @@ def _each_seed(rows: pd.DataFrame) -> np.ndarray:
     return np.asarray([values[seed] for seed in seeds for values in rows["per_seed"] if seed in values], dtype=float)
 
 
-def draw_sizes(results: Results, name: str = "attack_success", words: str = "success of the attack") -> Figure:
+def draw_sizes(results: Results, name: str = "attack_success", words: str = "attack success rate") -> Figure:
     """A measure over the trigger's size, mean and 95 % interval over the sets; a row a method, a column a kind.
 
     Args:

@@ -39,7 +39,7 @@ def layout(results: Results) -> pd.DataFrame:
     return network_table(results, [method for method in METHODS if method != "none"])
 
 
-PANELS = {"attack_success": "success of attack", "accuracy": "accuracy"}
+PANELS = {"attack_success": "attack success rate", "accuracy": "accuracy"}
 
 
 def draw(results: Results) -> Figure:

@@ -1,4 +1,4 @@
-"""What every table of the backdoor study carries: success of the attack, and what is left of the network."""
+"""What every table of the backdoor study carries: attack success rate, and what is left of the network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def measure(
     target: int,
     batch: int = 500,
 ) -> dict[str, float]:
-    """Accuracy and success of the attack, with what either may hide.
+    """Accuracy and the attack success rate, with what either may hide.
 
     Args:
         model: any classifier of images in [0, 1]; evaluated in evaluation mode and left as it was found.

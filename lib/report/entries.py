@@ -237,9 +237,11 @@ def _with_content(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> dict
 
 
 def _everywhere(table: Mapping[str, Any]) -> dict[str, Any]:
-    """A table without the columns that are the same in all rows; `everywhere`: those, as "seeds 3, batch 512"."""
+    """A table without what is the same in all rows and no value; `everywhere`: that, as "seeds 3, batch 512"."""
     columns, rows = table["columns"], table["rows"]
-    same = [k for k in range(1, len(columns)) if len(rows) > 1 and len({row[k] for row in rows}) == 1]
+    values = ("ε = ", "without ε", "value", "95 % interval")
+    about = [k for k in range(1, len(columns)) if len(rows) > 1 and not columns[k].startswith(values)]
+    same = [k for k in about if len({row[k] for row in rows}) == 1]
     told = ", ".join(f"{columns[k]} {rows[0][k]}" for k in same)
     left = [k for k in range(len(columns)) if k not in same]
     return {"columns": [columns[k] for k in left], "rows": [[row[k] for k in left] for row in rows], "everywhere": told}
