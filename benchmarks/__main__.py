@@ -30,7 +30,7 @@ RUNS = {
     "training": [],
     "pruned_inference": [],
     "dynamic_inference": [],
-    "startup": [],
+    "startup": ["--figure", "robustness_fig7", "--explorer"],
 }
 
 
@@ -84,8 +84,23 @@ def page(kept: dict[str, Any]) -> str:
             "",
             *rows,
             "",
+            *_waits(kept["runs"].get("startup", {})),
         ]
     )
+
+
+def _waits(report: dict[str, Any]) -> list[str]:
+    """What `startup` measured beside its ratio, as lines of the page."""
+    lines = []
+    if report.get("figure_seconds"):
+        lines.append(
+            f"After set-up, `./run_all.sh smoke --only {report['figure']}` has its figure on disk after "
+            f"{_time(report['figure_seconds'])}, from an empty cache and with {report['cores']} cores."
+        )
+    if report.get("explorer_seconds"):
+        tabs = ", ".join(f"{title} {_time(seconds)}" for title, seconds in report["explorer_seconds"].items())
+        lines.append(f"The explorer's first answer in each tab, its networks there already: {tabs}.")
+    return [line for each in lines for line in (each, "")]
 
 
 def _time(seconds: float) -> str:

@@ -1,10 +1,11 @@
-"""How long a reader waits: `import lib` against `import torch`, and with --figure the first figure of `smoke`.
+"""How long a reader waits: `import lib` against `import torch`, the first figure of `smoke`, and the explorer's tabs.
 
-    python -m benchmarks.startup [--repeats 5] [--figure ITEM] [--cores 2]
+    python -m benchmarks.startup [--repeats 5] [--figure ITEM] [--cores 2] [--explorer]
 
 Each import is timed inside a fresh interpreter, the two in turn; the median counts. `equal` says that `import lib` did
 not load torch. The first figure: what `./run_all.sh smoke --only ITEM` does once its environment is there, with
-an empty cache and no results, until the first figure of that notebook is on disk; the run is ended then.
+an empty cache and no results, until the first figure of that notebook is on disk; the run is ended then. The explorer:
+seconds from opening its panel at `smoke` to the first answer of each tab, one after another, its networks there already.
 """
 
 import argparse
@@ -26,7 +27,28 @@ began = time.perf_counter()
 import {module}
 print(time.perf_counter() - began, "torch" in sys.modules)
 """
-TARGET, FIGURE_TARGET = 0.3, 60.0  # seconds
+EXPLORER = """
+import json, time
+from lib import compute, config, explore, permission, plots, zoo
+from lib.experiments import lcs_decisions
+from lib.explore import panel
+plots.style()
+compute.set_threads(config.load("smoke").compute.threads)
+with permission.asked():
+    target = explore.load("smoke")
+    zoo.get(lcs_decisions.Settings.of("smoke").networks[0], "smoke", 0)
+    seconds, began = {}, time.perf_counter()
+    shown = panel.Explorer(explore.attack(target, target.position(0), "fgsm_8"))
+    for place, tab in enumerate(shown.tabs.children):
+        if place:
+            began = time.perf_counter()
+        shown.tabs.selected_index = place
+        shown.refresh()
+        assert "Done in" in tab.status.value, tab.page.value
+        seconds[shown.tabs.titles[place]] = round(time.perf_counter() - began, 2)
+print(json.dumps(seconds))
+"""
+TARGET, FIGURE_TARGET, EXPLORER_TARGET = 0.3, 60.0, 10.0  # seconds
 
 
 def fresh_import(module: str) -> tuple[float, bool]:
@@ -61,12 +83,24 @@ def first_figure(item: str, cores: int, limit: float = 1800.0) -> float:
                 run.wait()
 
 
+def explorer() -> dict[str, float]:
+    """Seconds until each tab of the explorer has its first answer, in a fresh process; what is missing is trained first.
+
+    Raises: RuntimeError with the process's last words where a tab has no answer.
+    """
+    done = subprocess.run([sys.executable, "-c", EXPLORER], cwd=config.ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the explorer has no answer:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.startup", description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--figure", metavar="ITEM", help="also time the first figure of this item's notebook")
     parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--explorer", action="store_true", help="also time the explorer's tabs")
     chosen = parser.parse_args()
     runs: dict[str, list[tuple[float, bool]]] = {"lib": [], "torch": []}
     for _ in range(chosen.repeats):
@@ -85,6 +119,7 @@ def main() -> None:
         "torch_imported": loaded,
         "repeats": chosen.repeats,
         "figure_seconds": None,
+        "explorer_seconds": None,
         "equal": not loaded,
     }
     if chosen.figure:
@@ -92,6 +127,10 @@ def main() -> None:
         report |= {"figure": chosen.figure, "cores": chosen.cores, "figure_target_seconds": FIGURE_TARGET}
         report["figure_seconds"] = first_figure(chosen.figure, chosen.cores)
         print(f"first figure ({chosen.figure}): {report['figure_seconds']:.0f} s (target below {FIGURE_TARGET:.0f} s)")
+    if chosen.explorer:
+        report |= {"explorer_seconds": explorer(), "explorer_target_seconds": EXPLORER_TARGET}
+        told = ", ".join(f"{title} {seconds:.1f} s" for title, seconds in report["explorer_seconds"].items())
+        print(f"explorer, first answer of each tab: {told} (target below {EXPLORER_TARGET:.0f} s)")
     print(json.dumps(report))
 
 

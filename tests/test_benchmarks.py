@@ -181,6 +181,9 @@ def test_the_page_of_speed(monkeypatch, tmp_path):
     rows = [row for row in text.splitlines() if row.startswith("| s")]
     assert [row.split(":")[0] for row in rows] == ["| slicing", "| startup"]
     assert all("| 500 ms | 2 s | 4 | 250 ms: a | 2 |" in row for row in rows)
+    waits = {"figure": "a_figure", "figure_seconds": 12.0, "cores": 2, "explorer_seconds": {"Prediction": 0.25}}
+    text = every.page({"machine": "M", "runs": {"startup": {**line, **waits, "call": "-m x"}}})
+    assert "--only a_figure` has its figure on disk after 12 s" in text and "Prediction 250 ms" in text
     script.write_text("#!/bin/sh\necho differs\nexit 1\n")
     with pytest.raises(SystemExit, match="startup: differs"):
         every.measure("startup")
