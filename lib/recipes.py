@@ -7,7 +7,7 @@ import inspect
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lib import config, data, models
 from lib.config import Recipe, Scale
@@ -67,3 +67,11 @@ def transformed(model: nn.Module, recipe: Recipe, values: bool = True) -> nn.Mod
             given["values"] = False
         model = function(model, **given)
     return model
+
+
+def stored(model: nn.Module, recipe: Recipe) -> dict[str, Tensor]:
+    """The state as it is kept: on the CPU, contiguous, parameters in the recipe's storage type."""
+    kept = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    if recipe.storage == "float16":
+        kept.update({name: kept[name].half() for name, _ in model.named_parameters()})
+    return kept

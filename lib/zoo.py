@@ -148,7 +148,7 @@ def _obtain(network: _Network, retrain: bool = False) -> tuple[nn.Module, Card]:
         before = network.card()
         if retrain:
             network.checkpoint.unlink(missing_ok=True)
-            for epoch in _branchings(network):
+            for epoch in network.preset.branchings(network.name):
                 network.trunk(epoch).unlink(missing_ok=True)
         tensors, about = _train(network)
         if before is not None and before["weights"] != about["weights"]:
@@ -222,7 +222,7 @@ def _train(network: _Network) -> tuple[dict[str, Tensor], Card]:
     compute.deterministic()
     images = _training_images(preset, recipe, seed)
     model, history = _fit(network, images)
-    tensors = _stored(model, recipe)
+    tensors = recipes.stored(model, recipe)
     broken = [key for key, value in tensors.items() if not torch.isfinite(value).all()]
     if broken:
         raise training.TrainingError(
@@ -307,14 +307,8 @@ def _trunk_of(network: _Network) -> Path | None:
     start = network.recipe.start or {}
     if "epoch" in start:
         return _trunk(_Network.of(network.preset, start["network"], network.seed), start["epoch"])
-    branches = _branchings(network)
+    branches = network.preset.branchings(network.name)
     return _trunk(network, branches[0]) if branches else None
-
-
-def _branchings(network: _Network) -> list[int]:
-    """The epochs at which other networks branch off a network's training, in order."""
-    starts = [recipe.start for recipe in network.preset.networks.values() if recipe.start is not None]
-    return sorted({start["epoch"] for start in starts if start["network"] == network.name and "epoch" in start})
 
 
 def _trunk(network: _Network, epoch: int) -> Path:
@@ -332,21 +326,10 @@ def _trunk(network: _Network, epoch: int) -> Path:
     return cache.get("networks", key, make, _TRUNK, folder=config.cache_dir(preset.name), name=name)
 
 
-def _existing(path: Path, _: Mapping[str, Any]) -> Path:
-    path.stat()
-    return path
-
-
-# The file is the value; `training.load_checkpoint` verifies it.
-_TRUNK: cache.Codec[Path] = cache.Codec(".pt", lambda path, _, made: made.rename(path), _existing)
-
-
-def _stored(model: nn.Module, recipe: Recipe) -> dict[str, Tensor]:
-    """The state as it is kept: on the CPU, contiguous, parameters in the recipe's storage type."""
-    kept = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    if recipe.storage == "float16":
-        kept.update({name: kept[name].half() for name, _ in model.named_parameters()})
-    return kept
+# The file is the value, and has to be there; `training.load_checkpoint` verifies it.
+_TRUNK: cache.Codec[Path] = cache.Codec(
+    ".pt", lambda path, _, made: made.rename(path), lambda path, _: path.resolve(True)
+)
 
 
 def train_family(scale: str, family: str, seed: int, retrain: bool = False, cards: bool = False) -> dict[str, str]:
@@ -382,8 +365,7 @@ def ship(scale: str) -> list[Path]:
     for name in preset.networks:
         for seed in seeds:
             network = _Network.of(preset, name, seed)
-            about = _card(network.weights, network.address)
-            if about is None:
+            if (about := _card(network.weights, network.address)) is None:
                 continue
             if name in preset.ship and seed == seeds[0]:
                 blob = network.weights.read_bytes()

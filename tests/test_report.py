@@ -34,15 +34,17 @@ def temperature(item="robustness_fig7", **more):
     write(item, accuracies(settings, lambda s, e: falling(0.7, 0.5, e)), figure=figure(), **more)
 
 
+ENDED_BY = {  # HTML needs no end tag of these
+    **dict.fromkeys(("td", "th"), ("td", "th")),
+    "tr": ("td", "th", "tr"),
+    **dict.fromkeys(("thead", "tbody", "/table"), ("td", "th", "tr", "thead", "tbody")),
+}
+
+
 class Page(HTMLParser):
     """What the tests ask of a page."""
 
     VOID = frozenset({"meta", "link", "img", "br", "input"})
-    ENDED_BY = {  # HTML needs no end tag of these
-        **dict.fromkeys(("td", "th"), ("td", "th")),
-        "tr": ("td", "th", "tr"),
-        **dict.fromkeys(("thead", "tbody", "/table"), ("td", "th", "tr", "thead", "tbody")),
-    }
 
     def __init__(self, text):
         super().__init__()
@@ -69,7 +71,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def end_before(self, tag):
-        while self.open and self.open[-1] in self.ENDED_BY.get(tag, ()):
+        while self.open and self.open[-1] in ENDED_BY.get(tag, ()):
             self.open.pop()
 
     def handle_data(self, data):

@@ -53,6 +53,11 @@ class Scale:
             raise ConfigError(f"no network {name!r} at scale {self.name!r}: {one_of(name, self.networks)}")
         return self.networks[name]
 
+    def branchings(self, name: str) -> list[int]:
+        """The epochs at which other networks branch off a network's training, in order."""
+        starts = [recipe.start for recipe in self.networks.values() if recipe.start is not None]
+        return sorted({start["epoch"] for start in starts if start["network"] == name and "epoch" in start})
+
 
 def load(scale: str = "smoke", path: str | os.PathLike | None = None) -> Scale:
     """A scale's settings.

@@ -279,6 +279,14 @@ def halved(
     return images.part(first, names[0]), images.part(second, names[1])
 
 
+@lru_cache(maxsize=2)
+def clean_images(name: str, per_class: int, share: float) -> data.ImageSet:
+    """Clean training images that a repairer is given, the classes taking turns: a share, at least so many a class."""
+    train = data.load(name, "train")
+    count = max(per_class * len(train.classes), round(share * len(train)))
+    return train.stratified(min(count, len(train)), seed=0)
+
+
 @dataclass(frozen=True, eq=False)
 class Half:
     """Images as a network sees them.
@@ -320,6 +328,18 @@ class Half:
         """
         places = self.places(count)
         return self.images.float(index=places), self.images.labels[places], self.predicted[places]
+
+    def report(self, model: nn.Module) -> dict[str, Any]:
+        """What another network is worth here: accuracy, errors_right (on the wrong inputs; None without any),
+        still_right (on the others), n, n_errors."""
+        right = predictions(model, self.images) == self.images.labels
+        return {
+            "accuracy": right.float().mean().item(),
+            "errors_right": right[self.wrong].float().mean().item() if bool(self.wrong.any()) else None,
+            "still_right": right[~self.wrong].float().mean().item() if bool((~self.wrong).any()) else None,
+            "n": len(right),
+            "n_errors": int(self.wrong.sum()),
+        }
 
     def right(self, count: int) -> tuple[Tensor, Tensor]:
         """The first `count` inputs that it gets right, the classes taking turns: images and labels."""

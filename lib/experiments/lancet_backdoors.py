@@ -16,9 +16,9 @@ from torch import Tensor
 
 from lib import compute, plots, units
 from lib.experiments.item import Item, Results
-from lib.experiments.lancet import Backdoored, BackdoorRun, in_turns, networks
+from lib.experiments.lancet import Backdoored, BackdoorRun, clean_images, in_turns, networks
 from lib.experiments.lancet_figures import draw_methods, draw_sizes
-from lib.experiments.lancet_repairs import FLIPS, KNOWN, METHODS, Material, Repairs, clean_images, repairs
+from lib.experiments.lancet_repairs import FLIPS, KNOWN, METHODS, Material, Repairs, repairs
 from lib.experiments.run import measures
 from lib.intervals import of_mean
 from lib.lancet.backdoors.triggers import Trigger

@@ -27,7 +27,6 @@ from lib.experiments.run import measures
 from lib.experiments.settings import Count, Share
 from lib.lancet.companions import found_companions, least_votes
 from lib.lancet.locating import Votes, choose_layer, locate
-from lib.lancet.measures import predictions
 from lib.lancet.repair.fine_tune import fine_tune, similar_errors, transforms_of
 from lib.models.layers import weight_layers
 from lib.progress import bar
@@ -126,7 +125,7 @@ class DefectRun(ErrorRun[Settings]):
         def make() -> pd.DataFrame:
             frame = repairs(self.model, test1, test2, chosen, self.seed)
             row = {"part": "repair", "method": "another seed", "chosen": True}
-            row |= _report(self.network(chosen.network, self.reference), Half.of(self.model, test2))
+            row |= Half.of(self.model, test2).report(self.network(chosen.network, self.reference))
             return pd.concat([frame, pd.DataFrame([row], columns=COLUMNS).astype(object)], ignore_index=True)
 
         return self.table("lancet-defects", key, make, chosen.network, VERSION)
@@ -184,7 +183,7 @@ def repairs(
         about = {"part": "layer", "layer": name, "weights": entry.counts.numel(), **count}
         rows.append({**about, "pairs_repaired": entry.share, "fraction": fraction})
     before = {"part": "repair", "method": "none", "chosen": True}
-    rows.append({**before, **_report(model, second), **_on_choice(model, choice)})
+    rows.append({**before, **second.report(model), **_on_choice(model, choice)})
     old = fit.right(settings.old)
     prepared: dict[str, Any] = {}  # by layer, as the rules may choose the same one
     tasks = [(rule, neurons) for rule in RULES for neurons in NEURONS] + [(list(RULES)[-1], "whole network")]
@@ -202,7 +201,7 @@ def repairs(
             where = {"part": "repair", "rule": rule, "method": neurons, "learning_rate": rate, "layer": layer}
             done = {"weights": report.weights, "fraction": report.fraction, "tuned_right": report.right_after}
             done |= {"tuned_on": report.errors, "similar": similar, **count}
-            tried.append({**where, **done, **_report(tuned, second), **_on_choice(tuned, choice)})
+            tried.append({**where, **done, **second.report(tuned), **_on_choice(tuned, choice)})
         best = chosen_rate(tried, 1 - choice.wrong.float().mean().item())
         rows += [{**row, "chosen": k == best} for k, row in enumerate(tried)]
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -252,19 +251,8 @@ def chosen_rate(tried: Sequence[Mapping[str, Any]], accuracy: float) -> int:
     return max(range(len(tried)), key=lambda k: tried[k]["choice_accuracy"])
 
 
-def _report(model: nn.Module, half: Half) -> dict[str, Any]:
-    right = predictions(model, half.images) == half.images.labels
-    return {
-        "accuracy": right.float().mean().item(),
-        "errors_right": right[half.wrong].float().mean().item() if bool(half.wrong.any()) else None,
-        "still_right": right[~half.wrong].float().mean().item() if bool((~half.wrong).any()) else None,
-        "n": len(right),
-        "n_errors": int(half.wrong.sum()),
-    }
-
-
 def _on_choice(model: nn.Module, half: Half) -> dict[str, Any]:
-    found = _report(model, half)
+    found = half.report(model)
     return {"choice_accuracy": found["accuracy"], "choice_errors_right": found["errors_right"] or 0.0}
 
 

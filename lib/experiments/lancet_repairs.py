@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lib import data
 from lib.experiments.lancet import Flipping
 from lib.experiments.settings import Count, Share
 from lib.lancet.backdoors.triggers import Trigger
@@ -130,14 +129,6 @@ class Material:
         found = measure(model, self.images, self.labels, known, self.target)
         kept = [found[name] for name in ("accuracy", "stamped_accuracy", "target_recall")]
         return float(np.nanmean([*kept, 1 - found["attack_success"]]))
-
-
-@lru_cache(maxsize=2)
-def clean_images(name: str, per_class: int, share: float) -> data.ImageSet:
-    """Clean training images that a repairer is given, the classes taking turns: a share, at least so many a class."""
-    train = data.load(name, "train")
-    count = max(per_class * len(train.classes), round(share * len(train)))
-    return train.stratified(min(count, len(train)), seed=0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,7 +49,7 @@ class Settings(Lcs):
     permutations: int = Field(200, ge=20, title="permutations")
     rare_images: Count = 8
     umap_networks: Names = Field(title="networks")
-    umap_images: Count = Field(5000, title="training images")
+    umap_images: Count = Field(5000, title="training images where not all")
     umap_whole: tuple[str, ...] = Field((), title="networks with all training images")
     umap_adversarials: Count = Field(300, title="adversarials an attack")
     umap_attacks: Attacks = ("fgsm_8", "rpgd_8", "cw_l2")
