@@ -39,7 +39,7 @@ PARTS = {
     "stated mask": "its mask",
     "heat": "Grad-CAM",
 }
-"""Rows of the figure."""
+"""Columns of the figure."""
 
 
 class Settings(lancet.Errors):
@@ -216,25 +216,26 @@ def lay_out(results: Results) -> pd.DataFrame:
 
 
 def draw(results: Results) -> Figure:
-    """The first seed's wrong inputs, both companions with their masks, and Grad-CAM; a column an input."""
+    """The first seed's wrong inputs, both companions with their masks, and Grad-CAM; a row an input."""
     run = CompanionRun(results.settings, results.settings.seeds[0])
     table, classes = run.pictures(), run.half_sets[0].classes
-    figure, axes = plots.pictures(len(PARTS), table["image"].nunique())
-    for row, name in enumerate(PARTS.values()):
-        axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=plots.SMALLEST)
-    for k, (_, group) in enumerate(table.groupby("image")):
+    count = table["image"].nunique()
+    figure, axes = plots.grid(count * len(PARTS), len(PARTS), 0.75, plots.SINGLE)
+    for row, (_, group) in zip(axes.reshape(count, -1), table.groupby("image"), strict=True):
         parts = group.set_index("part")
         image = pixels_of(parts.loc["input"])
-        for row, part in enumerate(PARTS):
+        for ax, part in zip(row, PARTS, strict=True):
+            plots.bare(ax)
             told, shown = parts.loc[part], pixels_of(parts.loc[part])
-            plots.picture(axes[row, k], shown if part != "heat" else image.mean(0, keepdim=True) * 0.6)
-            if part == "input":
-                title = f"{plots.short(classes[told['label']])}\nas {plots.short(classes[told['predicted']])}"
-                axes[row, k].set_title(title, fontsize=plots.SMALLEST)
-            elif part == "heat":
-                axes[row, k].imshow(shown[0].numpy(), cmap="magma", alpha=0.6, vmin=0, vmax=1)
+            plots.picture(ax, shown if part != "heat" else image.mean(0, keepdim=True) * 0.6)
+            if part == "heat":
+                ax.imshow(shown[0].numpy(), cmap="magma", alpha=0.6, vmin=0, vmax=1)
             elif not told["found"]:
-                axes[row, k].set_xlabel("none found", fontsize=plots.SMALLEST)
+                ax.set_xlabel("none found", fontsize=plots.SMALLEST)
+        true, taken = (plots.short(classes[told[name]], 20) for name in ("label", "predicted"))
+        plots.heading(row[0], f"{true}, taken for {taken}")
+    for ax, name in zip(axes, PARTS.values(), strict=False):
+        ax.set_title(f"{name}\n ", fontsize=plots.SMALLEST)
     return figure
 
 

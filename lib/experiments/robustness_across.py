@@ -40,7 +40,7 @@ def compared(settings: Settings, seed: int) -> pd.DataFrame:
 
 
 def draw(results: Results) -> Figure:
-    """Left the batch sizes, dense and at the highest sparsity; right the methods."""
+    """Above the batch sizes, dense and at the highest sparsity; below the methods."""
     rows = results.values("accuracy", compared="batch")
     ends = sorted(rows["sparsity"].unique())
     ends = [ends[0], ends[-1]]
@@ -49,15 +49,15 @@ def draw(results: Results) -> Figure:
         f"batch {row.batch:.0f}, " + (f"{row.sparsity:.0%} zeros" if row.sparsity else "dense")
         for row in rows.itertuples()
     ]
-    figure, axes = plots.panels(2, height=2.6, sharey=True)
+    figure, axes = plots.grid(2, 1, 2.3, plots.SINGLE, sharex=True)
     plots.curves(axes[0], rows.assign(told=told), hue="told", order=list(dict.fromkeys(told)))
     plots.curves(axes[1], results.values("accuracy", compared="method"), hue="method", order=METHODS)
     for ax, title in zip(axes, ("size of the batch", "nuclear norm and adversarial training"), strict=True):
-        plots.epsilon_axis(ax, rows["epsilon"].max(), label="ε of FGSM, in 255ths (root scale)", root=True)
+        plots.epsilon_axis(ax, rows["epsilon"].max(), label="ε of FGSM, in 255ths (square-root scale)", root=True)
         plots.chance(ax)
-        ax.set(title=title, ylim=(0, 1.02))
-        ax.legend(loc="upper right")
-    axes[0].set_ylabel("accuracy under FGSM")
+        ax.set(ylabel="accuracy under FGSM", ylim=(0, 1.02))
+        ax.legend(title=title, loc="lower center", bbox_to_anchor=(0.45, 1), ncols=2, columnspacing=1)
+    axes[0].set_xlabel("")
     return figure
 
 

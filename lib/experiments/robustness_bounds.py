@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import Field, ValidationInfo, field_validator
 
-from lib import config, plots
+from lib import config, dotplots, plots
 from lib.experiments import robustness_low_rank, robustness_magnitude_pruning, robustness_temperature
 from lib.experiments.item import SHARE, Item, Results
 from lib.experiments.robustness import RobustnessRun
@@ -224,53 +224,60 @@ def distributed(settings: Settings, seed: int) -> pd.DataFrame:
     return run.tidy(rows)
 
 
-def _told(results: Results) -> dict[str, str]:
-    """Networks as a figure names them."""
+def _of_bases(results: Results) -> dict[str, dict[str, str]]:
+    """The networks that start alike, by the names of `BASES`: name -> variant."""
     known = networks(results.settings)
-    return {name: f"{BASES[where['base']]}: {where['variant']}" for name, where in known.items()}
+    found = {base: {name: at["variant"] for name, at in known.items() if at["base"] == base} for base in BASES}
+    return {base: variants for base, variants in found.items() if variants}
 
 
 def draw_bounds(results: Results) -> Figure:
-    """A row a network: left the bound and the measured sensitivity of its logits, right the three kinds of eps."""
-    names = _told(results)
-    place = {name: index for index, name in enumerate(names)}
-    figure, axes = plots.panels(2, height=1.2 + 0.24 * len(names), sharey=True)
+    """A row a network, a block for those that start alike: left the bound and the measured sensitivity of its logits,
+    right the three kinds of eps."""
+    blocks = _of_bases(results)
+    sizes = list(map(len, blocks.values()))
     left = {
         "median sensitivity": results.values("sensitivity", over="median"),
         "largest sensitivity": results.values("sensitivity", over="largest"),
         "product of spectral norms": results.values("bound"),
     }
     right = {label: results.values("smallest_epsilon", by=by) for by, label in BY.items()}
-    for ax, series, factor in ((axes[0], left, 1), (axes[1], right, 255)):
-        for index, (label, rows) in enumerate(series.items()):
-            rows = rows[rows["value"] > 0]
-            look = plots.look(index, linestyle="none", label=label)
-            ax.plot(factor * rows["value"], rows["network"].map(place), **look)
-        ax.set_xscale("log")
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=1)
-    plots.named_rows(axes[0], list(names.values()))
-    axes[0].set_xlabel("change of logits / T over the image's (L2)")
-    axes[1].set_xlabel("median smallest ε, in 255ths")
+    height = 0.25 + (1.1 + 0.14 * sum(sizes)) / len(blocks)
+    figure, flat = plots.grid(2 * len(blocks), 2, height, plots.SINGLE, sharex="col", height_ratios=sizes)
+    for row, (base, variants) in zip(flat.reshape(-1, 2), blocks.items(), strict=True):
+        for ax, series, factor, first in ((row[0], left, 1, 0), (row[1], right, 255, len(left))):
+            for index, (label, rows) in enumerate(series.items(), first):
+                part = rows[(rows["value"] > 0) & rows["network"].isin(list(variants))]
+                places = dotplots.row_of(part["network"], list(variants))
+                ax.plot(factor * part["value"], places, **plots.look(index, linestyle="none", label=label))
+            ax.set_xscale("log")
+            plots.named_rows(ax, list(variants.values()), 0.6)
+            ax.tick_params(labelleft=ax is row[0])
+        plots.heading(row[0], BASES[base])
+    row[0].set_xlabel("change of logits / T\nover the image's (L2)")
+    row[1].set_xlabel("median smallest ε,\nin 255ths")
+    lines = [line for ax in row for line in ax.get_lines()]
+    figure.legend(handles=lines, loc="outside lower center", ncols=2, handlelength=1)
     return figure
 
 
 def draw_distribution(results: Results) -> Figure:
     """A panel for networks that start alike: markers are FGSM's ray, thin lines of their colour the minimal attack."""
-    known, rows = networks(results.settings), results.values("share_left")
-    bases = [base for base in BASES if any(where["base"] == base for where in known.values())]
-    figure, axes = plots.grid(len(bases), columns=3, height=2.6, sharey=True)
-    for ax, base in zip(axes, bases, strict=True):
-        here = {name: where["variant"] for name, where in known.items() if where["base"] == base}
-        part = rows[rows["network"].isin(list(here))]
-        part = part.assign(variant=part["network"].map(here))
-        plots.curves(ax, part[part["attack"] == "fgsm"], hue="variant", order=list(here.values()))
-        for index, variant in enumerate(here.values()):
+    blocks, rows = _of_bases(results), results.values("share_left")
+    figure, axes = plots.grid(len(blocks), 1, min(1.5, 8 / len(blocks)), plots.SINGLE, sharex=True)
+    for ax, (base, variants) in zip(axes, blocks.items(), strict=True):
+        part = rows[rows["network"].isin(list(variants))]
+        part = part.assign(variant=part["network"].map(variants))
+        plots.curves(ax, part[part["attack"] == "fgsm"], hue="variant", order=list(variants.values()))
+        for index, variant in enumerate(variants.values()):
             line = part[(part["attack"] == "minimal") & (part["variant"] == variant)].sort_values("epsilon")
             look: dict[str, Any] = {"color": plots.PALETTE[index % 7], "linestyle": "-", "marker": ""}
             ax.plot(line["epsilon"], line["value"], linewidth=0.7, **look)
-        plots.epsilon_axis(ax, rows["epsilon"].max(), label="ε, in 255ths (square-root scale)", root=True)
-        ax.set(title=BASES[base], ylim=(0, 1.02), ylabel="images whose smallest ε is larger")
-        ax.legend(loc="best")
+        words = "ε, in 255ths (square-root scale)\nmarkers: FGSM's ray; thin: minimal attack"
+        plots.epsilon_axis(ax, rows["epsilon"].max(), words if ax is axes[-1] else "", root=True, small=True)
+        ax.set(title=BASES[base], ylim=(0, 1.02))
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.supylabel("share of images whose smallest ε is larger", fontsize="medium")
     return figure
 
 

@@ -125,7 +125,7 @@ def collapsed(results: Results, rise: float = 0.1) -> pd.DataFrame:
 
 def draw(results: Results) -> Figure:
     """One measure a panel, averaged over layers: points with intervals, a group for each architecture."""
-    figure, axes = plots.panels(3, height=2.6)
+    figure, axes = plots.grid(3, 1, 1.6, plots.SINGLE, sharex=True)
     for ax, measure in zip(axes, MEASURES, strict=True):
         rows = results.values(measure, layer="mean")
         names = list(dict.fromkeys(rows["network"]))
@@ -134,10 +134,11 @@ def draw(results: Results) -> Figure:
             place = [names.index(network) + (index - 2) * 0.15 for network in part["network"]]
             dotplots.intervals(ax, part, place, index, upright=True, capsize=2, elinewidth=None, label=variant)
         ax.set_xticks(range(len(names)), names)
-        ax.set_ylabel(measure.replace("_", " ") + ("" if measure == "prunable_share" else ", mean over layers"))
-        ax.set_ylim(bottom=0)
+        ending = "\nof the weights" if measure == "prunable_share" else ",\nmean over layers"
+        ax.set_ylabel(measure.replace("_", " ") + ending)
+        ax.set(xlim=(-0.5, len(names) - 0.5), ylim=(0, None))
         ax.grid(axis="x", visible=False)
-    plots.legend_below(axes, 5)
+    plots.legend_below(axes, 3)
     return figure
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import Field, field_validator
@@ -160,29 +160,25 @@ def draw(results: Results) -> Figure:
 
 
 def draw_attacks(results: Results) -> Figure:
-    """Accuracy by attack and temperature at one eps (the middle one): trained at T, and T = 1 with logits times T."""
+    """Accuracy at one eps (the middle one), a row an attack, a dot a temperature; left networks trained at T, right
+    T = 1 with logits times T."""
     rows = results.values("accuracy")
     grid = sorted(rows["epsilon"].unique())
     shown = grid[(len(grid) - 1) // 2]
-    rows = rows[rows["epsilon"] == shown]
-    plain = rows[rows["temperature"] == 1]
-    colours = dict(zip(ATTACKS, (*plots.PALETTE, "#999999"), strict=True))
-    figure, axes = plots.panels(2, height=3.0, sharey=True)
+    rows = rows[rows["epsilon"] == shown].sort_values("temperature")
+    rows = rows.assign(told=rows["temperature"].map("T = {:g}".format))
+    attacks = [attack for attack in ATTACKS if attack in set(rows["attack"])]
+    figure, axes = plots.panels(2, plots.SINGLE, 4.6, sharey=True)
     for ax, (network, title) in zip(axes, NETWORKS.items(), strict=True):
-        part = pd.concat([plain, rows[(rows["network"] == network) & (rows["temperature"] != 1)]])
-        temperatures = sorted(part["temperature"].unique())
-        attacks = [attack for attack in ATTACKS if attack in set(part["attack"])]
-        width = 0.85 / len(attacks)
-        for index, attack in enumerate(attacks):
-            bars = part[part["attack"] == attack].set_index("temperature").reindex(temperatures)
-            places = np.arange(len(temperatures)) + (index - (len(attacks) - 1) / 2) * width
-            look: dict[str, Any] = {"color": colours[attack], "error_kw": {"elinewidth": 0.7}}
-            ax.bar(places, bars["value"], width, yerr=plots.spread(bars), label=ATTACKS[attack], **look)
-        ax.set_xticks(range(len(temperatures)), [f"T = {t:g}" for t in temperatures])
-        ax.set(title=f"{title}; ε = {shown * 255:g}/255", ylabel="accuracy under attack", ylim=(0, 1))
-        ax.grid(axis="x", visible=False)
-        plots.chance(ax, label="")
-    plots.legend_below(axes, 4)
+        part = rows[(rows["network"] == network) | (rows["temperature"] == 1)]
+        dotplots.dots(ax, part, "attack", attacks, "told", list(dict.fromkeys(rows["told"])))
+        dotplots.striped(ax, len(attacks))
+        ax.axvline(0.1, color="#777777", linewidth=0.8, linestyle=(0, (1, 2)), marker="", zorder=0.5)
+        plots.named_rows(ax, [ATTACKS[attack] for attack in attacks])
+        ax.set(xlim=(-0.04, 1.04), xticks=(0, 0.5, 1), xticklabels=("0", ".5", "1"))
+        ax.set_xlabel(f"accuracy at ε = {shown * 255:g}/255\n(dotted: chance)", fontsize=plots.SMALLEST)
+        ax.set_title(textwrap.fill(title, 16), fontsize=plots.SMALLEST)
+    plots.legend_below(axes, 4, handlelength=1)
     return figure
 
 

@@ -181,7 +181,7 @@ def table(results: Results) -> pd.DataFrame:
 
 
 SHOWN = {
-    "zeros": "gates that are zero",
+    "zeros": "share of gates\nthat are zero",
     "mean_gate": "mean of all gates",
     "likeness": "r of the structure\nwith that at the end",
 }
@@ -190,11 +190,12 @@ SHOWN = {
 def draw(results: Results) -> Figure:
     """Zeros, mean and likeness of the structure, step by step; a line a kind of first weights, of the first network."""
     network = results.settings.networks[0]
-    figure, axes = plots.panels(len(SHOWN), height=2.6)
+    figure, axes = plots.grid(len(SHOWN), 1, 1.5, plots.SINGLE, sharex=True)
     for ax, (measure, words) in zip(axes, SHOWN.items(), strict=True):
         rows = results.values(measure, network=network).replace({"first": FIRST})
         plots.curves(ax, rows, x="step", hue="first", order=list(FIRST.values()))
-        ax.set(xlabel="steps of the gates", ylabel=words)
+        ax.set_ylabel(words)
+    axes[-1].set_xlabel("steps of the gates")
     axes[0].set_ylim(-0.02, 1.02)
     look: Any = {"color": "#666666", "linestyle": (0, (2, 2)), "linewidth": 0.9}
     axes[0].axhline(1 - results.settings.gate_ratio, label="enough for the published rule", **look)
