@@ -7,6 +7,6 @@ what a method says of the two, remember it, and draw it with `view`. `show` puts
 """
 
 from lib.explore.network import ExploreError, Network, load
-from lib.explore.own import own_image, own_network
 from lib.explore.panel import Explorer, display, show
 from lib.explore.prediction import Example, attack
+from lib.explore.uploads import own_image, own_network

@@ -14,7 +14,7 @@ from torch import nn
 from traitlets import Bunch
 
 from lib import data, models, progress
-from lib.explore import blame, decisions, own, prediction, repair, slices
+from lib.explore import blame, decisions, prediction, repair, slices, uploads
 from lib.explore.drawing import View
 from lib.explore.network import KINDS, MINE, OWN, ExploreError, Network, load, networks
 from lib.explore.prediction import Example, attack, attacks_on, usual_strength
@@ -61,7 +61,7 @@ class Explorer(widgets.VBox):
         self.layer = _control(widgets.Dropdown, "Layer", options=_layers(first))
         self.companion = _control(widgets.Dropdown, "Compare with", options=blame.COMPANIONS)
         self.picture = widgets.FileUpload(accept=".png,.jpg,.jpeg", description="PNG or JPEG")
-        self.weights = widgets.FileUpload(accept=",".join(own.ENDINGS), description="Weights")
+        self.weights = widgets.FileUpload(accept=",".join(uploads.ENDINGS), description="Weights")
         paths = {"placeholder": "in place of an upload", "continuous_update": False}
         self.picture_path, self.weights_path = (_control(widgets.Text, "or its path", **paths) for _ in range(2))
         self.structure = _control(widgets.Dropdown, "Structure", options=list(models.ARCHITECTURES))
@@ -115,7 +115,7 @@ class Explorer(widgets.VBox):
                 self._follow_attack()
             _offer(self.label, _classes(network, self.kind.value))
             if self.kind.value == OWN:
-                network = own.own_image(network, _content(self.picture, self.picture_path)[1], self.label.value)
+                network = uploads.own_image(network, _content(self.picture, self.picture_path)[1], self.label.value)
             _offer(self.image, _images(network, self.label.value, self.kind.value))
             _offer(self.layer, _layers(network))
         finally:
@@ -126,7 +126,7 @@ class Explorer(widgets.VBox):
         """Load the reader's own network and choose it."""
         name, content = _content(self.weights, self.weights_path)
         about = (self.structure.value, self.arguments.value, self.images.value, self._first.scale, self._first.seed)
-        made = own.uploaded(content, name, *about)
+        made = uploads.uploaded(content, name, *about)
         self._made[made.name] = made
         self.network.options = list(dict.fromkeys([*self.network.options, made.name]))
         self.network.value = made.name

@@ -12,8 +12,8 @@ from lib.experiments import lancet_defects as defects
 from lib.experiments import pretrained
 from lib.experiments.lancet import Half, halved
 from lib.lancet.errors import LancetError
+from lib.lancet.files import load_classifier, read_folder, write_folder
 from lib.lancet.locating import Votes
-from lib.lancet.own_files import load_classifier, read_folder, write_folder
 from lib.models import efficientnet_lite
 
 CONFIG = """

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from lib import compute, config, data, models, store
 from lib.explore.network import ExploreError, Network, of_model
 from lib.lancet.errors import LancetError
-from lib.lancet.own_files import decoded, load_classifier
+from lib.lancet.files import decoded, load_classifier
 
 FORMATS = ("PNG", "JPEG")
 ENDINGS = (".safetensors", ".pt", ".pth")

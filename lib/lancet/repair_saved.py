@@ -1,6 +1,6 @@
 """Repair one's own network: a saved classifier and a folder of inputs it gets wrong in, a repaired network out.
 
-    python -m lib.lancet.own --weights net.safetensors --structure resnet18 --arguments '{"width": 16}' \\
+    python -m lib.lancet.repair_saved --weights net.safetensors --structure resnet18 --arguments '{"width": 16}' \\
         --shape 3 32 32 --classes 10 --wrong wrong/ --clean clean/ --out repaired.safetensors
 
 `wrong/` has one sub-folder a true class. Half of it is used to locate and repair, the other half only to report.
@@ -28,10 +28,10 @@ from lib import store
 from lib.data import as_batch
 from lib.lancet.companions import found_companions, least_votes
 from lib.lancet.errors import LancetError
+from lib.lancet.files import Labelled, load_classifier, read_folder
 from lib.lancet.locating import choose_layer, locate
 from lib.lancet.locating.locate import RULES
 from lib.lancet.measures import predictions
-from lib.lancet.own_files import Labelled, load_classifier, read_folder
 from lib.lancet.repair.fine_tune import fine_tune, transforms_of
 from lib.lancet.repair.flip import flip, flip_by_trial
 
@@ -271,8 +271,10 @@ def _share(hits: Tensor) -> float:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """python -m lib.lancet.own; see the head of this file."""
-    parser = argparse.ArgumentParser(prog="python -m lib.lancet.own", description=(__doc__ or "").split("\n")[0])
+    """python -m lib.lancet.repair_saved; see the head of this file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lib.lancet.repair_saved", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--weights", required=True, help=".safetensors, or a state dict saved by torch")
     parser.add_argument("--structure", required=True, help="a name of lib.models or torchvision, or module:function")
     parser.add_argument("--arguments", type=json.loads, default={}, help='of the structure, as JSON: {"width": 16}')

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from lib import data, explore, models
 from lib.data import ImageSet
-from lib.explore import blame, own, prediction, repair
+from lib.explore import blame, prediction, repair, uploads
 from lib.explore.network import MINE, OWN, WRONG
 from lib.lancet.backdoors.attack import Attack
 from lib.lancet.backdoors.triggers import named
@@ -38,7 +38,7 @@ def grey(side=(12, 12)):
 def test_an_image_of_the_right_size_comes_in_pixel_by_pixel(small, tmp_path):
     (tmp_path / "mine.png").write_bytes(png(grey()))
     for file in (tmp_path / "mine.png", png(grey())):
-        image, label = own.own_image(small, file, "class 2").image(MINE)
+        image, label = uploads.own_image(small, file, "class 2").image(MINE)
         assert label == 2 and image.dtype == torch.float32
         assert torch.equal(image, (torch.arange(12.0) / 255).expand(1, 12, 12))
 
@@ -46,7 +46,7 @@ def test_an_image_of_the_right_size_comes_in_pixel_by_pixel(small, tmp_path):
 def test_another_size_is_cut_in_the_middle_then_resized(small):
     wide = Image.new("RGB", (480, 120), (255, 0, 0))
     wide.paste((255, 255, 255), (180, 0, 300, 120))  # the middle square is white
-    image, _ = own.own_image(small, png(wide), 0).image(MINE)
+    image, _ = uploads.own_image(small, png(wide), 0).image(MINE)
     assert image.min() > 0.9 and image[0, :, 1:-1].min() == 1
     turned = Image.new("L", (12, 12))
     turned.paste(255, (0, 0, 12, 6))  # the upper half is white
@@ -54,9 +54,9 @@ def test_another_size_is_cut_in_the_middle_then_resized(small):
     exif[0x0112] = 3  # upside down
     file = io.BytesIO()
     turned.save(file, format="PNG", exif=exif)
-    image, _ = own.own_image(small, file.getvalue(), 0).image(MINE)
+    image, _ = uploads.own_image(small, file.getvalue(), 0).image(MINE)
     assert image[0, 0].max() == 0 and image[0, -1].min() == 1
-    assert own.own_image(small, png(wide.convert("RGB"), "JPEG"), 0).image(MINE)[0].shape == (1, 12, 12)
+    assert uploads.own_image(small, png(wide.convert("RGB"), "JPEG"), 0).image(MINE)[0].shape == (1, 12, 12)
 
 
 def test_what_cannot_be_read_is_refused_by_name(small, tmp_path):
@@ -64,17 +64,17 @@ def test_what_cannot_be_read_is_refused_by_name(small, tmp_path):
     deep = Image.new("I;16", (12, 12))
     for file in (b"", b"no image", png(grey(), "GIF"), cut, png(deep), tmp_path / "absent.png"):
         with pytest.raises(explore.ExploreError, match=r"cannot be read as a PNG or JPEG image"):
-            own.own_image(small, file, 0)
+            uploads.own_image(small, file, 0)
     for label in (4, -1, "cat", 1.5):
         with pytest.raises(explore.ExploreError, match="a name or number of the classes of small: class 0, class 1"):
-            own.own_image(small, png(grey()), label)
+            uploads.own_image(small, png(grey()), label)
 
 
 def test_an_own_image_goes_through_every_panel(small):
-    mine = own.own_image(small, png(grey()), 0)
+    mine = uploads.own_image(small, png(grey()), 0)
     given = int(mine.probabilities(mine.image(MINE)[0][None]).argmax())
     for label in (given, (given + 1) % 4):
-        mine = own.own_image(small, png(grey()), label)
+        mine = uploads.own_image(small, png(grey()), label)
         assert mine.positions(label, OWN) == [MINE] and mine.positions((label + 1) % 4, OWN) == []
         example = explore.attack(mine, MINE)
         assert example.correct == (label == given)
@@ -103,7 +103,7 @@ def test_an_own_network_is_the_one_that_was_saved(saved, ending):
     assert torch.equal(found.predicted, model(found.test.images[found.index]).argmax(1))
     assert sorted(found.index.tolist()) == list(range(40))
     content = (folder / f"net.{ending}").read_bytes()
-    again = own.uploaded(content, f"net.{ending}", "digits-cnn", '{"width": 2}', "mnist5k", "smoke", 0)
+    again = uploads.uploaded(content, f"net.{ending}", "digits-cnn", '{"width": 2}', "mnist5k", "smoke", 0)
     assert again.weights == found.weights and again.name == f"net.{ending}"
 
 

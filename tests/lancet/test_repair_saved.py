@@ -14,9 +14,9 @@ from torch import nn
 
 from lancet.defect_nets import Cornered, sides, stamped
 from lib import models
-from lib.lancet import own
+from lib.lancet import repair_saved
 from lib.lancet.errors import LancetError
-from lib.lancet.own_files import load_classifier, load_state, read_folder
+from lib.lancet.files import load_classifier, load_state, read_folder
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def backdoor():
 def test_a_backdoor_is_flipped_away(backdoor, rule):
     model, wrong, without, clean = backdoor
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    repaired, report = own.repair_own(
+    repaired, report = repair_saved.repair_own(
         model, wrong, clean=clean, without=without, target=0, method="flip", rule=rule, threshold=0.0
     )
     assert report.before["success"] == 1 and report.before["accuracy"] == 1
@@ -48,7 +48,7 @@ def test_a_backdoor_is_flipped_away(backdoor, rule):
 def test_fine_tuning_changes_a_layer_s_voted_weights_only(backdoor):
     model, wrong, without, clean = backdoor
     options = {"method": "fine-tune", "layer": "fc2", "share": 0.2, "epochs": 60, "learning_rate": 0.05}
-    repaired, report = own.repair_own(model, wrong, clean=clean, without=without, **options)
+    repaired, report = repair_saved.repair_own(model, wrong, clean=clean, without=without, **options)
     moved = repaired.fc2.weight != model.fc2.weight
     assert moved.any() and int(moved.sum()) <= report.weights <= 2
     assert report.rule == "given" and report.layer == "fc2"
@@ -58,7 +58,7 @@ def test_fine_tuning_changes_a_layer_s_voted_weights_only(backdoor):
 
 def test_the_recall_of_every_class_is_told_and_decides_what_a_success_is(backdoor):
     model, wrong, without, clean = backdoor
-    _, report = own.repair_own(model, wrong, clean=clean, without=without, target=0, threshold=0.0)
+    _, report = repair_saved.repair_own(model, wrong, clean=clean, without=without, target=0, threshold=0.0)
     assert report.method == "flip" and report.rule == "trial"  # the default where a target is given
     assert report.before["recall_of_class_0"] == report.after["recall_of_class_1"] == 1 and report.succeeded
     assert report.images_of == {0: 10, 1: 10} and report.reported_on[1] == 20
@@ -74,12 +74,12 @@ def test_the_recall_of_every_class_is_told_and_decides_what_a_success_is(backdoo
 def test_a_network_that_is_right_by_chance_only_is_warned_of(backdoor):
     model, wrong, without, (images, labels) = backdoor
     with pytest.warns(UserWarning, match="about as chance would be: are they normalised twice"):
-        own.repair_own(model, wrong, clean=(images, 1 - labels), without=without, target=0)
+        repair_saved.repair_own(model, wrong, clean=(images, 1 - labels), without=without, target=0)
 
 
 def test_without_clean_images_accuracy_is_not_measured(backdoor):
     model, wrong, without, _ = backdoor
-    _, report = own.repair_own(model, wrong, without=without, target=0, method="flip")
+    _, report = repair_saved.repair_own(model, wrong, without=without, target=0, method="flip")
     assert report.rule == "smallest-fraction" and "| accuracy | not measured | not measured |" in report.text()
 
 
@@ -98,13 +98,13 @@ def test_what_cannot_be_repaired_is_said_and_left_alone(backdoor, monkeypatch):
         ({"wrong": (images[0], labels)}, "want .N, C, H, W."),
     ]:
         with pytest.raises(LancetError, match=message):
-            own.repair_own(model, **arguments)
+            repair_saved.repair_own(model, **arguments)
     stubborn = Cornered()
     with torch.no_grad():
         stubborn.fc2.weight.zero_()
         stubborn.fc2.bias.copy_(torch.tensor([1.0, 0.0]))  # whatever it sees, it answers 0
     with pytest.raises(LancetError, match="no companion was found for any of 10 wrong inputs in 2 steps"):
-        own.repair_own(stubborn, (images, labels), steps=2)
+        repair_saved.repair_own(stubborn, (images, labels), steps=2)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -261,13 +261,13 @@ def test_the_command_repairs_or_says_why_not(tmp_path, capsys, monkeypatch):
     words = [str(tmp_path / word) if "." in word else word for word in words] + ["--shape", "1", "8", "8"]
     folders = ["--wrong", str(tmp_path / "wrong"), "--companions", str(tmp_path / "without")]
     more = ["--clean", str(tmp_path / "clean"), "--target", "0", "--method", "flip"]
-    assert own.main([*words, *folders, *more]) == 0
+    assert repair_saved.main([*words, *folders, *more]) == 0
     assert "| success | 1.000 | 0.000 |" in capsys.readouterr().out
     repaired = load_classifier(tmp_path / "new.safetensors", Cornered())
     assert (repaired(stamped(images)).argmax(1) == labels).all()
     written = json.loads((tmp_path / "new.json").read_text())
     assert written["after"]["success"] == 0 and written["reported_on"] == [10, 20]
-    assert own.main([*words, *folders, *more, "--out", str(tmp_path / "new.pt")]) == 0
+    assert repair_saved.main([*words, *folders, *more, "--out", str(tmp_path / "new.pt")]) == 0
     assert torch.load(tmp_path / "new.pt", weights_only=True).keys() == repaired.state_dict().keys()
     capsys.readouterr()
     for changed, message in [
@@ -277,9 +277,9 @@ def test_the_command_repairs_or_says_why_not(tmp_path, capsys, monkeypatch):
         (["--mean", "0.5"], "mean and std go together"),
         (["--mean", "0.5", "0.5", "--std", "0.2", "0.2"], "one a channel is wanted, 1"),
     ]:
-        assert own.main([*words, *folders, *more, *changed]) == 2
+        assert repair_saved.main([*words, *folders, *more, *changed]) == 2
         assert re.search(message, capsys.readouterr().err)
     (tmp_path / "new.safetensors").unlink()
-    assert own.main([*words, "--wrong", str(tmp_path / "clean")]) == 2
+    assert repair_saved.main([*words, "--wrong", str(tmp_path / "clean")]) == 2
     assert "nothing was repaired, and nothing written: the network is right on 40" in capsys.readouterr().err
     assert not (tmp_path / "new.safetensors").exists()
