@@ -294,24 +294,31 @@ def draw(results: Results) -> Figure:
     names = list(dict.fromkeys(rows["network"]))
     detectors = [name for name in dict.fromkeys([*CONTROLS, *rows["detector"]]) if name in set(rows["detector"])]
     attacks = [name for name in (*SUITE, AVERAGE) if name in set(rows["attack"])]
-    figure, axes = area_panels(names, detectors, height=4.4)
+    figure, axes = area_panels(names, detectors, height=2.9)
     rows = rows.assign(shown=rows["attack"].map(attack_label))
     for ax, name in zip(axes, names, strict=True):
         part = rows[rows["network"] == name]
         dotplots.dots(ax, part, "detector", detectors, "shown", list(map(attack_label, attacks)))
-    plots.legend_below(axes, 5)
+    plots.legend_below(axes, 3, handlelength=1.8)
     return figure
 
 
 def area_panels(names: Sequence[str], rows: Sequence[str], height: float) -> tuple[Figure, np.ndarray]:
-    """A panel a network, its horizontal axis that of areas under the ROC curve, its vertical one named rows."""
-    figure, axes = plots.panels(len(names), width=None if len(names) > 1 else 5.2, height=height, sharey=True)
+    """A panel a network, two in a row, its horizontal axis that of areas under the ROC curve, its vertical one named
+    rows; `height` of a row of panels, in inches."""
+    figure, axes = plots.grid(len(names), 2, height, plots.SINGLE, sharex=True, sharey=True)
     for ax, name in zip(axes, names, strict=True):
         dotplots.striped(ax, len(rows))
-        ax.axvline(0.5, color="#777777", linewidth=0.8, linestyle=(0, (1, 2)), marker="", zorder=0.5)
-        plots.named_rows(ax, rows)
-        label = "area under the\nROC curve\n(dotted: chance)"
-        ax.set(title=titled(name, 18), xlim=(-0.02, 1.02), xlabel=label)
+        look: dict[str, Any] = {"linestyle": (0, (1, 2)), "marker": "", "zorder": 0.5}
+        ax.axvline(0.5, color="#777777", linewidth=0.8, label="chance", **look)
+        plots.named_rows(ax, [row.replace(", ", ",\n") for row in rows])
+        ax.set_title(titled(name, 21), fontsize=plots.SMALLEST)
+        ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        ax.set_xlim(-0.05, 1.05)
+        ax.tick_params(axis="y", labelsize=6.5)
+    for ax in axes[-2:]:  # the lowest of each column
+        ax.tick_params(labelbottom=True)
+        ax.set_xlabel("area under ROC curve", fontsize=plots.SMALLEST)
     return figure, axes
 
 

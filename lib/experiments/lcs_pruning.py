@@ -8,6 +8,7 @@ are recipes of the scale; networks that are pruned once are trained here. Each n
 from __future__ import annotations
 
 import copy
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -15,12 +16,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pydantic import Field, ValidationInfo, field_validator
 from torch import nn
 
-from lib import plots, training
+from lib import dotplots, plots, training
 from lib.data import ImageSet
 from lib.dynamic.boosting import FeatureBoosting
 from lib.dynamic.cost import macs, networks_in_turns, parameters
@@ -330,55 +330,45 @@ def wide(results: Results, kind: str) -> pd.DataFrame:
 def draw_methods(results: Results) -> Figure:
     """Accuracy of each method at each budget with its interval over seeds, and the dense networks as lines."""
     held, whole = results.values("accuracy"), ("dense", "dense-on")
-    figure, axes = _panels(results, 3.2)
+    figure, axes = _panels(results, 2.5)
     order = [method for method in METHODS if method not in whole]
     for ax, network in zip(axes, results.settings.networks, strict=True):
         rows = held[held["network"] == network]
         shares = sorted(set(rows["budget"]) - {1})
         for index, budget in enumerate(shares):
-            part = rows[rows["budget"] == budget].set_index("method").reindex(order)
-            heights = np.arange(len(order)) + 0.16 * (index - (len(shares) - 1) / 2)
-            _points(ax, part, heights, index, f"{budget:g} of the FLOPs")
+            part = rows[rows["budget"] == budget]
+            places = dotplots.row_of(part["method"], order) + 0.16 * (index - (len(shares) - 1) / 2)
+            dotplots.intervals(ax, part, places, index, capsize=2, label=f"{budget:g} of the FLOPs")
         for method, dash in zip(whole, ("-", (0, (3, 2))), strict=True):
             value = rows[rows["method"] == method]["value"].iloc[0]
             look: dict[str, Any] = {"color": "#555555", "linewidth": 0.9, "linestyle": dash, "marker": ""}
             ax.axvline(value, label=METHODS[method], **look)
-        plots.named_rows(ax, [METHODS[method] for method in order])
-    plots.legend_below(axes, 4)
+        plots.named_rows(ax, [textwrap.fill(METHODS[method], 18) for method in order])
+    plots.legend_below(axes, 2)
     return figure
 
 
 def draw_choices(results: Results) -> Figure:
     """Accuracy of the fine-tuned networks with masks chosen in each way, by form, at the smallest budget."""
     held = results.values("choice_accuracy", budget=min(results.settings.budgets))
-    figure, axes = _panels(results, 2.8)
+    figure, axes = _panels(results, 2.2)
     for ax, network in zip(axes, results.settings.networks, strict=True):
         for index, form in enumerate(FORMS):
-            part = held[(held["network"] == network) & (held["form"] == form)].set_index("choice").reindex(CHOICES)
-            _points(ax, part, np.arange(len(CHOICES)) + 0.2 * (index - 0.5), index, form)
-        plots.named_rows(ax, list(CHOICES.values()))
-    plots.legend_below(axes, 4)
+            part = held[(held["network"] == network) & (held["form"] == form)]
+            places = dotplots.row_of(part["choice"], list(CHOICES)) + 0.2 * (index - 0.5)
+            dotplots.intervals(ax, part, places, index, capsize=2, label=form)
+        plots.named_rows(ax, [textwrap.fill(words, 18) for words in CHOICES.values()])
+    plots.legend_below(axes, 2)
     return figure
 
 
 def _panels(results: Results, height: float) -> tuple[Figure, np.ndarray]:
-    """A panel a network, with one axis of methods."""
-    figure, axes = plots.panels(len(results.settings.networks), width=7.0, height=height)
+    """A panel a network, one above the other, with one axis of accuracies; `height` of a panel, in inches."""
+    figure, axes = plots.grid(len(results.settings.networks), 1, height, plots.SINGLE, sharex=True)
     for ax, network in zip(axes, results.settings.networks, strict=True):
-        ax.set(title=titled(network), xlabel="accuracy on test images")
-        ax.tick_params(labelleft=ax is axes[0])
+        ax.set_title(titled(network))
+    axes[-1].set_xlabel("accuracy on test images")
     return figure, axes
-
-
-def _points(ax: Axes, part: pd.DataFrame, heights: np.ndarray, index: int, label: str) -> None:
-    """Values with their intervals, where there are any."""
-    there = part["value"].notna().to_numpy()
-    values = part["value"].to_numpy(float)[there]
-    spread = None
-    if "low" in part and part["low"].notna().any():
-        spread = np.nan_to_num(np.abs(part.loc[there, ["low", "high"]].to_numpy(float).T - values))
-    look: dict[str, Any] = {"color": plots.PALETTE[index % 7], "marker": plots.MARKERS[index % 7], "linestyle": "none"}
-    ax.errorbar(values, heights[there], xerr=spread, capsize=2, elinewidth=1, label=label, **look)
 
 
 _OF_UNITS = {

@@ -214,21 +214,21 @@ def in_order(rows: pd.DataFrame) -> list[str]:
 
 def draw(results: Results) -> Figure:
     """The source's rule attack by attack: recall, false positives and precision, a panel each."""
-    figure, axes = plots.panels(3, height=4.8, sharey=True)
-    titles = {"recall": "adversarials flagged (recall)", "fpr": "clean images flagged", "precision": "precision"}
+    figure, axes = plots.panels(3, plots.SINGLE, height=6.2, sharey=True)
+    titles = {"recall": "adversarials\nflagged (recall)", "fpr": "clean images\nflagged", "precision": "precision"}
     attacks = in_order(first_tree(results, "recall"))
     for ax, (name, title) in zip(axes, titles.items(), strict=True):
         dotplots.dots(ax, first_tree(results, name), "attack", attacks, "shown", list(NAMES.values()))
         dotplots.striped(ax, len(attacks))
         if name in AS_PUBLISHED:
             star: Any = {"color": "#000000", "marker": "*", "markersize": 8, "linestyle": "none", "zorder": 4}
-            star |= {"label": "NNSlicer's average, as stated" if ax is axes[0] else None, "clip_on": False}
-            ax.plot([AS_PUBLISHED[name]], [len(attacks) - 1], **star)
-        ax.set(title=title, xlabel="share", xlim=(-0.02, 1.02))
-    plots.named_rows(axes[0], [label(name) for name in attacks])
-    handles, labels = axes[0].get_legend_handles_labels()
-    order = sorted(range(len(labels)), key=lambda k: labels[k].endswith("as stated"))
-    figure.legend([handles[k] for k in order], [labels[k] for k in order], loc="outside lower center", ncols=3)
+            star |= {"label": "NNSlicer's average, as stated", "clip_on": False}
+            ax.errorbar([AS_PUBLISHED[name]], [len(attacks) - 1], **star)  # and not `plot`: last in the legend
+        ax.set_title(title, fontsize=plots.SMALLEST)
+        ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        ax.set(xlabel="share", xlim=(-0.04, 1.04))
+        plots.named_rows(ax, [label(name) for name in attacks])
+    plots.legend_below(axes, 2, handlelength=1.6, columnspacing=1)
     return figure
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import textwrap
 import time
 from collections.abc import Callable
 from functools import partial
@@ -240,7 +241,7 @@ def draw(results: Results) -> Figure:
     """Seconds an input by phase, a panel a network, with what the source states."""
     rows = results.values("seconds")
     rows = rows.assign(paper_value=rows.get("paper_value"))[rows["phase"].notna()]
-    figure, axes = plots.panels(2, height=2.9)
+    figure, axes = plots.grid(2, 1, 2.5, plots.SINGLE, sharex=True)
     for ax, network in zip(axes, dict.fromkeys(rows["network"]), strict=True):
         phases = [phase for phase in PHASES if phase in set(rows[rows["network"] == network]["phase"])]
         for index, inputs in enumerate(("single", "batched")):
@@ -250,11 +251,10 @@ def draw(results: Results) -> Figure:
             ax.barh(place, part["value"], 0.34, color=plots.PALETTE[index], label=f"{inputs}, ours")
             look: dict[str, Any] = {"color": plots.PALETTE[index], "marker": plots.MARKERS[index + 2]}
             ax.scatter(part["paper_value"].astype(float), place, s=28, label=f"{inputs}, as published", **look)
-        ax.set_yticks(range(len(phases)), [phase.replace("-", " ") for phase in phases])
-        ax.invert_yaxis()
-        ax.set(xscale="log", xlabel="seconds an input", title=network)
-        ax.grid(axis="y", visible=False)
-    plots.legend_below(axes, 4)
+        plots.named_rows(ax, [textwrap.fill(phase.replace("-", " "), 15) for phase in phases])
+        ax.set(xscale="log", title=network)
+    axes[-1].set_xlabel("seconds an input")
+    plots.legend_below(axes, 2)
     return figure
 
 

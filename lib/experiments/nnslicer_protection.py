@@ -247,7 +247,7 @@ def _by_epoch(attacks: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 def draw(results: Results) -> Figure:
     """The attacker's accuracy by method and number of images: last epoch (full), best (hollow), before training (x)."""
-    figure, axes = plots.panels(2, height=3.0, sharey=True)
+    figure, axes = plots.grid(2, 1, 2.2, plots.SINGLE, sharex=True)
     rows = results.values("accuracy")
     counts = sorted(rows["images"].unique())
     for ax, (classes, words) in zip(axes, CLASSES.items(), strict=True):
@@ -261,18 +261,18 @@ def draw(results: Results) -> Figure:
             own = {"color": plots.PALETTE[index], "fillstyle": "none", "label": f"{label}, best epoch"}
             ax.plot(place + 0.07, best["value"], marker="o", linestyle="none", **own)
             if index == 0:
-                own = {"color": "#777777", "label": "hidden, not trained"}
+                own = {"color": "#777777", "label": "hidden, not trained", "clip_on": False}
                 ax.plot(hidden["value"].to_numpy(), marker="x", linestyle="none", **own)
         panel(ax, words, results.value("victim_accuracy", classes=classes))
         ax.set_xticks(range(len(METHODS)), [NAMES[method] for method in METHODS])
-        ax.set_xlim(-0.5, len(METHODS) - 0.5)
+        ax.set_xlim(-0.8, len(METHODS) - 0.5)  # with room for "chance"
+        ax.set_ylabel("the attacker's accuracy")
         ax.grid(axis="x", visible=False)
-    axes[0].set_ylabel("the attacker's accuracy")
     handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
-    labels = [f"{int(n):,} images, {epoch} epoch" for epoch in ("last", "best") for n in counts]
-    labels += [label for label in handles if label not in labels]
-    columns = len(counts) * 2 - (len(counts) > 1)
-    figure.legend([handles[k] for k in labels], labels, loc="outside lower center", ncols=columns)
+    last, best = ([f"{int(n):,} images, {epoch} epoch" for n in counts] for epoch in ("last", "best"))
+    labels = [*last, "hidden, not trained", *best, "the victim"]
+    look: Any = {"ncols": 2, "handlelength": 1.8, "columnspacing": 1}
+    figure.legend([handles[k] for k in labels], labels, loc="outside lower center", **look)
     return figure
 
 

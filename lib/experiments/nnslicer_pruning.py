@@ -339,13 +339,14 @@ def centring_gains(results: Results) -> pd.Series:
 
 def draw(results: Results) -> Figure:
     """Mean accuracy over the ratio, a line a method, a panel a view: as they are, centred, as released."""
-    figure, axes = plots.panels(3, height=2.9, sharey=True)
+    figure, axes = plots.grid(3, 1, 1.9, plots.SINGLE, sharex=True)
     for ax, (view, words) in zip(axes, VIEWS.items(), strict=True):
         rows = viewed(results.values("accuracy"), view)
         plots.curves(ax, rows.replace({"method": NAMES}), x="ratio", hue="method", order=[NAMES[m] for m in METHODS])
-        panel(ax, words.replace(", ", ",\n"))
-    axes[0].set_ylabel("accuracy on the target classes")
-    plots.legend_below(axes, 3)
+        panel(ax, words)
+        ax.set_ylabel("accuracy on\nthe target classes")
+        ax.label_outer()
+    plots.legend_below(axes, 2)
     return figure
 
 

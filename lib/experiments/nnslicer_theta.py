@@ -232,7 +232,7 @@ def parts(settings: Settings) -> dict[str, str]:
 
 def draw(results: Results) -> Figure:
     """Over theta: the slice's share, layer by layer too; overlaps; and the accuracy of pruned networks."""
-    figure, (sizes, overlaps, accuracies) = plots.panels(3, height=3.3)
+    figure, (sizes, overlaps, accuracies) = plots.grid(3, 1, 2, plots.SINGLE, sharex=True)
     layers = results.values("synapses")
     shades = np.linspace(0.85, 0.25, layers["layer"].nunique() - 1)
     for shade, (_, rows) in zip(shades, layers[layers["layer"] != "all"].groupby("layer", sort=False), strict=True):
@@ -247,14 +247,17 @@ def draw(results: Results) -> Figure:
     overlaps.set(ylabel="overlap of two slices")
     _draw_accuracies(accuracies, results)
     for ax in (sizes, overlaps, accuracies):
-        ax.set(xlabel="θ", ylim=(0, 1.02))
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=plots.SMALLEST - 0.5)
+        ax.set_ylim(0, 1.02)
+        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, handlelength=1.8, columnspacing=1)
+    accuracies.set_xlabel("θ, share of a neuron's sum that may be missed")
     return figure
 
 
 def _draw_accuracies(ax: Any, results: Results) -> None:
     """NNSlicer over theta, a line a ratio, and beside each what does not depend on theta, level."""
     rows = results.values("accuracy", compensation=False)
+    dense = rows[rows["method"] == "dense"]["value"].item()
+    ax.axhline(dense, color="#777777", linewidth=0.8, marker="", linestyle="-", label="nothing dropped")
     for index, ratio in enumerate(results.settings.ratios):
         at = rows[rows["ratio"] == ratio]
         own = at[at["method"] == "nnslicer"].sort_values("theta")
@@ -264,9 +267,7 @@ def _draw_accuracies(ax: Any, results: Results) -> None:
             level = at[at["method"] == method]["value"].item()
             words = f"{NAMES[method]}, {ratio:.0%} dropped"
             ax.axhline(level, color=look["color"], linestyle=dashes, marker="", label=words)
-    dense = rows[rows["method"] == "dense"]["value"].item()
-    ax.axhline(dense, color="#777777", linewidth=0.8, marker="", linestyle="-", label="nothing dropped")
-    ax.set(ylabel="accuracy on the target classes")
+    ax.set(ylabel="accuracy on\nthe target classes")
 
 
 def table(results: Results) -> pd.DataFrame:
@@ -324,18 +325,21 @@ def draw_sets(results: Results) -> Figure:
 
     rows = results.rows("picture")
     shown = {layer: mosaic(rows[rows["layer"] == layer]) for layer in drawn_layers(rows)}
-    shown = {layer: value if len(value) > 1 else value.T for layer, value in shown.items()}
-    widths = [value.shape[1] / value.shape[0] for value in shown.values()]
-    figure, axes = plots.panels(len(shown), height=2.4, gridspec_kw={"width_ratios": widths})
+    layers = list(shown)
+    pairs = [layers[k : k + 2] for k in range(0, len(layers), 2)]
+    heights = [max(shown[layer].shape[0] / shown[layer].shape[1] / len(pair) for layer in pair) for pair in pairs]
+    pairs = [pair if len(pair) == 2 else pair * 2 for pair in pairs]
+    figure, axes = plots.mosaic(pairs, plots.SINGLE * sum(heights) + 1, height_ratios=heights)
     colours = {"0": "#e6e6e6", "1": plots.PALETTE[0], "2": plots.PALETTE[1], "3": "#4d4d4d"}
     look: dict[str, Any] = {"cmap": ListedColormap(list(colours.values())), "vmin": -0.5, "vmax": 3.5}
-    for ax, (layer, value) in zip(axes, shown.items(), strict=True):
-        ax.imshow(value, interpolation="nearest", **look)
+    for layer, ax in axes.items():
+        ax.imshow(shown[layer], interpolation="nearest", **look)
         ax.set_title(short(layer))
+        ax.set_anchor("N")
         plots.bare(ax)
     names = parts(results.settings)
     patches = [Patch(color=colours[digit], label=name) for digit, name in names.items()]
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches))
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), handlelength=1.2)
     return figure
 
 
