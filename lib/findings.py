@@ -60,12 +60,15 @@ def finding(found: Mapping[str, Any]) -> str:
 
 def filled(template: str, found: Mapping[str, Any]) -> str:
     """A sentence with numbers in place of "{measure; key=value; ...}": the one that fits, or the least and the most of
-    those that do. Empty where none fits, as at a scale that leaves some out.
+    those that do; of "{stated measure; ...}", what the source states for it. Empty where there is none, as at a scale
+    that leaves some out.
     """
 
     def number(place: re.Match[str]) -> str:
-        name, *wanted = place[1].split("; ")
+        name, *wanted = place[1].removeprefix("stated ").split("; ")
         fits = [n for n in found["numbers"] if n["name"] == name and all(_is(n["where"], each) for each in wanted)]
+        if place[1].startswith("stated "):
+            return _in_words(min(n["paper_value"] for n in fits if n["paper_value"] is not None), fits[0]["unit"])
         low, high = (end(fits, key=lambda n: n["value"]) for end in (min, max))  # ValueError where none fits
         words = " to ".join(dict.fromkeys(_in_words(n["value"], n["unit"]) for n in (low, high)))
         ends = [_in_words(end, low["unit"]) for end in low["ci95"] or ()] if len(fits) == 1 else []
