@@ -22,8 +22,6 @@ from lib.tables import render
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_beside: dict[tuple[str, str], Mapping[str, Any]] = {}  # scale, item -> what this process last changed for it
-
 
 def number(
     name: str,
@@ -158,20 +156,9 @@ def write(
         for name in drawings:
             (folder / name).unlink(missing_ok=True)
     path = store.write_atomic(folder / "numbers" / f"{item}.json", dumps(record))
-    if changed:
-        _beside[scale, item] = dict(changed)
-    else:
-        _beside.pop((scale, item), None)
+    if not changed:
         checksums.note(folder, [*files, *drawings, f"numbers/{item}.json"])
     return path
-
-
-def beside(items: Iterable[str], scale: str) -> str:
-    """What sets this process's run of items apart from the scale's, as "seeds [0]"; empty where nothing does.
-
-    Only what this process wrote last of each item counts.
-    """
-    return "; ".join(dict.fromkeys(in_words(_beside[scale, item]) for item in items if (scale, item) in _beside))
 
 
 def in_words(changed: Mapping[str, Any]) -> str:

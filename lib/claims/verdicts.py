@@ -99,9 +99,15 @@ class Verdict:
         )
         return " ".join(filter(None, remarks))
 
-    def text(self) -> str:
-        """Statement, verdict, reason and rule as Markdown."""
+    def text(self, changed: Mapping[str, Any] | None = None) -> str:
+        """Statement, verdict, reason and rule as Markdown.
+
+        Args:
+            changed: settings of a run beside which it stands that are not the scale's, by name.
+        """
         head = f"{self.headline[0].upper()}{self.headline[1:]}"
+        if changed:
+            head += f". Of the records of scale {self.scale}, not of this run ({record.in_words(changed)})"
         reasons = " ".join(filter(None, ["Our own claim." if self.ours else "", self.why, self.remarks]))
         cause = f"\n\n*Why not.* {self.cause}" if self.cause else ""
         return f"### {self.statement}\n\n**{head}.** Scale {self.scale}. {reasons}{cause}\n\n*Rule.* {self.rule}"
@@ -113,17 +119,13 @@ def judge(claim_id: str, scale: str) -> Verdict:
     Args:
         claim_id: a name in config/claims.yaml.
         scale: smoke, cpu, gpu or paper.
-    Returns: the verdict; a missing or damaged record makes it "not testable at this scale". Where this process has
-        run an item with other seeds or settings than the scale's, its reason says that it is not of that run.
+    Returns: the verdict; a missing or damaged record makes it "not testable at this scale".
     Raises: ClaimError for an unknown claim, or a rule that cannot be applied to the records.
     """
     known = load()
     if claim_id not in known:
         raise ClaimError(f"no claim {claim_id!r}: {config.one_of(claim_id, known)}")
-    verdict = _judged(known[claim_id], Material(scale))
-    if changed := record.beside(known[claim_id].items, scale):
-        verdict = replace(verdict, why=f"Of the records of scale {scale}, not of this run ({changed}). {verdict.why}")
-    return verdict
+    return _judged(known[claim_id], Material(scale))
 
 
 def judge_all(scale: str) -> list[Verdict]:
