@@ -1,6 +1,7 @@
 """NNSlicer's slices of whole networks: ours against the rule in plain Python, one output neuron at a time.
 
     python -m benchmarks.slicing [--inputs 32] [--plain 2] [--threads 2] [--network resnet10] [--engine auto]
+        [--device cpu]
 
 Both slice the same inputs of the same network from the same profile, and must agree on every contribution. Ours works
 on a batch, on all threads; the plain rule, kept with the tests, takes one input at a time, as does the original. Work:
@@ -15,6 +16,7 @@ without).
 """
 
 import argparse
+import copy
 import json
 import time
 
@@ -58,10 +60,13 @@ def subject(name: str, inputs: int, profiled: int, width: int = 16) -> tuple[nn.
 def passes(model: nn.Module, images: Tensor, repeats: int = 5) -> float:
     """Seconds of one forward and backward pass of the images, the best of some."""
     best = float("inf")
-    x = images.float() / 255 if images.dtype == torch.uint8 else images
+    device = next(model.parameters()).device
+    x = (images.float() / 255 if images.dtype == torch.uint8 else images).to(device)
     for _ in range(repeats):
         began = time.perf_counter()
-        nn.functional.cross_entropy(model(x), torch.zeros(len(x), dtype=torch.int64)).backward()
+        nn.functional.cross_entropy(model(x), torch.zeros(len(x), dtype=torch.int64, device=device)).backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         best = min(best, time.perf_counter() - began)
     return best
 
@@ -100,13 +105,19 @@ def main() -> None:
     parser.add_argument("--network", choices=ARCHITECTURES, default="resnet10")
     parser.add_argument("--width", type=int, default=16, help="below 16 of random weights")
     parser.add_argument("--engine", choices=("auto", "compiled", "tensor"), default="auto")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="of ours; the plain rule is on the CPU"
+    )
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     model, images, known, labels, what = subject(chosen.network, chosen.inputs, chosen.profiled, chosen.width)
-    profile = slicing.profile(model, known, labels, 10)
-    print(f"{what}; {len(images)} inputs, {chosen.plain} by the plain rule, {chosen.threads} thread(s)")
+    profile, reference, graph = slicing.profile(model, known, labels, 10), plain_rule(), Graph(copy.deepcopy(model))
+    on_cpu, model = profile, model.to(chosen.device)
+    profile = profile.to(chosen.device)
+    where = f"{chosen.threads} thread(s)" if chosen.device == "cpu" else compute.describe()
+    print(f"{what}; {len(images)} inputs, {chosen.plain} by the plain rule, {where}")
 
-    slicing.slice(model, images[:1], profile, engine=chosen.engine)  # compiles
+    slicing.slice(model, images, profile, engine=chosen.engine)  # compiles
     ours = float("inf")
     for _ in range(3):
         began = time.perf_counter()
@@ -117,11 +128,10 @@ def main() -> None:
     stopped = (time.perf_counter() - began) / len(images)
     both = passes(model, images) / len(images)
 
-    reference, graph = plain_rule(), Graph(model)
     seconds, visits, equal = [], [], True
     for index in range(chosen.plain):
         began = time.perf_counter()
-        synapses, neurons, run = reference.slice_of(graph, images, index, profile)
+        synapses, neurons, run = reference.slice_of(graph, images, index, on_cpu)
         seconds.append(time.perf_counter() - began)
         visits.append(run.visits)
         equal &= all(bool((found.synapses[k][index].numpy() == value).all()) for k, value in synapses.items())
@@ -138,6 +148,7 @@ def main() -> None:
         "times_forward_backward": ours / both,
         "floor": "every visited product formed once in float64 and summed, on as many threads",
         "floor_seconds": product_seconds() * sum(visits) / len(visits) / chosen.threads,
+        "device": chosen.device,
         "products": round(sum(visits) / len(visits)),
         "peak_mb": compute.peak_memory_mb(),
         "sizes": {"inputs": len(images), "plain": chosen.plain, "profiled": chosen.profiled, "subject": what},

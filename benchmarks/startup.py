@@ -88,7 +88,9 @@ def explorer() -> dict[str, float]:
 
     Raises: RuntimeError with the process's last words where a tab has no answer.
     """
-    done = subprocess.run([sys.executable, "-c", EXPLORER], cwd=config.ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", EXPLORER], cwd=config.ROOT, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise RuntimeError(f"the explorer has no answer:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -1,12 +1,13 @@
 """The backward phase in batched tensor operations, on any device: equal to the compiled one.
 
 Terms are sorted by torch, a block of output neurons at a time. Where a running sum comes within its rounding error of
-a threshold, that neuron's rule is carried out again on the CPU on an exactly rounded sum.
+a threshold, that neuron's rule is carried out again on the CPU on an exactly rounded sum. On a GPU with Triton most
+neurons of convolutions and linear layers are done before that by `lib.slicing.fused`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -14,10 +15,21 @@ from torch import Tensor
 
 from lib.slicing import select
 from lib.slicing.kernels import PRESENCE
-from lib.slicing.rules import Rule
+from lib.slicing.rules import NNSlicer, Rule
 from lib.slicing.windows import POINTWISE, Convolution, Windows
 
 BLOCK = 2**23  # terms sorted at once: about 0.5 GB of work space
+
+
+def _fused(device: torch.device) -> Callable[..., Tensor] | None:
+    """`lib.slicing.fused.convolution` on a GPU, where Triton is there; it comes with torch."""
+    if device.type != "cuda":
+        return None
+    try:
+        from lib.slicing import fused
+    except ImportError:
+        return None
+    return fused.convolution
 
 
 class Engine:
@@ -31,6 +43,7 @@ class Engine:
     def __init__(self, rule: Rule, device: torch.device) -> None:
         self.rule = rule
         self.device = device
+        self.fused = _fused(device) if isinstance(rule, NNSlicer) else None
 
     def array(self, value: Tensor) -> Tensor:
         """A tensor in float64 on the device."""
@@ -79,6 +92,8 @@ class Engine:
         self, x: Tensor, weight: Tensor, marks: Tensor, synapses: Tensor | None, into: Tensor, geometry: Convolution
     ) -> None:
         """A convolution; `into` and `synapses` are added to."""
+        if self.fused is not None:  # and what it leaves:
+            marks = self.fused(x, weight, marks, synapses, into, geometry, self.rule.theta, self.rule.bar)
         taps = self._taps(x.shape, marks.shape, geometry)  # (groups, positions, m), -1 in the padding
         group_out = marks.shape[1] // geometry.groups
         flat = marks.flatten(2)  # (N, O, positions)
