@@ -5,7 +5,7 @@
 Each import is timed inside a fresh interpreter, the two in turn; the median counts. `equal` says that `import lib` did
 not load torch. The first figure: what `./run_all.sh smoke --only ITEM` does once its environment is there, with
 an empty cache and no results, until the first figure of that notebook is on disk; the run is ended then. The explorer:
-seconds from opening its panel at `smoke` to the first answer of each tab, one after another, its networks there already.
+seconds from opening its panel at `smoke` to the first answer of each tab, one after another, its networks there before.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def first_figure(item: str, cores: int, limit: float = 1800.0) -> float:
 
 
 def explorer() -> dict[str, float]:
-    """Seconds until each tab of the explorer has its first answer, in a fresh process; what is missing is trained first.
+    """Seconds until each tab of the explorer has its first answer, in a fresh process; missing networks are trained before.
 
     Raises: RuntimeError with the process's last words where a tab has no answer.
     """
