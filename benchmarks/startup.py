@@ -84,7 +84,7 @@ def first_figure(item: str, cores: int, limit: float = 1800.0) -> float:
 
 
 def explorer() -> dict[str, float]:
-    """Seconds until each tab of the explorer has its first answer, in a fresh process; missing networks are trained before.
+    """Seconds until each tab of the explorer answers, in a fresh process; missing networks are trained first.
 
     Raises: RuntimeError with the process's last words where a tab has no answer.
     """
