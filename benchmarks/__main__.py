@@ -8,10 +8,12 @@ Each runs in a process of its own; one whose two sides differ ends the run. Run 
 """
 
 import argparse
+import importlib
 import json
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +87,19 @@ def page(kept: dict[str, Any]) -> str:
             *rows,
             "",
             *_waits(kept["runs"].get("startup", {})),
+            *_tried(kept["runs"]),
         ]
     )
+
+
+def _tried(names: Iterable[str]) -> list[str]:
+    """What the benchmarks' own texts say of what was tried, and of what was not reached, as lines of the page."""
+    lines = []
+    for name in dict.fromkeys(name.split(",")[0] for name in names):
+        text = importlib.import_module(f"benchmarks.{name}").__doc__ or ""
+        told = [" ".join(part.split()) for part in text.split("\n\n") if part.startswith(("Tried", "Not reached"))]
+        lines += [line for part in told for line in (f"**{name}.** {part}", "")]
+    return ["## What was tried, and what was not reached", "", *lines] if lines else []
 
 
 def _waits(report: dict[str, Any]) -> list[str]:

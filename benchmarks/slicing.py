@@ -13,6 +13,12 @@ now: the largest terms first, in bands of one to three octaves, ranked (67) or s
 terms within two to four octaves of the largest (34 to 38); eight or four buckets an octave in place of sixteen (30 to
 37); a scan of the keys, eight in a word, in place of chains (30); rows padded to the width of a vector (28 to 30, as
 without).
+
+Not reached: 12 ms an input on two threads, 2.4 ns of a core for each of the ten million terms that a slice visits.
+Counted in ns a term, in windows of 576 on a Xeon with little memory bandwidth: the product .3, its sums .3, the
+bucket's key .3, sums of the buckets .5, chains within them .7, walking and sorting the buckets in which the condition
+can be met 1.3. The first two are the floor below; keys and sums of buckets alone, with nothing sorted, would leave
+1.0 for the rest.
 """
 
 import argparse
