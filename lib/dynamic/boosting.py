@@ -80,6 +80,13 @@ class FeatureBoosting(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W) in [0, 1]; `saliency` then holds each layer's g, (N, C_out)."""
+        return self._run(images)[0]
+
+    def gates(self, images: Tensor) -> dict[str, Tensor]:
+        """What each layer's channels are multiplied by, (N, C_out): g of the k winners, 0 of the others."""
+        return self._run(images)[1]
+
+    def _run(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         self.saliency = []
         gates: dict[str, Tensor] = {}
         handles = []
@@ -88,7 +95,7 @@ class FeatureBoosting(nn.Module):
             handles.append(conv.register_forward_pre_hook(self._predict(layer, gates)))
             handles.append(norm.register_forward_hook(_multiply(layer, gates)))
         try:
-            return self.network(images)
+            return self.network(images), gates
         finally:
             for handle in handles:
                 handle.remove()

@@ -13,12 +13,12 @@ from pydantic import Field
 
 from lib import data, plots
 from lib.data import splits
-from lib.dynamic import information
+from lib.dynamic import information, switching
 from lib.dynamic.lcs.features import Seen, choices, see, untrained_feature
 from lib.dynamic.lcs.network import LayerwiseChannelSelection
 from lib.experiments.dynamic import Names, titled
 from lib.experiments.item import SHARE, Item, Results
-from lib.experiments.lcs import Attacks, Lcs, LcsRun, Row
+from lib.experiments.lcs import VERSION, Attacks, Lcs, LcsRun, Row
 from lib.experiments.settings import Count
 from lib.progress import bar
 
@@ -34,6 +34,7 @@ class Settings(Lcs):
         networks: with decision units, of the scale.
         images: test images whose choices are counted, in equal numbers from each class.
         permutations: of the classes among the images, from 20: what chance gives.
+        channel_networks: those whose channels are looked at one by one, with decision units or feature boosting.
         rare_images: shown on the rarest and on the commonest rows.
         umap_networks: those whose decision feature is drawn in two dimensions.
         umap_images, umap_adversarials, umap_attacks: training images, adversarials of each attack, and attacks, that
@@ -47,6 +48,7 @@ class Settings(Lcs):
     networks: Names = Field(title="networks")
     images: Count = Field(10000, title="test images")
     permutations: int = Field(200, ge=20, title="permutations")
+    channel_networks: tuple[str, ...] = ()
     rare_images: Count = 8
     umap_networks: Names = Field(title="networks")
     umap_images: Count = Field(5000, title="training images where not all")
@@ -100,6 +102,24 @@ class DecisionsRun(LcsRun[Settings]):
 
         key = {"images": self.test.fingerprint, "permutations": self.settings.permutations}
         return self.kept("lcs-layers", name, key, rows)
+
+    def channels(self, name: str) -> pd.DataFrame:
+        """Which channels a network of either method runs for these images.
+
+        Returns: one row a layer: form ("boosting" for feature boosting), place, layer, n, and the fields of
+            `switching.Switching`.
+        """
+
+        def rows() -> Iterator[Row]:
+            model, classes = self.network(name), len(self.test.classes)
+            form = model.form if isinstance(model, LayerwiseChannelSelection) else "boosting"
+            found = switching.running(model, self.test)
+            for place, (layer, on) in enumerate(found.items(), 1):
+                told = switching.switching(on, self.test.labels, classes, self.settings.permutations, self.seed)
+                yield {"form": form, "place": place, "layer": layer, "n": len(on), **vars(told)}
+
+        key = {"images": self.test.fingerprint, "permutations": self.settings.permutations}
+        return self.table("lcs-channels", key, lambda: pd.DataFrame(list(rows())), name, VERSION)
 
     def usage(self, name: str) -> pd.DataFrame:
         """The share of each class's test images that take each row.
@@ -169,8 +189,10 @@ def decided(settings: Settings, seed: int) -> pd.DataFrame:
     Returns: tidy. At {network, form, units, layer, place}, and without place for layer "mean over layers": "entropy",
         also at choices "measured" or "constant" (what one row for all images has); "information", also at classes
         "true" or "permuted"; "top_share". At {network, form, units}: "layers", "collapsed_layers". At {network, form}:
-        "paths", "top_path", and "accuracy" also at {images}. Beyond the record: "usage" at {..., layer, label, row}, a
-        class's share of images, and "image" (see `DecisionsRun.paths`), both with the class's name.
+        "paths", "top_path", and "accuracy" also at {images}. At {network: its family, form, layer, place}, and without
+        place for the mean over layers: "channel_" and a field of `switching.Switching`. Beyond the record: "usage" at
+        {..., layer, label, row}, a class's share of images, and "image" (see `DecisionsRun.paths`), both with the
+        class's name.
     """
     run = DecisionsRun(settings, seed)
     classes = run.test.classes
@@ -180,6 +202,8 @@ def decided(settings: Settings, seed: int) -> pd.DataFrame:
         for row in run.usage(name).rename(columns={"share": "value"}).to_dict("records"):
             rows.append({"measure": "usage", **row, "class": classes[row["label"]]})
         rows += _of_paths(run.paths(name), classes)
+    for name in run.of_this_seed(settings.channel_networks) if settings.channel_networks else ():
+        rows += _of_channels(run.channels(name), run.preset.recipe(name).family)
     return run.tidy(rows)
 
 
@@ -196,6 +220,14 @@ def _of_layers(table: pd.DataFrame) -> Iterator[Row]:
             yield {"measure": "top_share", "value": row["top_share"], **at}
         yield {"measure": "collapsed_layers", "value": int((group["entropy"] < COLLAPSED).sum()), **where}
         yield {"measure": "layers", "value": len(group), **where}
+
+
+def _of_channels(table: pd.DataFrame, family: str) -> Iterator[Row]:
+    where = {"network": family, "form": table["form"].iloc[0], "n": int(table["n"].iloc[0])}
+    for row in [*table.to_dict("records"), {"layer": MEAN, "place": None, **table[list(SWITCHED)].mean().to_dict()}]:
+        for name in SWITCHED:
+            at = {"layer": row["layer"], "place": row["place"]}
+            yield {"measure": f"channel_{name}", "value": row[name], **where, **at}
 
 
 def _of_paths(table: pd.DataFrame, classes: Any) -> Iterator[Row]:
@@ -293,7 +325,19 @@ def _short(layer: str) -> str:
     return ".".join(words[-3:-1] if words[-1] == "conv1" else words[-1:])[-14:]
 
 
+SHARES = "share of a layer's channels"
+SWITCHED = {
+    "share": SHARES,
+    "entropy": "bits",
+    "ceiling": "bits",
+    "information": "bits",
+    "baseline": "bits",
+    "always": SHARES,
+    "never": SHARES,
+}
+"""What is measured of a layer's channels, and its unit."""
 UNITS = {
+    **{f"channel_{name}": unit for name, unit in SWITCHED.items()},
     "entropy": "bits",
     "information": "bits",
     "top_share": "fraction of images",

@@ -15,6 +15,7 @@ from lib.experiments import lcs_decisions, lcs_umap
 from lib.experiments.dynamic import titled
 
 SMALL = {"networks": [NAME], "umap_networks": [NAME], "images": 200, "permutations": 20, "rare_images": 3}
+SMALL |= {"channel_networks": [NAME]}
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,14 @@ def test_usage_entropy_and_paths_agree(results):
     images = results.rows("image")
     rare, usual = (images[images["kind"] == kind]["bits"] for kind in ("rare", "usual"))
     assert len(rare) == 3 and rare.min() >= usual.max()
+
+
+def test_channels_are_told_layer_by_layer_and_in_the_mean(results):
+    for name in lcs_decisions.SWITCHED:
+        rows = results.values(f"channel_{name}").set_index("layer")["value"]
+        assert rows[lcs_decisions.MEAN] == pytest.approx(rows.drop(lcs_decisions.MEAN).mean())
+    entropy, ceiling = (results.values(f"channel_{name}")["value"] for name in ("entropy", "ceiling"))
+    assert (entropy <= ceiling + 1e-9).all() and set(results.values("channel_share")["form"]) == {"standardised"}
 
 
 def test_every_cell_of_the_table_is_a_number_of_the_record(results):
