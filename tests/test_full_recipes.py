@@ -92,7 +92,7 @@ def test_a_recipe_takes_a_step(monkeypatch, scale, name):
     assert bool(recipe.prepare) == (not torch.equal(images.images, few_images(recipe.data).images))
     (epoch,) = fit(model, images, short, hooks=hooks_of(recipe), device="cpu")
     assert math.isfinite(epoch["loss"])
-    after = zoo._stored(model, recipe)
+    after = recipes.stored(model, recipe)
     assert all(torch.isfinite(value).all() for value in after.values())
     last = [plug["layers"] for plug in recipe.hooks if plug["use"].endswith("RetrainLast")]
     trained = [f"{layer}.weight" for layer in list(weight_layers(model))[-last[0] :]] if last else before
