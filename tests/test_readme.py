@@ -140,7 +140,8 @@ def test_what_a_paper_states_is_read_off_the_rule():
     known = claims.load()
     words = {name: [claims.stated_words(rule, "fraction") for rule in claim.rules] for name, claim in known.items()}
     assert words["slices-detect-adversarials"] == ["recall 100 %", "precision 83 %"]
-    assert words["unlearning-leaves-backdoors"] == ["attack success rate that is left 36 %", "accuracy lower by 2 points"]
+    left, lost = words["unlearning-leaves-backdoors"]
+    assert (left, lost) == ("attack success rate that is left 36 %", "accuracy lower by 2 points")
     assert words["flipping-keeps-accuracy"] == ["accuracy at least -1 points"]
     assert words["temperature-helps-aware"] == [""]  # how much counts is ours
     assert words["decisions-cluster-by-class"] == [""]  # chance, not stated
