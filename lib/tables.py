@@ -124,14 +124,16 @@ def _without_empty(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def cell(value: Any, column: str = "") -> str:
-    """One cell's text: four significant digits; an epsilon in 255ths."""
+    """One cell's text: four significant digits, of ten thousand and more all before the point; an epsilon in 255ths."""
     if value is None or (isinstance(value, float) and value != value):
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if column == "epsilon" and isinstance(value, (int, float)):
         return f"{round(value * 255, 3):g}/255" if value else "0"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    return str(value)
 
 
 def interval(ci95: Any) -> str:
