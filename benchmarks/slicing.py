@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--network", choices=ARCHITECTURES, default="resnet10")
     parser.add_argument("--width", type=int, default=16, help="below 16 of random weights")
-    parser.add_argument("--engine", choices=("auto", "compiled", "tensor"), default="auto")
+    parser.add_argument("--engine", choices=("auto", "compiled", "tensor", "fused"), default="auto")
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="of ours; the plain rule is on the CPU"
     )

@@ -61,7 +61,8 @@ def slice(
             hidden layer, index into its output, flat or by dimension. An integer tensor (N, logits): CONTRIB of each
             logit.
         options: memory (bytes a chunk may take), limit (bytes the result may take), threads (None: torch's count),
-            engine ("auto": compiled loops on the CPU, batched tensor operations elsewhere; "compiled", "tensor").
+            engine ("auto": compiled loops on the CPU, batched tensor operations elsewhere; "compiled", "tensor";
+            "fused", a kernel for GPUs in Triton, which has run in Triton's interpreter only so far).
     Returns: signed contributions, on the CPU.
     Raises: SlicingError for an operation that cannot be sliced, a profile of another network, a layer that does not
         exist, or a result above `limit`.
@@ -178,12 +179,18 @@ class _Backward:
     def _engine(self, name: str, threads: int | None) -> Engine:
         if name == "auto":
             name = "compiled" if self.graph.device.type == "cpu" else "tensor"
-        if name not in ("compiled", "tensor"):
-            raise SlicingError(f"engine is {name!r}: auto, compiled or tensor")
+        if name not in ("compiled", "tensor", "fused"):
+            raise SlicingError(f"engine is {name!r}: auto, compiled, tensor or fused")
         if name == "compiled":
             if self.graph.device.type != "cpu":
                 raise SlicingError(f"the compiled engine runs on the CPU; the network is on {self.graph.device}")
             return compiled.Engine(self.rule, threads or torch.get_num_threads())
+        if name == "fused":
+            if self.graph.device.type != "cuda":
+                raise SlicingError(f"the fused engine runs on a GPU; the network is on {self.graph.device}")
+            from lib.slicing import fused  # needs Triton
+
+            return tensors.Engine(self.rule, self.graph.device, fused.convolution)
         return tensors.Engine(self.rule, self.graph.device)
 
     def _needed(self, wanted: set[str]) -> set[str]:

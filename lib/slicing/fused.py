@@ -5,7 +5,9 @@ kept no more: nothing but contributions goes back to memory. Terms, their order 
 `lib.slicing.select`: whatever lies within the rounding error of a threshold is left to the caller, as are neurons of
 which one term is kept, and terms of equal magnitude and other sign, whose order in the running sum counts.
 
-Tests run the kernel on the CPU, by Triton's interpreter (TRITON_INTERPRET=1 before this module is imported).
+Tests run the kernel on the CPU, by Triton's interpreter (TRITON_INTERPRET=1 before this module is imported). It has not
+run on a GPU yet, so a slice uses it only where it is asked to (engine="fused");
+`python -m benchmarks.slicing --device cuda --engine fused` compares it with the plain rule there.
 """
 
 from __future__ import annotations

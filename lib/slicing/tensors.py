@@ -1,8 +1,8 @@
 """The backward phase in batched tensor operations, on any device: equal to the compiled one.
 
 Terms are sorted by torch, a block of output neurons at a time. Where a running sum comes within its rounding error of
-a threshold, that neuron's rule is carried out again on the CPU on an exactly rounded sum. On a GPU with Triton most
-neurons of convolutions and linear layers are done before that by `lib.slicing.fused`.
+a threshold, that neuron's rule is carried out again on the CPU on an exactly rounded sum. The engine "fused" has most
+neurons of convolutions and linear layers done before that, by `lib.slicing.fused`.
 """
 
 from __future__ import annotations
@@ -21,29 +21,19 @@ from lib.slicing.windows import POINTWISE, Convolution, Windows
 BLOCK = 2**23  # terms sorted at once: about 0.5 GB of work space
 
 
-def _fused(device: torch.device) -> Callable[..., Tensor] | None:
-    """`lib.slicing.fused.convolution` on a GPU, where Triton is there; it comes with torch."""
-    if device.type != "cuda":
-        return None
-    try:
-        from lib.slicing import fused
-    except ImportError:
-        return None
-    return fused.convolution
-
-
 class Engine:
     """Operations of the backward phase on tensors.
 
     Args:
         rule: whose terms and signs are passed on.
         device: where.
+        fused: `lib.slicing.fused.convolution`, for what it can do of NNSlicer's rule; None: nothing.
     """
 
-    def __init__(self, rule: Rule, device: torch.device) -> None:
+    def __init__(self, rule: Rule, device: torch.device, fused: Callable[..., Tensor] | None = None) -> None:
         self.rule = rule
         self.device = device
-        self.fused = _fused(device) if isinstance(rule, NNSlicer) else None
+        self.fused = fused if isinstance(rule, NNSlicer) else None
 
     def array(self, value: Tensor) -> Tensor:
         """A tensor in float64 on the device."""

@@ -43,8 +43,7 @@ def one(geometry, shape, outputs, whole, theta, bar, seed):
         left.append(fused.convolution(*arguments))
         return left[-1]
 
-    engine = tensors.Engine(rule, torch.device("cpu"))
-    engine.fused = counted
+    engine = tensors.Engine(rule, torch.device("cpu"), counted)
     found = [torch.zeros(shape[0], outputs, m, dtype=torch.int32), torch.zeros(shape, dtype=torch.int32)]
     engine.weighted(x, weight, marks, *found, geometry)
     wanted = [np.zeros(tuple(part.shape), np.int32) for part in found]

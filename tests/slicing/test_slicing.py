@@ -243,6 +243,7 @@ def test_arguments_that_do_not_fit(subject):
         (lambda: slice(model, images, known, criterion=("stem", (9, 0, 0))), r"has neurons \(6, 9, 8\)"),
         (lambda: slice(model, images, known, criterion=("stem", (0,))), "names 72 neurons: one is wanted"),
         (lambda: slice(model, images, known, engine="gpu"), "engine is 'gpu'"),
+        (lambda: slice(model, images, known, engine="fused"), "the fused engine runs on a GPU; the network is on cpu"),
         (lambda: slice(model, images, known, limit=1000), "slices of 12 inputs would take .* keep fewer `layers`"),
         (lambda: slice(other, others, known), "no mean of .*: it is of another network"),
         (lambda: effective_path(model, images, theta=0), "theta is 0"),
