@@ -17,7 +17,7 @@ without).
 Not reached: 12 ms an input on two threads, 2.4 ns of a core for each of the ten million terms that a slice visits.
 Counted in ns a term, in windows of 576 on a Xeon with little memory bandwidth: the product .3, its sums .3, the
 bucket's key .3, sums of the buckets .5, chains within them .7, walking and sorting the buckets in which the condition
-can be met 1.3. The first two are the floor below; keys and sums of buckets alone, with nothing sorted, would leave
+can be met 1.3. The first two are the floor; keys and sums of buckets alone, with nothing sorted, would leave
 1.0 for the rest.
 """
 

@@ -7,9 +7,10 @@ not load torch. The first figure: what `./run_all.sh smoke --only ITEM` does onc
 an empty cache and no results, until the first figure of that notebook is on disk; the run is ended then. The explorer:
 seconds from opening its panel at `smoke` to the first answer of each tab, one after another, its networks there before.
 
-Not reached: all of `smoke` in six minutes. Of its 1,350 core-seconds (a Xeon without bfloat16; two cores: 11 minutes)
-34 steps take 630, 26 notebooks 400 (each 2.3 s of imports, 2.4 s for a kernel, 1.7 s of papermill, 2 to 3 s of
-drawing) and 21 trainings 320. Smaller settings change little; fewer processes would.
+Not reached: all of `smoke` in six minutes. Of the 1,350 core-seconds that it took (12.5 minutes on two cores of a
+Xeon without bfloat16) 34 steps had 630, 26 notebooks 400 (each 2.3 s of imports, 2.4 s for a kernel, 1.7 s of
+papermill, 2 to 3 s of drawing) and 21 trainings 320. With smaller settings it came down to 1,210 (10.8 minutes); more
+would take fewer processes.
 """
 
 import argparse

@@ -9,21 +9,22 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
-from lib import data, plots
+from lib import config, data, plots
 from lib.data import splits
 from lib.dynamic import information, switching
 from lib.dynamic.lcs.features import Seen, choices, see, untrained_feature
 from lib.dynamic.lcs.network import LayerwiseChannelSelection
 from lib.experiments.dynamic import Names, titled
 from lib.experiments.item import SHARE, Item, Results
-from lib.experiments.lcs import VERSION, Attacks, Lcs, LcsRun, Row
+from lib.experiments.lcs import VERSION, Attacks, Lcs, LcsRun, Row, has_units
 from lib.experiments.settings import Count
 from lib.progress import bar
 
 TRAINED, UNTRAINED = "trained", "untrained"
 MEAN = "mean over layers"
+BOOSTING = "lib.dynamic.boosting.insert"
 COLLAPSED = 0.05  # bits of entropy below which a layer counts as collapsed
 
 
@@ -56,6 +57,18 @@ class Settings(Lcs):
     umap_adversarials: Count = Field(300, title="adversarials an attack")
     umap_attacks: Attacks = ("fgsm_8", "rpgd_8", "cw_l2")
     umap_neighbours: int = Field(15, ge=2)
+
+    @field_validator("channel_networks")
+    @classmethod
+    def _that_choose(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        preset, images = config.load(info.data["scale"]), info.data.get("data")
+        for name in names:
+            recipe = preset.recipe(name)
+            if not has_units(preset, name) and not any(plug["use"] == BOOSTING for plug in recipe.transforms):
+                raise ValueError(f"{name} chooses no channels: it has neither decision units nor feature boosting")
+            if recipe.data != images:
+                raise ValueError(f"{name} is a network for {recipe.data}, and data is {images}")
+        return names
 
     def described(self, names: Any = ()) -> dict[str, Any]:
         words = super().described(names)

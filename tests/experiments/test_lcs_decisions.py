@@ -134,6 +134,8 @@ assert torch.get_num_threads() == 1, torch.get_num_threads()
         ({"umap_attacks": ["other"]}, "no attack 'other'"),
         ({"permutations": 19}, "permutations is 19"),
         ({"attack_images": {"other": 3}}, "no attack 'other'"),
+        ({"channel_networks": ["dynamic-resnet"]}, "dynamic-resnet chooses no channels"),
+        ({"channel_networks": ["no-such"]}, "no network 'no-such'"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changed, message):
