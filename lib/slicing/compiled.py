@@ -13,9 +13,10 @@ from numba.core import event
 from torch import Tensor
 
 from lib import progress
-from lib.slicing import kernels
+from lib.slicing import float32, kernels
 from lib.slicing.kernels import PRESENCE
 from lib.slicing.rules import Rule
+from lib.slicing.select import VOID
 from lib.slicing.windows import POINTWISE, Convolution, Windows
 
 _kernels: Any = kernels  # numba types its dispatchers as taking nothing
@@ -108,14 +109,33 @@ class Engine:
         geometry: Convolution,
     ) -> None:
         """A convolution; `into` and `synapses` are added to."""
+        sides = [geometry.reach(axis, x.shape[2 + axis], marks.shape[2 + axis]) for axis in (0, 1)]
+        height, width = x.shape[2:]
+        inside = (..., slice(sides[0][0], sides[0][0] + height), slice(sides[1][0], sides[1][0] + width))
+        first = (sides[0][0] - geometry.padding[0], sides[1][0] - geometry.padding[1])
+        padded = np.pad(x, ((0, 0), (0, 0), *sides))
+        outside = np.full(padded.shape[2:], VOID)
+        outside[inside] = 0
+        found = np.zeros(padded.shape, np.int32)
         kept = np.zeros((0, 1, 1), np.int32) if synapses is None else synapses
+        weight32 = self._weight32(weight, x)
         self._each(
-            lambda first, last: _kernels.convolution(
-                *(x, weight, marks, kept, into, geometry.stride, geometry.padding, geometry.dilation),
-                *(geometry.groups, geometry.kernel, *self._rule(), first, last),
+            lambda start, end: _kernels.convolution(
+                *(padded, outside.reshape(-1), weight, weight32, marks, kept, found, first, geometry.stride),
+                *(geometry.dilation, geometry.groups, geometry.kernel, *self._rule(), start, end),
             ),
             len(x),
         )
+        into += found[inside]
+
+    def _weight32(self, weight: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """The weights in float32, as `kernels.convolution` wants them; of length 0 where float32 is no help."""
+        terms = weight.shape[1]
+        few = len(x) and terms and terms <= float32.MOST and self.rule.bar >= float32.LEAST_BAR
+        if self.rule.code == PRESENCE or not few or not max(abs(weight).max(), abs(x).max()) <= float32.LARGEST:
+            return np.zeros((0, 0), np.float32)
+        patch, _, _ = float32.scratch(terms)
+        return np.pad(weight.astype(np.float32), ((0, 0), (0, len(patch) - terms)))
 
     def average(self, x: np.ndarray, marks: np.ndarray, into: np.ndarray, windows: Windows) -> None:
         """An average pool."""

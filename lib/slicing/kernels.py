@@ -1,7 +1,7 @@
 """One operation of the backward phase on the CPU, compiled: contributions of its outputs passed to weights and inputs.
 
 All take a range of inputs n0..n1 and release Python's lock, so that inputs run in parallel on threads. Arrays are
-C-contiguous and padded nowhere: terms that padding would add do not exist.
+C-contiguous. Terms that padding would add do not exist.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from lib.slicing.select import VOID, scratch, smallest_share, threshold, threshold_of_two
+from lib.slicing import float32
+from lib.slicing.select import scratch, smallest_share, threshold, threshold_of_two
 
 SIGNED, PRESENCE = 0, 1  # NNSlicer's rule, EffectivePath's
 
@@ -63,19 +64,38 @@ def _keep_largest(v, m, void, mark, local):
 
 @njit(nogil=True, cache=True)
 def convolution(
-    x, weight, marks, synapses, neurons, stride, padding, dilation, groups, kernel, rule, theta, bar, n0, n1
+    x,
+    outside,
+    weight,
+    weight32,
+    marks,
+    synapses,
+    neurons,
+    first,
+    stride,
+    dilation,
+    groups,
+    kernel,
+    rule,
+    theta,
+    bar,
+    n0,
+    n1,
 ):
     """A convolution; a linear layer is one of a 1x1 kernel.
 
     A tap in the padding has a term of zero that is marked as void, so that all windows have the taps of the kernel.
 
     Args:
-        x: (N, C, H, W) float64, the layer's input less its mean (EffectivePath: the input).
+        x: (N, C, H, W) float64, the layer's input less its mean (EffectivePath: the input), with the padding: zeros.
+        outside: (H * W,) int64, VOID in the padding, else 0.
         weight: (O, C / groups * kh * kw) float64.
+        weight32: the same in float32, with zeros up to the length of `float32.scratch`'s patch; of length 0 where all
+            is to be decided in float64.
         marks: (N, O, oh, ow) int8, see `_keep`; 0 where the output neuron is out of the slice.
         synapses: (N, O, C / groups * kh * kw) int32, or of length 0 where they are not wanted; added to.
         neurons: (N, C, H, W) int32, added to.
-        stride, padding, dilation, kernel: pairs.
+        first: place in x of the first window's first tap; stride, dilation, kernel: pairs as it is.
         rule: SIGNED or PRESENCE; theta, bar as in `slice`.
     """
     _, channels, height, width = x.shape
@@ -84,17 +104,36 @@ def convolution(
     kh, kw = kernel
     m = group_in * kh * kw
     patch, terms = np.empty(m), np.empty(m)
-    void = np.empty(m, np.int64)
-    place = np.empty(m, np.int64)  # in the input
+    void = np.zeros(m, np.int64)
+    taps = np.empty(m, np.int64)  # from a window's first tap on
+    k = 0
+    for c in range(group_in):
+        for i in range(kh):
+            for j in range(kw):
+                taps[k] = (c * height + i * dilation[0]) * width + j * dilation[1]
+                k += 1
     gathered, local = np.empty(m, np.int32), np.empty(m, np.int32)
     keys, sums, links = scratch(m)
+    patch32, keys32, apart = float32.scratch(m)
+    void32 = float32.voids(keys32, apart)
+    void32[:m] = 0
+    whole = True  # whether all of `void` is 0
     wanted = synapses.shape[0] > 0
     for n in range(n0, n1):
-        flat_in = neurons[n].reshape(-1)
+        flat_x, flat_in = x[n].reshape(-1), neurons[n].reshape(-1)
         for row in range(rows):
-            top = row * stride[0] - padding[0]
             for column in range(columns):
-                left = column * stride[1] - padding[1]
+                corner = (first[0] + row * stride[0]) * width + first[1] + column * stride[1]
+                count = 0
+                for k in range(kh * kw):
+                    count += group_in * np.int64(outside[corner + taps[k]] == 0)
+                if count == 0:
+                    continue
+                if count < m or not whole:
+                    for k in range(m):
+                        void[k] = outside[corner + taps[k % (kh * kw)]]
+                        void32[k] = float32.VOID if void[k] != 0 else 0
+                    whole = count == m
                 for group in range(groups):
                     active = False
                     for o in range(group * group_out, (group + 1) * group_out):
@@ -103,30 +142,25 @@ def convolution(
                             break
                     if not active:
                         continue
-                    count = 0
-                    k = 0
-                    for c in range(group * group_in, (group + 1) * group_in):
-                        for i in range(kh):
-                            h = top + i * dilation[0]
-                            for j in range(kw):
-                                w = left + j * dilation[1]
-                                if 0 <= h < height and 0 <= w < width:
-                                    patch[k], void[k] = x[n, c, h, w], 0
-                                    place[k] = (c * height + h) * width + w
-                                    count += 1
-                                else:
-                                    patch[k], void[k], place[k] = 0.0, VOID, -1
-                                k += 1
-                    if count == 0:
-                        continue
+                    start = corner + group * group_in * height * width
+                    for k in range(m):
+                        patch[k] = flat_x[start + taps[k]]
+                        patch32[k] = patch[k]
                     gathered[:] = 0
+                    quick = len(weight32) > 0 and 1.0 / count < 1.0 - theta
                     for o in range(group * group_out, (group + 1) * group_out):
                         mark = np.int32(marks[n, o, row, column])
                         if mark == 0:
                             continue
-                        kernel_row = weight[o]
+                        if quick:
+                            total, size = float32.products(weight32, o, patch32, keys32)
+                            limit = float32.limit(m, count, total, size, theta, bar, keys32, apart)
+                            if limit != float32.UNDECIDED:
+                                if not float32.add(keys32, m, limit, mark, synapses, n, o, gathered):
+                                    continue
+                                float32.add(keys32, m, limit, -mark, synapses, n, o, gathered)  # taken back
                         for j in range(m):
-                            terms[j] = kernel_row[j] * patch[j]
+                            terms[j] = weight[o, j] * patch[j]
                         if not _keep(terms, m, void, count, mark, rule, theta, bar, local, keys, sums, links):
                             continue
                         if rule == SIGNED:
@@ -144,11 +178,10 @@ def convolution(
                                 for j in range(m):
                                     synapse_row[j] |= local[j]
                     for j in range(m):
-                        if place[j] >= 0:
-                            if rule == SIGNED:
-                                flat_in[place[j]] += gathered[j]
-                            else:
-                                flat_in[place[j]] |= gathered[j]
+                        if rule == SIGNED:
+                            flat_in[start + taps[j]] += gathered[j]
+                        else:
+                            flat_in[start + taps[j]] |= gathered[j]
 
 
 @njit(nogil=True, cache=True)

@@ -32,6 +32,12 @@ class Convolution:
     groups: int
     kernel: Pair
 
+    def reach(self, axis: int, inputs: int, outputs: int) -> Pair:
+        """How far windows reach beyond both ends of an axis of so many inputs and outputs."""
+        taps = [i * self.dilation[axis] for i in (0, self.kernel[axis] - 1)]
+        first, last = -self.padding[axis], (outputs - 1) * self.stride[axis] - self.padding[axis]
+        return max(0, -(first + min(taps))), max(0, last + max(taps) - inputs + 1)
+
 
 POINTWISE = Convolution((1, 1), (0, 0), (1, 1), 1, (1, 1))
 
