@@ -8,8 +8,9 @@ on a batch, on all threads; the plain rule, kept with the tests, takes one input
 ResNet10 has 16 million products an input, of which a slice visits about ten. Also printed: seconds of one forward and
 backward pass of the same batch in float32, seconds of stopping at the last convolution, and peak memory.
 
-Terms are decided in float32 where that is proven to be enough (lib/slicing/float32.py), 99.7 % of them here. Tried and
-dropped, in milliseconds of one core for the convolutions of ResNet10's slices, where 31 was before and 16.6 is now: the
+Sums are decided in float32 where that is proven to be enough (lib/slicing/float32.py), here for 99.7 % of them.
+
+Tried and dropped, in milliseconds of one core for the convolutions of ResNet10's slices, where 31 was before and 16.6 is now: the
 largest terms first in float64, packed in scalar steps (69) or in vectors of eight (24); lists of 32 in place of 64
 sorted at once (17.7); other shares of a list split off first (17.1); sums of the terms in float32, whose wider bound
 leaves 6 % of them to float64 (16.6, as with float64). Before, all in float64, largest terms in bands, ranked (67) or
@@ -18,10 +19,10 @@ sorted by counting (52); fewer or other buckets (30 to 38).
 Without AVX-512 (packing lanes is one instruction there) sums of more than 64 terms stay with the buckets of
 lib/slicing/select.py: packing would take 49 ms where these take 32.
 
-Not reached: 12 ms an input on two threads. In windows of 144, 257 ns each, the float32 products and their sums take
-about 35, splitting off the largest 25, sorting them 60, adding them up in order 35, adding what is kept 20, gathering
-inputs 10; the rest is waiting for branches that cannot be foreseen, some five a window. Two threads of one processor
-core that share its vector units give 1.5 times one.
+Not reached: 12 ms an input on two threads. A window of 144 takes 257 ns; alone, sorting 64 keys takes 62 of these and
+splitting off the largest 10. Of the samples of a profile 25 % are in sorting, 12 in adding up, 8 in splitting and 10 in
+gathering inputs; we take most of the rest to be branches that cannot be foreseen, some five a window. The two threads
+here give 1.5 times one in these loops, 1.9 times in the floor's.
 """
 
 import argparse
