@@ -10,11 +10,11 @@ backward pass of the same batch in float32, seconds of stopping at the last conv
 
 Sums are decided in float32 where that is proven to be enough (lib/slicing/float32.py), here for 99.7 % of them.
 
-Tried and dropped, in milliseconds of one core for the convolutions of ResNet10's slices, where 31 was before and 16.6 is now: the
-largest terms first in float64, packed in scalar steps (69) or in vectors of eight (24); lists of 32 in place of 64
-sorted at once (17.7); other shares of a list split off first (17.1); sums of the terms in float32, whose wider bound
-leaves 6 % of them to float64 (16.6, as with float64). Before, all in float64, largest terms in bands, ranked (67) or
-sorted by counting (52); fewer or other buckets (30 to 38).
+Tried and dropped, in milliseconds of one core for the convolutions of ResNet10's slices, where 31 was before and 16.6
+is now: the largest terms first in float64, packed in scalar steps (69) or in vectors of eight (24); lists of 32 in
+place of 64 sorted at once (17.7); other shares of a list split off first (17.1); sums of the terms in float32, whose
+wider bound leaves 6 % of them to float64 (16.6, as with float64). Before, all in float64, largest terms in bands,
+ranked (67) or sorted by counting (52); fewer or other buckets (30 to 38).
 
 Without AVX-512 (packing lanes is one instruction there) sums of more than 64 terms stay with the buckets of
 lib/slicing/select.py: packing would take 49 ms where these take 32.
