@@ -21,8 +21,8 @@ lib/slicing/select.py: packing would take 49 ms where these take 32.
 
 Not reached: 12 ms an input on two threads. A window of 144 takes 257 ns; alone, sorting 64 keys takes 62 of these and
 splitting off the largest 10. Of the samples of a profile 25 % are in sorting, 12 in adding up, 8 in splitting and 10 in
-gathering inputs; we take most of the rest to be branches that cannot be foreseen, some five a window. The two threads
-here give 1.5 times one in these loops, 1.9 times in the floor's.
+gathering inputs; we take most of the rest to be branches that cannot be foreseen, some five a window. Two
+threads give 1.5 times one in these loops on the processor at hand.
 """
 
 import argparse
