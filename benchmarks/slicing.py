@@ -12,9 +12,9 @@ Sums are decided in float32 where that is proven to be enough (lib/slicing/float
 
 Tried and dropped, in milliseconds of one core for the convolutions of ResNet10's slices, where 31 was before and 16.6
 is now: the largest terms first in float64, packed in scalar steps (69) or in vectors of eight (24); lists of 32 in
-place of 64 sorted at once (17.7); other shares of a list split off first (17.1); sums of the terms in float32, whose
-wider bound leaves 6 % of them to float64 (16.6, as with float64). Before, all in float64, largest terms in bands,
-ranked (67) or sorted by counting (52); fewer or other buckets (30 to 38).
+place of 64 sorted at once (17.7); other shares of a list split off first (17.1); sums of the terms in float32, which
+would need a wider bound (16.6, as with float64). Before, all in float64: the largest terms in bands, ranked (67) or
+sorted by counting (52); fewer or other buckets (30 to 38).
 
 Without AVX-512 (packing lanes is one instruction there) sums of more than 64 terms stay with the buckets of
 lib/slicing/select.py: packing would take 49 ms where these take 32.
@@ -82,9 +82,9 @@ def passes(model: nn.Module, images: Tensor, repeats: int = 5) -> float:
 
 
 @njit(fastmath={"reassoc"})
-def _formed(weights: np.ndarray, patch: np.ndarray, terms: np.ndarray) -> float:
-    """Every product once, in float64, with each window's sum."""
-    total = 0.0
+def _formed(weights: np.ndarray, patch: np.ndarray, terms: np.ndarray) -> np.float32:
+    """Every product once, in float32, with each window's sum."""
+    total = np.float32(0.0)
     for row in weights:
         for j in range(len(patch)):
             terms[j] = row[j] * patch[j]
@@ -96,7 +96,8 @@ def _formed(weights: np.ndarray, patch: np.ndarray, terms: np.ndarray) -> float:
 def product_seconds(repeats: int = 5) -> float:
     """Seconds of a product that is formed and summed, on one core, in windows of 576: the best of some."""
     draw = np.random.default_rng(0)
-    weights, patch, terms = draw.normal(size=(2000, 576)), draw.normal(size=576), np.empty(576)
+    weights, patch = (draw.normal(size=size).astype(np.float32) for size in ((2000, 576), 576))
+    terms = np.empty(576, np.float32)
     best = float("inf")
     for _ in range(repeats + 1):  # the first compiles
         began = time.perf_counter()
@@ -156,7 +157,7 @@ def main() -> None:
         "seconds_to_last_convolution": stopped,
         "seconds_forward_backward": both,
         "times_forward_backward": ours / both,
-        "floor": "every visited product formed once in float64 and summed, on as many threads",
+        "floor": "every visited product formed once in float32 and summed, on as many threads",
         "floor_seconds": product_seconds() * sum(visits) / len(visits) / chosen.threads,
         "device": chosen.device,
         "products": round(sum(visits) / len(visits)),
