@@ -1,6 +1,7 @@
 # train -> attack -> step -> notebook -> report. Called by ./run_all.sh; alone: snakemake --workflow-profile profiles/local --cores 2
 import os
 import sys
+from functools import cache
 
 sys.path.insert(0, workflow.basedir)
 from lib import config as settings
@@ -23,6 +24,24 @@ PYTHON = sys.executable
 JOB = "exec {PYTHON:q} -m lib.engine job --scale {SCALE} --threads {threads} "
 JOB += '--gpus "${{CUDA_VISIBLE_DEVICES-all}}" --output {output:q} '
 os.environ.update(jobs.environment(SCALE, THREADS))
+
+
+@cache
+def training_made_from(family):
+    """What a family's networks are made from, as each of its seeds asks."""
+    return made_from.training(PRESET, family)
+
+
+@cache
+def step_made_from(study, name):
+    """What a step's results are made from, as each of its seeds asks."""
+    return made_from.step(PRESET, next(step for step in STEPS.values() if (step.study, step.name) == (study, name)))
+
+
+@cache
+def attack_made_from(attacks):
+    """What adversarial sets are made from, as those of each network and seed ask."""
+    return made_from.attack(PRESET, ATTACKS[attacks].split())
 
 
 def several(attacks):
@@ -104,7 +123,7 @@ rule train:
     output:
         f"{DONE}/train/{{family}}-seed{{seed}}.txt",
     params:
-        made_from=lambda wildcards: made_from.training(PRESET, wildcards.family),
+        made_from=lambda wildcards: training_made_from(wildcards.family),
     benchmark:
         f"{RESULTS}/benchmarks/train-{{family}}-seed{{seed}}.tsv"
     threads: THREADS
@@ -121,7 +140,7 @@ rule attack:
     params:
         attacks=lambda wildcards: ATTACKS[wildcards.attacks].split(),
         readers=readers,
-        made_from=lambda wildcards: made_from.attack(PRESET, ATTACKS[wildcards.attacks].split()),
+        made_from=lambda wildcards: attack_made_from(wildcards.attacks),
     benchmark:
         f"{RESULTS}/benchmarks/attack-{{network}}-seed{{seed}}-{{attacks}}.tsv"
     priority: 1
@@ -141,7 +160,7 @@ rule step:
     params:
         run=lambda wildcards: step_of(wildcards).run,
         unless=lambda wildcards: ["--unless-kept", *kept] if (kept := followers(step_of(wildcards))) else [],
-        made_from=lambda wildcards: made_from.step(PRESET, step_of(wildcards)),
+        made_from=lambda wildcards: step_made_from(wildcards.study, wildcards.step),
     benchmark:
         f"{RESULTS}/benchmarks/step-{{study}}-{{step}}-seed{{seed}}.tsv"
     priority: 1

@@ -269,12 +269,19 @@ def finished(tmp_path_factory) -> Workshop:
 
 
 @pytest.fixture
-def shop(finished, tmp_path) -> Workshop:
+def with_kernels(finished, tmp_path) -> Workshop:
     """A copy of it, to change."""
     made = Workshop.__new__(Workshop)
     made.root = Path(shutil.copytree(finished.root, tmp_path / "copy of it"))
     made.forget()
     return made
+
+
+@pytest.fixture
+def shop(with_kernels) -> Workshop:
+    """A copy of it whose notebooks run without kernels, for all that does not depend on them."""
+    with_kernels.without_kernels()
+    return with_kernels
 
 
 @pytest.mark.slow
@@ -347,21 +354,21 @@ def test_retrain_trains_all_and_once(shop):
 
 
 @pytest.mark.slow
-def test_a_failing_notebook_leaves_its_copy_and_does_not_stop_the_others(shop):
-    shop.notebook("01_one", "x = 1", "raise ValueError('no such thing')", "z = 2")
-    shop.notebook("02_two", "y = 1", RECORD.format(items=["robustness_three"], name="02_two"))
-    done = shop.call("--cores", "2")
+def test_a_failing_notebook_leaves_its_copy_and_does_not_stop_the_others(with_kernels):
+    with_kernels.notebook("01_one", "x = 1", "raise ValueError('no such thing')", "z = 2")
+    with_kernels.notebook("02_two", "y = 1", RECORD.format(items=["robustness_three"], name="02_two"))
+    done = with_kernels.call("--cores", "2")
     assert done.returncode == 1
     assert "1 failed" in done.stdout
     assert "cell [4] ValueError: no such thing" in done.stdout
     assert "results/smoke/notebooks/01_one.ipynb" in done.stdout
     assert "not made: robustness_one, robustness_two" in done.stdout
-    copied = (shop.root / "results/smoke/notebooks/01_one.ipynb").read_text()
+    copied = (with_kernels.root / "results/smoke/notebooks/01_one.ipynb").read_text()
     assert "ValueError" in copied
     assert "An Exception was encountered" in copied
-    assert shop.lines("shown") == ["02_two"]
-    assert shop.record("robustness_three") is not None
-    assert (shop.root / "results/smoke/index.html").read_text() == "robustness_three.json"
+    assert with_kernels.lines("shown") == ["02_two"]
+    assert with_kernels.record("robustness_three") is not None
+    assert (with_kernels.root / "results/smoke/index.html").read_text() == "robustness_three.json"
 
 
 @pytest.mark.slow
@@ -467,10 +474,12 @@ def test_a_second_run_waits_for_the_first(shop):
 
 
 @pytest.mark.slow
-def test_a_home_that_cannot_be_written_is_no_matter(shop, tmp_path):
-    shop.notebook("02_two", "import IPython, matplotlib", RECORD.format(items=["robustness_three"], name="02_two"))
+def test_a_home_that_cannot_be_written_is_no_matter(with_kernels, tmp_path):
+    with_kernels.notebook(
+        "02_two", "import IPython, matplotlib", RECORD.format(items=["robustness_three"], name="02_two")
+    )
     (tmp_path / "home").write_text("a file, so that nothing can be written below it")
-    done = shop.call("--only", "02_two", HOME=str(tmp_path / "home"))
+    done = with_kernels.call("--only", "02_two", HOME=str(tmp_path / "home"))
     assert done.returncode == 0, done.stdout
 
 

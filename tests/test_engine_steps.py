@@ -31,6 +31,7 @@ def shop(tmp_path, monkeypatch) -> Workshop:
     made = Workshop(tmp_path / "shop")
     monkeypatch.setenv("NEURONS_CONFIG", str(made.root / "config"))
     monkeypatch.setattr(config, "ROOT", made.root)
+    made.without_kernels()
     put(made)
     return made
 

@@ -38,7 +38,7 @@ def quick_decompositions(monkeypatch):
     monkeypatch.setattr(low_rank, "nuclear_norm", norm)
 
 
-def few_images(name: str, count: int = 4) -> ImageSet:
+def few_images(name: str, count: int) -> ImageSet:
     spec = data.SETS[name]
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (count, *spec.shape), generator=generator, dtype=torch.uint8)
@@ -77,7 +77,8 @@ def test_a_recipe_takes_a_step(monkeypatch, scale, name):
     recipe = preset.networks[name]
     quick = [{**plug, **({"steps": 1} if recipe.start else {}), "share": 0.25} for plug in recipe.prepare]
     recipe = replace(recipe, prepare=tuple(quick), train_limit=None, storage="float32")  # rounding hides a small step
-    monkeypatch.setattr(data, "load", lambda name, *_: few_images(name))
+    count = 4 if recipe.prepare else 2  # a quarter of them is changed
+    monkeypatch.setattr(data, "load", lambda name, *_: few_images(name, count))
 
     def parent(network, retrain=False):
         """A parent of the right structure, as it would be loaded."""
@@ -87,9 +88,9 @@ def test_a_recipe_takes_a_step(monkeypatch, scale, name):
     model = zoo._beginning(preset, recipe, 0)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     total = recipe.epochs * data.SETS[recipe.data].counts.get("train", 100_000) // recipe.batch
-    short = replace(recipe, batch=4, epochs=1, schedule="constant", learning_rate=first_rate(recipe, total))
+    short = replace(recipe, batch=count, epochs=1, schedule="constant", learning_rate=first_rate(recipe, total))
     images = zoo._training_images(preset, recipe, 0)
-    assert bool(recipe.prepare) == (not torch.equal(images.images, few_images(recipe.data).images))
+    assert bool(recipe.prepare) == (not torch.equal(images.images, few_images(recipe.data, count).images))
     (epoch,) = fit(model, images, short, hooks=hooks_of(recipe), device="cpu")
     assert math.isfinite(epoch["loss"])
     after = recipes.stored(model, recipe)

@@ -129,6 +129,7 @@ def write(folder: Path) -> Path:
     )
     for network in ("scratch-resnet20", "scratch-vgg16"):
         raw["recipes"][network] |= {"train_limit": 128}
+    raw["recipes"]["dynamic"] |= {"train_limit": 128}
     _merge(
         raw["study"]["dynamic"],
         {

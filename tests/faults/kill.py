@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -24,17 +25,11 @@ sys.path[:0] = [path for path in (str(HERE.parent.parent), str(HERE.parent)) if 
 from faults.small import Small  # noqa: E402  as pytest finds it
 
 
-def campaign(small: Small, times: int, seed: int, say: Callable[[str], None] = print) -> None:
-    """Run, kill and restart.
+def undisturbed(small: Small, say: Callable[[str], None] = print) -> tuple[float, dict[str, str]]:
+    """A run from nothing to its end. Returns: the seconds it took, and what it made, as `Small.content` says.
 
-    Args:
-        small: the checkout; its runs so far are cleared away.
-        times: kills.
-        seed: of the moments and of whom they hit.
-        say: takes a line a kill.
-    Raises: AssertionError naming what does not hold.
+    Raises: AssertionError where it fails.
     """
-    moments = random.Random(seed)
     small.clear()
     began = time.monotonic()
     done = small.run()
@@ -42,6 +37,23 @@ def campaign(small: Small, times: int, seed: int, say: Callable[[str], None] = p
     assert done.returncode == 0, f"the undisturbed run failed:\n{done.stdout}{done.stderr}"
     wanted = small.content()
     say(f"undisturbed: {took:.0f} s, {len(wanted)} files")
+    return took, wanted
+
+
+def campaign(
+    small: Small, took: float, wanted: dict[str, str], times: int, seed: int, say: Callable[[str], None] = print
+) -> None:
+    """Kill and restart.
+
+    Args:
+        small: the checkout; its runs so far are cleared away.
+        took, wanted: of an undisturbed run.
+        times: kills.
+        seed: of the moments and of whom they hit.
+        say: takes a line a kill.
+    Raises: AssertionError naming what does not hold.
+    """
+    moments = random.Random(seed)
     small.clear()
     for kill in range(1, times + 1):
         while True:
@@ -108,7 +120,8 @@ def main() -> int:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="neurons-kill-", ignore_cleanup_errors=True) as folder:
         try:
-            campaign(Small(Path(folder) / "checkout"), chosen.times, chosen.seed, lambda line: print(line, flush=True))
+            small, say = Small(Path(folder) / "checkout"), partial(print, flush=True)
+            campaign(small, *undisturbed(small, say), chosen.times, chosen.seed, say)
         except AssertionError as error:
             print(f"FAILED: {error}", file=sys.stderr)
             return 1

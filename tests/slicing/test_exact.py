@@ -25,19 +25,22 @@ def profiled(model, images, classes):
 
 
 def agree(model, images, found, known, start=None, theta=None, bar=0.01, kind="predicted"):
+    """Slices, or those of several engines in a list, are the reference's."""
     graph = Graph(model)
-    for index in range(len(found)):
+    every = found if isinstance(found, list) else [found]
+    for index in range(len(every[0])):
         synapses, neurons, _ = reference.slice_of(graph, images, index, known, kind, theta, bar, start)
-        assert set(found.synapses) == set(synapses)
-        for layer, wanted in synapses.items():
-            np.testing.assert_array_equal(
-                found.synapses[layer][index].numpy(), wanted, err_msg=f"{layer}, input {index}"
-            )
-        for layer, value in found.neurons.items():
-            wanted = sum(neurons[op.name] for op in graph.layers[layer])
-            if known is None:
-                wanted = (wanted != 0).astype(np.int32)
-            np.testing.assert_array_equal(value[index].numpy(), wanted, err_msg=f"neurons of {layer}, input {index}")
+        for found in every:
+            assert set(found.synapses) == set(synapses)
+            for layer, wanted in synapses.items():
+                here = f"{layer}, input {index}"
+                np.testing.assert_array_equal(found.synapses[layer][index].numpy(), wanted, err_msg=here)
+            for layer, value in found.neurons.items():
+                wanted = sum(neurons[op.name] for op in graph.layers[layer])
+                if known is None:
+                    wanted = (wanted != 0).astype(np.int32)
+                here = f"neurons of {layer}, input {index}"
+                np.testing.assert_array_equal(value[index].numpy(), wanted, err_msg=here)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -195,8 +198,7 @@ def test_a_published_resnet(published):
         predicted = published(images).argmax(1)
     assert (predicted == test.labels).double().mean() > 0.88  # published: 91.7 % of the whole test set
     known = profile(published, images, test.labels, 10)
-    for engine in ENGINES:
-        agree(published, images, slice(published, images[:1], known, engine=engine), known)
+    agree(published, images, [slice(published, images[:1], known, engine=engine) for engine in ENGINES], known)
 
 
 def test_the_sign_of_a_sum_is_the_sign_of_the_deviation():
