@@ -16,7 +16,10 @@ from numba.extending import intrinsic
 
 LANES = 16
 _intrinsic: Any = intrinsic  # numba types what it makes as taking the typing context
-WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
+try:
+    WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
+except RuntimeError:  # a processor that LLVM has no list of features for
+    WIDE = False
 _INDEX, _WORD = ir.IntType(64), ir.IntType(32)
 _VECTOR = ir.VectorType(_WORD, LANES)
 _ANY = ir.Constant(_VECTOR, ir.Undefined)
