@@ -26,6 +26,7 @@ RUNS = {
     "slicing": ["--plain", "2", "--threads", "2"],
     "slicing, one thread": ["--plain", "1", "--threads", "1"],
     "slicing, one input": ["--plain", "1", "--inputs", "1"],
+    "slicing, 128 inputs": ["--plain", "1", "--inputs", "128"],
     "slicing, ResNet18": ["--plain", "1", "--network", "resnet18"],
     "locate": ["--pairs", "24"],
     "fgsm_sweep": [],
