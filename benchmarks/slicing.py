@@ -10,19 +10,21 @@ backward pass of the same batch in float32, seconds of stopping at the last conv
 
 Sums are decided in float32 where that is proven to be enough (lib/slicing/float32.py), here for 99.7 % of them.
 
-Tried and dropped, in milliseconds of one core for the convolutions of ResNet10's slices, where 31 was before and 16.6
-is now: the largest terms first in float64, packed in scalar steps (69) or in vectors of eight (24); lists of 32 in
-place of 64 sorted at once (17.7); other shares of a list split off first (17.1); sums of the terms in float32, which
-would need a wider bound (16.6, as with float64). Before, all in float64: the largest terms in bands, ranked (67) or
-sorted by counting (52); fewer or other buckets (30 to 38).
+Tried and dropped, in milliseconds of one core (of a machine in its slower state, see below) for the convolutions of
+ResNet10's slices, where 31 was before and 16.6 is now: the largest terms first in float64, packed in scalar steps (69)
+or in vectors of eight (24); lists of 32 in place of 64 sorted at once (17.7); other shares of a list split off first
+(17.1); sums of the terms in float32, which would need a wider bound (16.6, as with float64). Before, all in float64:
+the largest terms in bands, ranked (67) or sorted by counting (52); fewer or other buckets (30 to 38).
 
 Without AVX-512 (packing lanes is one instruction there) sums of more than 64 terms stay with the buckets of
 lib/slicing/select.py: packing would take 49 ms where these take 32.
 
-Not reached: 12 ms an input on two threads. A window of 144 takes 257 ns; alone, sorting 64 keys takes 62 of these and
-splitting off the largest 10. Of the samples of a profile 25 % are in sorting, 12 in adding up, 8 in splitting and 10 in
-gathering inputs; we take most of the rest to be branches that cannot be foreseen, some five a window. Two
-threads give 1.5 times one in these loops on the processor at hand.
+Not reached: 12 ms an input and 500 times the plain rule in batches of 32 (14.2 ms, 444 times); in batches of 128 they
+are (11.7 ms, 510 times). The processor is shared: at another time the plain rule took 2.8 s in place of 6, ours 8.6 to
+9.9 ms in batches of 128 (284 to 337 times), and the code before 12.5 to 13.4. In the slower state a window of 144
+takes 257 ns; alone, sorting 64 keys takes 62 of these and splitting off the largest 10. Of the samples of a profile 25
+% are in sorting, 12 in adding up, 8 in splitting and 10 in gathering inputs; we take most of the rest to be branches
+that cannot be foreseen, some five a window. Two threads give 1.5 times one in these loops.
 """
 
 import argparse

@@ -113,10 +113,11 @@ class Engine:
         height, width = x.shape[2:]
         inside = (..., slice(sides[0][0], sides[0][0] + height), slice(sides[1][0], sides[1][0] + width))
         first = (sides[0][0] - geometry.padding[0], sides[1][0] - geometry.padding[1])
-        padded = np.pad(x, ((0, 0), (0, 0), *sides))
+        inner = not any(sides[0] + sides[1])
+        padded = x if inner else np.pad(x, ((0, 0), (0, 0), *sides))
         outside = np.full(padded.shape[2:], VOID)
         outside[inside] = 0
-        found = np.zeros(padded.shape, np.int32)
+        found = into if inner and into.flags.c_contiguous else np.zeros(padded.shape, np.int32)
         kept = np.zeros((0, 1, 1), np.int32) if synapses is None else synapses
         weight32 = self._weight32(weight, x)
         self._each(
@@ -126,13 +127,18 @@ class Engine:
             ),
             len(x),
         )
-        into += found[inside]
+        if found is not into:
+            into += found[inside]
 
     def _weight32(self, weight: np.ndarray, x: np.ndarray) -> np.ndarray:
         """The weights in float32, as `kernels.convolution` wants them; of length 0 where float32 is no help."""
         terms = weight.shape[1]
         few = len(x) and terms and terms <= float32.MOST and self.rule.bar >= float32.LEAST_BAR
-        if self.rule.code == PRESENCE or not few or not max(abs(weight).max(), abs(x).max()) <= float32.LARGEST:
+        if (
+            self.rule.code == PRESENCE
+            or not few
+            or not all(-float32.LARGEST <= a.min() <= a.max() <= float32.LARGEST for a in (weight, x))
+        ):
             return np.zeros((0, 0), np.float32)
         patch, _, _ = float32.scratch(terms)
         return np.pad(weight.astype(np.float32), ((0, 0), (0, len(patch) - terms)))
