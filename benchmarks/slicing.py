@@ -16,8 +16,8 @@ or in vectors of eight (24); lists of 32 in place of 64 sorted at once (17.7); o
 (17.1); sums of the terms in float32, which would need a wider bound (16.6, as with float64). Before, all in float64:
 the largest terms in bands, ranked (67) or sorted by counting (52); fewer or other buckets (30 to 38).
 
-Without AVX-512 (packing lanes is one instruction there) sums of more than 64 terms stay with the buckets of
-lib/slicing/select.py: packing would take 49 ms where these take 32.
+Not reached without AVX-512, where packing lanes is one instruction: elsewhere sums of more than 64 terms stay with the
+buckets of lib/slicing/select.py, as packing would take 49 ms where these take 32.
 
 Not reached: 12 ms an input and 500 times the plain rule in batches of 32 (14.2 ms, 444 times); in batches of 128 they
 are (11.7 ms, 510 times). The processor is shared: at another time the plain rule took 2.8 s in place of 6, ours 8.6 to

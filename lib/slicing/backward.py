@@ -202,12 +202,12 @@ class _Backward:
         return found
 
     def bytes_each(self, image: Tensor) -> int:
-        """Bytes that one input takes: values and deviations in float64, contributions, the result."""
+        """Bytes that one input takes: values and deviations in float64, contributions, one layer padded, the result."""
         _, shapes = self.graph.record(image, ())
         sizes = {name: prod(shape) for name, shape in shapes.items()}
         values = sum(sizes[name] for name in self.graph.values_needed() if name in sizes)
         result = sum(module.weight.numel() for module in self.graph.weighted().values())
-        return 16 * values + 4 * sum(sizes.values()) + 8 * result
+        return 16 * values + 4 * sum(sizes.values()) + 16 * max(sizes.values()) + 8 * result
 
     def run(self, images: Tensor, criterion: Criterion) -> Slices:
         """Slices of one chunk of inputs."""

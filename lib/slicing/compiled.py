@@ -133,13 +133,11 @@ class Engine:
     def _weight32(self, weight: np.ndarray, x: np.ndarray) -> np.ndarray:
         """The weights in float32, as `kernels.convolution` wants them; of length 0 where float32 is no help."""
         terms = weight.shape[1]
-        few = len(x) and terms and terms <= float32.MOST and self.rule.bar >= float32.LEAST_BAR
-        if (
-            self.rule.code == PRESENCE
-            or not few
-            or not all(-float32.LARGEST <= a.min() <= a.max() <= float32.LARGEST for a in (weight, x))
-        ):
-            return np.zeros((0, 0), np.float32)
+        none = np.zeros((0, 0), np.float32)
+        if self.rule.code == PRESENCE or self.rule.bar < float32.LEAST_BAR or terms > float32.MOST:
+            return none
+        if any(a.size and not -float32.LARGEST <= a.min() <= a.max() <= float32.LARGEST for a in (weight, x)):
+            return none
         patch, _, _ = float32.scratch(terms)
         return np.pad(weight.astype(np.float32), ((0, 0), (0, len(patch) - terms)))
 

@@ -1,4 +1,4 @@
-"""NNSlicer's select on products in float32, where these decide it: three times fewer bytes than in float64.
+"""NNSlicer's select on products in float32, where these decide it.
 
 A product of numbers rounded to float32 is within 3 * 2**-24 of the true one. So a comparison that comes out by more
 than all such errors together is that of the rule itself; one that does not is told to be undecided, and the caller

@@ -95,7 +95,7 @@ def convolution(
         marks: (N, O, oh, ow) int8, see `_keep`; 0 where the output neuron is out of the slice.
         synapses: (N, O, C / groups * kh * kw) int32, or of length 0 where they are not wanted; added to.
         neurons: (N, C, H, W) int32, added to.
-        first: place in x of the first window's first tap; stride, dilation, kernel: pairs as it is.
+        first, stride, dilation, kernel: pairs (rows, columns); first: where in x the first window's first tap lies.
         rule: SIGNED or PRESENCE; theta, bar as in `slice`.
     """
     _, channels, height, width = x.shape
@@ -158,7 +158,7 @@ def convolution(
                             if limit != float32.UNDECIDED:
                                 if not float32.add(keys32, m, limit, mark, synapses, n, o, gathered):
                                     continue
-                                float32.add(keys32, m, limit, -mark, synapses, n, o, gathered)  # taken back
+                                float32.add(keys32, m, limit, np.int32(-mark), synapses, n, o, gathered)  # taken back
                         for j in range(m):
                             terms[j] = weight[o, j] * patch[j]
                         if not _keep(terms, m, void, count, mark, rule, theta, bar, local, keys, sums, links):

@@ -20,6 +20,10 @@ def factors(kind, m, draw):
         return w * 10.0 ** draw.integers(-200, 3, m), x * 10.0 ** draw.integers(-40, 8, m)
     if kind == "near":
         return np.repeat(w, 2)[:m] * (1 + draw.normal(size=m) * 10.0 ** draw.integers(-12, -5)), np.resize([1, -1.0], m)
+    if kind == "a few near":
+        twins = draw.permutation(m)[: 2 * max(1, m // 30)].reshape(-1, 2)
+        for one, other in twins:
+            w[other], x[other] = -w[one] * (1 + draw.normal() * 10.0 ** draw.integers(-9, -5)), x[one]
     if kind == "opposed":  # the sum is near to none, or to the smallest
         return w, np.where(np.arange(m) < m // 2, x, -np.resize(x[: m // 2] * w[: m // 2], m) / w)
     return w, x
@@ -41,7 +45,7 @@ def kept(w, x, void, theta, bar):
     return found
 
 
-@pytest.mark.parametrize("kind", ["normal", "tied", "far apart", "near", "opposed"])
+@pytest.mark.parametrize("kind", ["normal", "tied", "far apart", "near", "a few near", "opposed"])
 @pytest.mark.parametrize("m", LENGTHS)
 def test_what_is_decided_is_the_rule_as_written(kind, m):
     draw = np.random.default_rng(m)
@@ -62,6 +66,8 @@ def test_what_is_decided_is_the_rule_as_written(kind, m):
             np.testing.assert_array_equal(found, (terms > limit).astype(int) - (terms < -limit))
     if kind == "normal" and m > 3:
         assert decided > 0.8 * trials
+    if kind == "a few near" and m > 33:
+        assert 0.2 * trials < decided < trials
 
 
 def test_doubt_takes_back_what_was_added():
