@@ -18,6 +18,7 @@ from lib.models.layers import weight_layers
 from lib.progress import bar
 from lib.slicing import adaptive as attack
 from lib.slicing import detection
+from lib.slicing.kinds import SlicingError
 
 RULE = "tree, the paper's rule"
 ANEW = "forest, trained anew"
@@ -64,7 +65,7 @@ class Detectors:
     def __init__(self, run: DetectionRun) -> None:
         self.run, self.model, self.inputs = run, run.model, run.signal_inputs
         self.clean = self.inputs["clean"]
-        self.parts = detection.split_images(self.clean.index, self.clean.labels)
+        self.parts = parts_of(self.clean)
         there = [name for name, part in self.inputs.items() if len(part)]
         self.frames = {name: described(run, name) for name in bar(there, desc="slices")}
         self.attacks = [name for name in run.settings.attack_names if name in there]
@@ -119,6 +120,18 @@ class Detectors:
     def part(self, name: str, part: str) -> np.ndarray:
         """Which inputs of a name belong to a part of the images, bool (N,)."""
         return np.isin(self.inputs[name].index, self.parts[part])
+
+
+def parts_of(clean: Given) -> dict[str, np.ndarray]:
+    """As `split_images`. Raises: SlicingError where there are too few clean images for one of the parts."""
+    parts = detection.split_images(clean.index, clean.labels)
+    if empty := [name for name, images in parts.items() if not len(images)]:
+        raise SlicingError(
+            f"{len(clean)} clean images of {len(np.unique(clean.labels))} classes are too few: the "
+            f"{' part and the '.join(empty)} part has none. Four of each class are enough: raise signal_clean, the "
+            "attacks' images, or take more attacks"
+        )
+    return parts
 
 
 def _distance(

@@ -16,6 +16,7 @@ from lib.experiments import nnslicer_signals
 from lib.experiments.nnslicer_detection import SAME, Settings, Study
 from lib.experiments.nnslicer_detection_inputs import Given, counterparts, forward, given
 from lib.experiments.run import Run
+from lib.slicing.kinds import SlicingError
 
 CONFIG = """
 compute: {device: cpu, threads: 1, training_precision: float32, channels_last: false}
@@ -160,6 +161,17 @@ def test_described_slices_are_kept_by_the_images_they_are_of(smoke, monkeypatch,
         run.signal_inputs = {"fgsm_8": Given(pixels, np.array(index), labels, labels, labels.astype(float))}
         assert nnslicer_signals.described(run, "fgsm_8")["similarity:fc"].tolist() == index
     assert made == [3, 3, 2]
+
+
+@pytest.mark.parametrize(("count", "empty"), [(10, "validation part and the test"), (20, "validation"), (40, "")])
+def test_too_few_clean_images_are_told_before_anything_is_fitted(count, empty):
+    labels = np.arange(count) % 10
+    clean = Given(torch.zeros(count, 1, 2, 2), np.arange(count), labels, labels, labels.astype(float))
+    if not empty:
+        assert all(map(len, nnslicer_signals.parts_of(clean).values()))
+        return
+    with pytest.raises(SlicingError, match=f"^{count} clean images of 10 classes are too few: the {empty} part"):
+        nnslicer_signals.parts_of(clean)
 
 
 def test_the_suite_is_the_scales_in_the_sources_order(smoke):
