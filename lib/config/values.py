@@ -1,8 +1,10 @@
 """Plain values read from YAML: checked, frozen, thawed, and the error that names what does not fit."""
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import fields
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +23,15 @@ def one_of(given: object, known: Iterable[str]) -> str:
 
 def read_yaml(source: Path) -> dict[str, Any]:
     """A YAML mapping. Raises: ConfigError naming the file where it is missing, not a mapping, or says a key twice."""
+    try:
+        return deepcopy(_parsed(source, source.read_text()))
+    except FileNotFoundError:
+        raise ConfigError(f"{source}: no such file") from None
+
+
+@lru_cache(maxsize=64)
+def _parsed(source: Path, text: str) -> dict[str, Any]:
+    """What a file's text says; a text that was read before is not parsed again."""
     import yaml
 
     # The C parser, where PyYAML has it, is ten times as fast; both make plain values only.
@@ -38,9 +49,7 @@ def read_yaml(source: Path) -> dict[str, Any]:
             return super().construct_mapping(node, deep)
 
     try:
-        raw = yaml.load(source.read_text(), Loader=Once)
-    except FileNotFoundError:
-        raise ConfigError(f"{source}: no such file") from None
+        raw = yaml.load(text, Loader=Once)
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: not valid YAML: {error}") from error
     if not isinstance(raw, dict):
