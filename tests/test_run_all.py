@@ -1,6 +1,7 @@
 """run_all.sh: what it understands, where it can be called from, and set-up that happens once."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections import Counter
@@ -8,7 +9,7 @@ from collections import Counter
 import pytest
 from workshop import ROOT, Workshop
 
-# A python3.11 that makes environments of shell scripts, and notes what is asked of it and of its pip.
+# A python3.11 that makes environments of shell scripts, and notes what is asked of it, of its pip and of its uv.
 FAKE_PYTHON = """#!/bin/sh
 case "$1" in
   -c) exit 0 ;;
@@ -20,8 +21,11 @@ case "$1" in
       pip)
         case "$3" in
           --version) exit 0 ;;
-          install) sleep {sleep}; echo install >>"{notes}"; exit {status} ;;
+          install)
+            case " $* " in *" -r "*) echo install >>"{notes}" ;; esac
+            exit {status} ;;
         esac ;;
+      uv) sleep {sleep}; echo install >>"{notes}"; exit {uv} ;;
     esac ;;
 esac
 """
@@ -38,10 +42,10 @@ def bare(shop, tmp_path):
     shutil.rmtree(shop.root / ".venv")
     notes = tmp_path / "notes"
 
-    def fake(status: int = 0, sleep: float = 0) -> None:
+    def fake(status: int = 0, sleep: float = 0, uv: int = 0) -> None:
         path = tmp_path / "bin" / "python3.11"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(FAKE_PYTHON.format(notes=notes, status=status, sleep=sleep))
+        path.write_text(FAKE_PYTHON.format(notes=notes, status=status, sleep=sleep, uv=uv))
         path.chmod(0o755)
 
     fake()
@@ -145,6 +149,15 @@ def test_set_up_happens_once(bare):
     assert bare.notes().count("venv") == 1
 
 
+def test_where_uv_cannot_install_pip_does(bare):
+    bare.fake(uv=1)
+    done = bare.call("setup", PATH=bare.path)
+    assert done.returncode == 0 and "once more, with pip" in done.stderr
+    assert bare.notes().count("uv") == 1 and bare.notes().count("install") == 2
+    assert bare.call("setup", PATH=bare.path).returncode == 0
+    assert bare.notes().count("install") == 2
+
+
 def test_a_changed_lock_is_installed_into_the_same_environment(bare):
     bare.call("setup", PATH=bare.path)
     bare.write("requirements.txt", "tqdm==4.70.1\n")
@@ -223,7 +236,7 @@ def test_the_lock_pins_every_version_and_names_no_place():
     assert all("==" in line.split(";")[0] for line in pins)
     assert not [line for line in lines if "://" in line or line.startswith("-") or "@" in line]
     locked = {line.split("==")[0].lower() for line in pins}
-    wanted = [line.split("==")[0] for line in (ROOT / "requirements.in").read_text().splitlines()]
+    wanted = [re.split("[=<]", line)[0] for line in (ROOT / "requirements.in").read_text().splitlines()]
     assert {name.lower() for name in wanted if name and not name.startswith("#")} <= locked
     assert "-r requirements.txt" in (ROOT / "environment.yml").read_text()
 
