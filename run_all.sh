@@ -185,7 +185,7 @@ on_results() {
 }
 
 run_tests() {
-  local word spread=(-n 2 --dist loadfile)
+  local word spread=(-n 2 --dist loadfile --no-loadscope-reorder)
   for word in "$@"; do
     case $word in -n | -n[0-9]* | -n=* | --numprocesses* | --pdb | -p | -h | --help | --collect-only | --co) spread=() ;; esac
   done

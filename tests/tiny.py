@@ -22,6 +22,7 @@ def write(folder: Path) -> Path:
             "test_images": 40,
             "epsilons": [0, 16],
             "temperature": {
+                "temperatures": [1, 20],
                 "masking_images": 10,
                 "masking_epsilons": [16],
                 "pgd_images": 5,
@@ -41,7 +42,9 @@ def write(folder: Path) -> Path:
     )
     for network in ("nnslicer-resnet10", "nnslicer-resnet18"):  # a class that it never predicts has no profile
         raw["networks"][network] |= {"train_limit": 2000, "epochs": 5}
-    raw["attacks"] |= {"images": 12}
+    # The sets of all attacks are made where the scale `smoke` itself is run.
+    few = {"suite": ["fgsm_8 rpgd_8 deepfool_l2 spatial gaussian_blur"], "images": 12}
+    raw["attacks"] = {name: raw["attacks"][name] for name in few["suite"][0].split()} | few
     _merge(
         raw["study"]["nnslicer"],
         {
