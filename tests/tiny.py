@@ -43,8 +43,8 @@ def write(folder: Path) -> Path:
     for network in ("nnslicer-resnet10", "nnslicer-resnet18"):  # a class that it never predicts has no profile
         raw["networks"][network] |= {"train_limit": 2000, "epochs": 5}
     # The sets of all attacks are made where the scale `smoke` itself is run.
-    few = {"suite": ["fgsm_8 rpgd_8 deepfool_l2 spatial gaussian_blur"], "images": 12}
-    raw["attacks"] = {name: raw["attacks"][name] for name in few["suite"][0].split()} | few
+    few = "fgsm_8 rpgd_8 deepfool_l2 spatial gaussian_blur"
+    raw["attacks"] = {name: raw["attacks"][name] for name in few.split()} | {"suite": [few], "images": 12}
     _merge(
         raw["study"]["nnslicer"],
         {
