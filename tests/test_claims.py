@@ -380,16 +380,23 @@ def test_networks_far_below_the_usual_accuracy_are_told_in_the_verdict(rules, re
     base = {"arch": "digits-cnn", "data": "mnist5k", "family": "nets-a"}
     made = yaml.safe_load((config.ROOT / "config/smoke.yaml").read_text())
     made["networks"] = {"plain": {**base, "epochs": 1, "batch": 64, "learning_rate": 0.1}}
+    made["study"]["one"] = {"seeds": [0, 1]}
     (folder / "smoke.yaml").write_text(yaml.safe_dump(made))
     (results / "networks").mkdir(parents=True)
 
     def card(seed, accuracy):
-        body = {"name": "plain", "recipe": {"arch": "digits-cnn", "data": "mnist5k"}, "test_accuracy": accuracy}
+        body = {
+            "name": "plain",
+            "seed": seed,
+            "recipe": {"arch": "digits-cnn", "data": "mnist5k"},
+            "test_accuracy": accuracy,
+        }
         (results / "networks" / f"plain-seed{seed}.json").write_text(json.dumps(body))
 
     for accuracies_of, below in (((0.86, 0.84), True), ((0.88, 0.90), False)):
         for seed, accuracy in enumerate(accuracies_of):
             card(seed, accuracy)
+        card(2, 0.1)  # of a seed that the item does not rest on
         found = judged(accuracies(STRENGTHS, shifted(-0.1, -0.1, -0.1, -0.1)))
         assert [row["below"] for row in found.networks] == [below]
         assert found.networks[0]["high"] == pytest.approx(np.mean(accuracies_of))

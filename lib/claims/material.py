@@ -54,12 +54,13 @@ class Material:
                 card = json.loads(path.read_text(encoding="utf-8"))
             except ValueError:
                 continue  # the zoo tells of cards that cannot be read
-            if isinstance(card, dict) and {"name", "recipe", "test_accuracy"} <= set(card):
+            if isinstance(card, dict) and {"name", "seed", "recipe", "test_accuracy"} <= set(card):
                 found.append(card)
         return found
 
     def accuracies(self, items: Sequence[str], named: Collection[Any]) -> list[dict[str, Any]]:
-        """How accurate the networks are that some items rest on, beside what is usual, as `networks` gives it.
+        """How accurate the networks are that some items rest on, at their seeds, beside what is usual, as `networks`
+        gives it.
 
         Args:
             items: of a claim.
@@ -71,16 +72,17 @@ class Material:
         known = config.items()
         patterns = {pattern for item in items for pattern in known[item].families}
         try:
-            families = config.load(self.scale).families
+            preset = config.load(self.scale)
         except config.ConfigError:
-            families = {}
+            return []
+        seeds = {seed for item in items for seed in config.item_seeds(known[item], preset)}
         wanted = {
             network
-            for family, names in families.items()
+            for family, names in preset.families.items()
             if any(fnmatchcase(family, pattern) for pattern in patterns)
             for network in names
         }
-        cards = [card for card in self.cards if card["name"] in wanted]
+        cards = [card for card in self.cards if card["name"] in wanted and card["seed"] in seeds]
         return networks(cards, set(named), settings().get("usual") or ())
 
 
