@@ -104,13 +104,18 @@ def floor_seconds(recipe: Recipe, steps: int, repeats: int = 5) -> float:
     """
     model, on = network(0).train().to(memory_format=torch.channels_last), torch.device("cpu")
     given: list[tuple[nn.Module, torch.Tensor]] = []
-    for layer in model.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            layer.register_forward_pre_hook(lambda layer, inputs: given.append((layer, inputs[0].detach())))
+    layers = [layer for layer in model.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+
+    def note(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        given.append((layer, inputs[0].detach()))
+
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
     total = 0.0
     with compute.autocast(on, recipe.precision):
         model(torch.rand(recipe.batch, *data.SETS["cifar10"].shape).to(memory_format=torch.channels_last))
-        for place, (layer, images) in enumerate(list(given)):
+        for hook in hooks:
+            hook.remove()
+        for place, (layer, images) in enumerate(given):
             images.requires_grad_(place > 0)  # the first layer's input is the image, whose gradient nobody needs
             gradient = torch.randn_like(layer(images))
             times = []
