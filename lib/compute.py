@@ -9,7 +9,9 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.modules.utils import _pair
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
@@ -36,27 +38,62 @@ def device(prefer: str = "auto") -> torch.device:
 
 @contextmanager
 def autocast(on: torch.device, precision: str) -> Iterator[None]:
-    """Autocast to bfloat16 on a device, or nothing for float32.
+    """Autocast to bfloat16 on a device, or nothing for float32; what trains a network runs it within.
 
     On a CPU that cannot multiply in bfloat16, convolutions and linear layers round to bfloat16 what they take and give,
-    and multiply in float32: the same roundings, twice as fast as torch's own emulation.
+    and multiply in float32: the same roundings, twice as fast as torch's own emulation. On a CPU without AVX-512,
+    convolutions keep clear of an error of oneDNN's, see `_taken_apart`.
     """
     asked = precision == "bfloat16"
-    own = asked and on.type == "cpu" and not torch.cpu._is_avx512_bf16_supported()
-    with torch.autocast(on.type, torch.bfloat16, enabled=asked), _RoundedProducts() if own else nullcontext():
+    cpu = on.type == "cpu"
+    rounded = asked and cpu and not torch.cpu._is_avx512_bf16_supported()
+    apart = cpu and not torch.cpu._is_avx512_supported()
+    products = _Products(rounded, apart) if rounded or apart else nullcontext()
+    with torch.autocast(on.type, torch.bfloat16, enabled=asked), products:
         yield
 
 
-class _RoundedProducts(TorchFunctionMode):
-    """Where autocast is on: products of bfloat16 numbers, computed in float32."""
+class _Products(TorchFunctionMode):
+    """How convolutions and linear layers are computed.
+
+    Args:
+        rounded: where autocast is on, products of bfloat16 numbers are computed in float32.
+        apart: convolutions are as `_taken_apart` has them.
+    """
+
+    def __init__(self, rounded: bool, apart: bool) -> None:
+        super().__init__()
+        self.rounded, self.apart = rounded, apart
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if function not in (F.conv2d, F.linear) or not torch.is_autocast_enabled("cpu"):
+        if function is F.conv2d and self.apart:
+            args, kwargs = _taken_apart(*args, **kwargs), {}
+        if not self.rounded or function not in (F.conv2d, F.linear) or not torch.is_autocast_enabled("cpu"):
             return function(*args, **kwargs)
         with torch.autocast("cpu", enabled=False):
             args, kwargs = tree_map_only(torch.Tensor, lambda tensor: tensor.bfloat16().float(), (args, kwargs))
             return function(*args, **kwargs).bfloat16()
+
+
+def _taken_apart(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> tuple[Any, ...]:
+    """Arguments of an equal convolution: the pixels that a strided 1x1 one reads are taken first.
+
+    With AVX2, up to 7 input channels and channels_last, oneDNN 3.12 writes such a one's gradient of the weights past
+    the memory it has: wrong gradients, or a crash (github.com/uxlfoundation/oneDNN/issues/6035).
+    """
+    steps, unpadded = _pair(stride), padding == "valid" or _pair(padding) == (0, 0)
+    if weight.shape[1] < 8 and tuple(weight.shape[2:]) == (1, 1) and steps != (1, 1) and unpadded:
+        input, stride = input[..., :: steps[0], :: steps[1]], 1
+    return input, weight, bias, stride, padding, dilation, groups
 
 
 @contextmanager

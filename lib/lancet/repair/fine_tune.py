@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from lib import compute
 from lib.data import ImageSet
 from lib.graph import copied
 from lib.lancet.errors import LancetError
@@ -274,7 +275,8 @@ def _descend(
     for _ in range(epochs):
         total = torch.zeros((), device=images.device)
         for index in torch.randperm(len(labels), generator=generator).to(images.device).split(batch):
-            value = F.cross_entropy(at.forward(images[index]).float(), labels[index])
+            with compute.autocast(images.device, "float32"):
+                value = F.cross_entropy(at.forward(images[index]).float(), labels[index])
             if wanted is not None and first_old is not None:
                 value = value + distillation * _distance(caught["value"], wanted, index - first_old)
             optimiser.zero_grad(set_to_none=True)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lib import compute
 from lib.graph import copied
 from lib.lancet.errors import LancetError
 from lib.lancet.measures import predictions
@@ -122,7 +123,8 @@ def train_on(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for images, labels in batches:
-            value = F.cross_entropy(model(images).float(), labels)
+            with compute.autocast(device, "float32"):
+                value = F.cross_entropy(model(images).float(), labels)
             optimiser.zero_grad(set_to_none=True)
             value.backward()
             optimiser.step()
