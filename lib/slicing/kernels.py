@@ -1,7 +1,8 @@
 """One operation of the backward phase on the CPU, compiled: contributions of its outputs passed to weights and inputs.
 
 All take a range of inputs n0..n1 and release Python's lock, so that inputs run in parallel on threads. Arrays are
-C-contiguous. Terms that padding would add do not exist.
+C-contiguous. Terms that padding would add do not exist. Numbers that helpers are given begin as np.int64: numba would
+compile each helper once more for a literal 0.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def convolution(
         for row in range(rows):
             for column in range(columns):
                 corner = (first[0] + row * stride[0]) * width + first[1] + column * stride[1]
-                count = 0
+                count = np.int64(0)
                 for k in range(kh * kw):
                     count += group_in * np.int64(outside[corner + taps[k]] == 0)
                 if count == 0:
@@ -194,7 +195,7 @@ def average_pool(x, marks, neurons, top, bottom, left, right, rule, theta, bar, 
     """
     _, channels, _, width = x.shape
     rows, columns = len(top), len(left)
-    most = 1
+    most = np.int64(1)
     for row in range(rows):
         for column in range(columns):
             most = max(most, (bottom[row] - top[row]) * (right[column] - left[column]))
@@ -210,7 +211,7 @@ def average_pool(x, marks, neurons, top, bottom, left, right, rule, theta, bar, 
                     mark = np.int32(marks[n, c, row, column])
                     if mark == 0:
                         continue
-                    m = 0
+                    m = np.int64(0)
                     for h in range(top[row], bottom[row]):
                         for w in range(left[column], right[column]):
                             terms[m] = x[n, c, h, w]
@@ -227,9 +228,10 @@ def average_pool(x, marks, neurons, top, bottom, left, right, rule, theta, bar, 
 @njit(nogil=True, cache=True)
 def addition(a, b, marks, into_a, into_b, rule, theta, bar, n0, n1):
     """An element-wise sum of two branches: the rule on the two terms; arrays (N, neurons)."""
-    terms, void = np.empty(2), np.zeros(2, np.int64)
-    local = np.empty(2, np.int32)
-    keys, sums, links = scratch(2)
+    two = np.int64(2)
+    terms, void = np.empty(two), np.zeros(two, np.int64)
+    local = np.empty(two, np.int32)
+    keys, sums, links = scratch(two)
     for n in range(n0, n1):
         for i in range(marks.shape[1]):
             mark = np.int32(marks[n, i])
@@ -240,7 +242,7 @@ def addition(a, b, marks, into_a, into_b, rule, theta, bar, n0, n1):
                 limit = threshold_of_two(terms[0], terms[1], theta, bar)
                 into_a[n, i] += (np.int32(terms[0] > limit) - np.int32(terms[0] < -limit)) * mark
                 into_b[n, i] += (np.int32(terms[1] > limit) - np.int32(terms[1] < -limit)) * mark
-            elif _keep(terms, 2, void, 2, mark, rule, theta, bar, local, keys, sums, links):
+            elif _keep(terms, two, void, two, mark, rule, theta, bar, local, keys, sums, links):
                 if rule == SIGNED:
                     into_a[n, i] += local[0]
                     into_b[n, i] += local[1]
