@@ -198,6 +198,8 @@ run_tests() {
 fresh=""
 root=$(home_of "${BASH_SOURCE[0]}")
 export PYTHONPATH=$root PYTHONNOUSERSITE=1
+# As containers often set it: each of a run's hundred processes would compile all that it imports, for seconds.
+unset PYTHONDONTWRITEBYTECODE
 if [ -n "${DATA_ROOT:-}" ] && [ -d "$DATA_ROOT" ]; then
   DATA_ROOT=$(CDPATH='' cd -P -- "$DATA_ROOT" && pwd)
   export DATA_ROOT

@@ -463,11 +463,11 @@ def test_a_second_run_waits_for_the_first(shop):
     smoke["networks"]["other"]["epochs"] = 3
     shop.configure(smoke)
     call = [str(shop.root / "run_all.sh"), "--only", "02_two"]
-    first = subprocess.Popen(call, env=shop.environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    wait_for(lambda: shop.lines("trained"))
+    first = subprocess.Popen(call, env=shop.environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert first.stderr is not None and "smoke: 02_two" in first.stderr.readline()  # it has the run's lock
     second = shop.call("--only", "02_two")
-    assert first.wait(timeout=60) == 0
-    assert second.returncode == 0
+    first.communicate(timeout=60)
+    assert first.returncode == second.returncode == 0
     assert "another run of smoke is at work; waiting for it to end" in second.stderr
     assert "nothing was out of date" in second.stdout
     assert len(shop.lines("trained")) == 2
