@@ -125,6 +125,12 @@ def test_works_from_any_folder_and_through_links(shop, tmp_path):
         assert "robustness_one" not in done.stdout
 
 
+def test_bytecode_is_kept_where_the_caller_keeps_none(shop):
+    (shop.root / "test_it.py").write_text("import sys\n\ndef test_it():\n    assert not sys.dont_write_bytecode\n")
+    done = shop.call("test", "-n", "0", "test_it.py", PYTHONDONTWRITEBYTECODE="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_only_may_be_given_more_than_once(shop):
     done = shop.call("--dry-run", "--only", "02_two", "--only=robustness_one")
     assert done.returncode == 0, done.stderr
