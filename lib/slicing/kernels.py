@@ -7,6 +7,8 @@ compile each helper once more for a literal 0.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
@@ -125,7 +127,7 @@ def convolution(
         for row in range(rows):
             for column in range(columns):
                 corner = (first[0] + row * stride[0]) * width + first[1] + column * stride[1]
-                count = np.int64(0)
+                count: Any = np.int64(0)
                 for k in range(kh * kw):
                     count += group_in * np.int64(outside[corner + taps[k]] == 0)
                 if count == 0:
@@ -195,7 +197,7 @@ def average_pool(x, marks, neurons, top, bottom, left, right, rule, theta, bar, 
     """
     _, channels, _, width = x.shape
     rows, columns = len(top), len(left)
-    most = np.int64(1)
+    most: Any = np.int64(1)
     for row in range(rows):
         for column in range(columns):
             most = max(most, (bottom[row] - top[row]) * (right[column] - left[column]))
@@ -228,7 +230,7 @@ def average_pool(x, marks, neurons, top, bottom, left, right, rule, theta, bar, 
 @njit(nogil=True, cache=True)
 def addition(a, b, marks, into_a, into_b, rule, theta, bar, n0, n1):
     """An element-wise sum of two branches: the rule on the two terms; arrays (N, neurons)."""
-    two = np.int64(2)
+    two: Any = np.int64(2)
     terms, void = np.empty(two), np.zeros(two, np.int64)
     local = np.empty(two, np.int32)
     keys, sums, links = scratch(two)
