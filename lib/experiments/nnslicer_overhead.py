@@ -202,7 +202,9 @@ def one_pass(model: nn.Module, images: Tensor) -> None:
     """One forward and backward pass of uint8 images in float32."""
     on = next(model.parameters()).device
     labels = torch.zeros(len(images), dtype=torch.int64, device=on)
-    nn.functional.cross_entropy(model(images.to(on).float() / 255), labels).backward()
+    with compute.autocast(on, "float32"):
+        logits = model(images.to(on).float() / 255)
+    nn.functional.cross_entropy(logits, labels).backward()
     model.zero_grad()
 
 
