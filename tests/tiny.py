@@ -15,7 +15,9 @@ def write(folder: Path) -> Path:
         shutil.copy(source, folder)
     smoke = folder / "smoke.yaml"
     raw = yaml.safe_load(smoke.read_text())
-    raw["recipes"]["base"]["train_limit"] = 128
+    for recipe in ("base", "resnet18", "dynamic", "scratch-resnet20", "scratch-vgg16"):
+        raw["recipes"][recipe]["train_limit"] = 128
+    del raw["networks"]["resnet18-b512"]["train_limit"]
     _merge(
         raw["study"]["robustness"],
         {
@@ -130,9 +132,6 @@ def write(folder: Path) -> Path:
             },
         },
     )
-    for network in ("scratch-resnet20", "scratch-vgg16"):
-        raw["recipes"][network] |= {"train_limit": 128}
-    raw["recipes"]["dynamic"] |= {"train_limit": 128}
     _merge(
         raw["study"]["dynamic"],
         {
