@@ -128,14 +128,14 @@ def repaired(settings: Settings, seed: int) -> pd.DataFrame:
 def sized(settings: Settings, seed: int) -> pd.DataFrame:
     """The same by the size and kind of a BadNets trigger.
 
-    Returns: tidy, of the methods in `SIZED`: success at {network, kind, method, reversed}, kind "regular" or
-        "transparent"; all measures over the sets at {trigger, size, kind, method, reversed, statistic}, size being the
-        mean share of the pixels.
+    Returns: tidy, of the methods in `SIZED`: success at {network, trigger, method, reversed}; all measures over the
+        sets at {trigger, size, kind, method, reversed, statistic}, size being the mean share of the pixels, kind
+        "regular" or "transparent".
     """
     run = RepairRun(settings, seed)
     table = tables(run, ["badnets"])
     table = table[table["method"].isin(SIZED)].assign(kind=table["trigger"].map(kind_of))
-    rows = [row for row in of_networks(table, ["kind"]) if row["measure"] == "attack_success"]
+    rows = [row for row in of_networks(table, ["trigger"]) if row["measure"] == "attack_success"]
     for trigger, group in table.groupby("trigger"):
         size = round(float(group["trigger_share"].mean()), 4)
         rows += over_networks(group, trigger=trigger, size=size, kind=group["kind"].iloc[0])
