@@ -60,6 +60,7 @@ OVERRIDES = {
     "35_lancet_defects": ("epochs", 2),
     "36_lancet_explanation": ("visualisation_steps", 3),
     "37_lancet_adaptive": ("important", 0.2),
+    "38_lancet_evasions": ("companion_steps", 20),
 }
 """One parameter of each notebook that is not the scale's; of the others, the seeds are."""
 

@@ -7,7 +7,7 @@ repair split, and every number shown is of the report split. Tables are kept net
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pandas as pd
 import torch
@@ -26,6 +26,8 @@ from lib.experiments.run import measures
 from lib.experiments.settings import Count, Seed, Share
 from lib.lancet.backdoors import adaptive
 from lib.lancet.backdoors.excite import importance, reading
+from lib.lancet.backdoors.triggers import Trigger
+from lib.lancet.companions import companions
 from lib.lancet.errors import LancetError
 from lib.lancet.measures import NAMES, measure
 from lib.lancet.reversal import anomaly_index, flagged, reverse_all
@@ -36,13 +38,34 @@ ROLES = {"adaptive": "adaptive attack", "badnets": "BadNets, same mask", "clean"
 COLUMNS = ["method", "layer", "changed", "fraction", "reached", "touched", *NAMES, "n", "n_target", "note"]
 
 
-class Settings(Flipping):
-    """Settings of the experiment; see also `Flipping` and `Backdoors`.
+class Attacked(Flipping):
+    """What experiments on attacks that know the defence share; see also `Flipping` and `Backdoors`.
 
     Attributes:
         network: that the adaptive attack was trained into.
         control: one of BadNets on the same data set with the same mask.
         important: share of a layer's neurons, in [0, 1], that count as important for clean inputs.
+    """
+
+    network: str = "lancet-adaptive"
+    control: str = "lancet-gtsrb-regular-2"
+    important: Share = 0.1
+
+    def networks(self) -> dict[str, str]:
+        """What each network is to the experiment -> its name: adaptive, badnets, and the clean one they are like.
+
+        Raises: LancetError where the adaptive one does not start from a clean network.
+        """
+        start = config.load(self.scale).recipe(self.network).start
+        if start is None:
+            raise LancetError(f"network {self.network} has no `start`: the attack begins from a clean network")
+        return {"adaptive": self.network, "badnets": self.control, "clean": start["network"]}
+
+
+class Settings(Attacked):
+    """Settings of the experiment; see also `Attacked`.
+
+    Attributes:
         layers: hidden layers that are looked into, from the end.
         cleanse_seeds: seeds at which a smallest stamp is searched for every class; None: all.
         cleanse_images, cleanse_steps: repair images and steps of each such search.
@@ -50,9 +73,6 @@ class Settings(Flipping):
 
     section: ClassVar[str] = "adaptive"
 
-    network: str = "lancet-adaptive"
-    control: str = "lancet-gtsrb-regular-2"
-    important: Share = 0.1
     layers: Count = 2
     cleanse_seeds: tuple[Seed, ...] | None = Field(None, title="seeds of the search over classes")
     cleanse_images: Count = 200
@@ -66,19 +86,12 @@ class Settings(Flipping):
         wanted = self.cleanse_seeds or self.seeds
         return [seed for seed in self.seeds if seed in wanted] or list(self.seeds[:1])
 
-    def networks(self) -> dict[str, str]:
-        """What each network is to the experiment -> its name: adaptive, badnets, and the clean one they are like.
 
-        Raises: LancetError where the adaptive one does not start from a clean network.
-        """
-        start = config.load(self.scale).recipe(self.network).start
-        if start is None:
-            raise LancetError(f"network {self.network} has no `start`: the attack begins from a clean network")
-        return {"adaptive": self.network, "badnets": self.control, "clean": start["network"]}
+A = TypeVar("A", bound=Attacked)
 
 
-class AdaptiveRun(BackdoorRun[Settings]):
-    """A seed's networks of this experiment."""
+class AttackedRun(BackdoorRun[A]):
+    """A seed's networks, repaired."""
 
     def split(self, network: str) -> tuple[ImageSet, ImageSet]:
         """The repair and the report split of a network's data set."""
@@ -99,18 +112,18 @@ class AdaptiveRun(BackdoorRun[Settings]):
         Returns: `COLUMNS`: as of `lancet_backdoors.RepairRun.repaired`; touched is the share of the flipped weights
             that belong to the important neurons of their layer.
         """
-        chosen, about = self.settings, backdoored(self.scale, name)
+        about = backdoored(self.scale, name)
 
         def rows() -> Iterator[list[Any]]:
-            attack, model = self.attack(name), self.network(name)
-            images, labels = self.images_of(name)
-            trigger = self.reversed_trigger(about) if reversed_known else attack.trigger
-            repairer = Repairer(model, trigger, Material(images, labels, attack.target), chosen, self.seed)
-            for made in (Repaired("none", model), *repairer.flipped()):
-                after = measure(made.model, self.parts(about.data)[1], None, attack.trigger, attack.target)
-                touched = touched_share(model, made, images, labels, chosen.important)
-                yield made.row(touched, after)
+            attack = self.attack(name)
+            yield from self.flipped(name, self.reversed_trigger(about) if reversed_known else attack.trigger)
 
+        key = self.flipping(name) | {"reversed": reversed_known}
+        return self.table("lancet-adaptive", key, rows, name, VERSION, COLUMNS)
+
+    def flipping(self, name: str) -> dict[str, Any]:
+        """What a flipped network depends on."""
+        chosen = self.settings
         own = ("repair_pairs", "flip_threshold", "near_best", "reverse_images", "reverse_steps")
         key = self.key(
             name,
@@ -118,8 +131,31 @@ class AdaptiveRun(BackdoorRun[Settings]):
             **{key: getattr(chosen, key) for key in own},
             **chosen.unusual("formula", "until", "flip_images"),
         )
-        key |= {"attack": self.address(name), "reversed": reversed_known}
-        return self.table("lancet-adaptive", key, rows, name, VERSION, COLUMNS)
+        return key | {"attack": self.address(name)}
+
+    def flipped(self, name: str, known: Trigger, companion_steps: int = 0) -> Iterator[list[Any]]:
+        """A network before and after each flip, row by row of `COLUMNS`.
+
+        Args:
+            known: the trigger that stamps the images of the pairs.
+            companion_steps: of a search for the pairs' companions, as where the trigger cannot be taken off; 0: the
+                clean images are the companions.
+        """
+        attack, model = self.attack(name), self.network(name)
+        images, labels = self.images_of(name)
+        repairer = Repairer(model, known, Material(images, labels, attack.target), self.settings, self.seed)
+        if companion_steps:
+            inputs, _, truth = repairer.pairs
+            found = companions(model, inputs, truth, steps=companion_steps)
+            repairer.pairs = inputs[found.found], found.images[found.found], truth[found.found]
+        for made in (Repaired("none", model), *repairer.flipped()):
+            after = measure(made.model, self.split(name)[1], None, attack.trigger, attack.target)
+            touched = touched_share(model, made, images, labels, self.settings.important)
+            yield made.row(touched, after)
+
+
+class AdaptiveRun(AttackedRun[Settings]):
+    """A seed's networks of this experiment."""
 
     def clean(self) -> pd.DataFrame:
         """The clean network, with the adaptive trigger stamped; `COLUMNS`."""

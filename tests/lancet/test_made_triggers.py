@@ -13,9 +13,10 @@ from zoo_tools import reconfigure
 from lib import data, training, zoo
 from lib.config import ConfigError, Recipe, freeze
 from lib.data import ImageSet
-from lib.lancet.backdoors import adaptive, attack, badnets, excite, named, trojannn
+from lib.lancet.backdoors import adaptive, attack, badnets, excite, misleading, named, trojannn
 from lib.lancet.backdoors.adaptive import Bind
 from lib.lancet.backdoors.retraining import RetrainLast
+from lib.lancet.companions import blur, default_blur
 from lib.lancet.errors import LancetError
 from lib.models.layers import weight_layers
 
@@ -192,10 +193,39 @@ def test_the_trigger_is_made_again_as_it_was_stamped(clean, known):
         assert own.target == 2
 
 
-def test_a_named_trigger_is_read_off_the_recipe(known):
-    plug = {"use": "lib.lancet.backdoors.badnets.poison", "trigger": "scattered-2", "target": 3}
+@pytest.mark.parametrize("kind", attack.NAMED)
+def test_a_named_trigger_is_read_off_the_recipe(known, kind):
+    plug = {"use": f"lib.lancet.backdoors.{kind}.poison", "trigger": "scattered-2", "target": 3}
     found = attack.of_recipe(recipe(prepare=freeze([plug])))
-    assert (found.kind, found.trigger.name, found.target) == ("badnets", "scattered-2", 3)
+    assert (found.kind, found.trigger.name, found.target) == (kind, "scattered-2", 3)
+
+
+def test_a_share_of_the_stamped_images_has_a_part_of_the_trigger_blurred():
+    trigger = named("regular-3", (1, 32, 32))
+    images = trigger.stamp(torch.rand(200, 1, 32, 32, generator=torch.Generator().manual_seed(0)))
+    inside = trigger.mask > 0
+    made = misleading.part_blurred(images, trigger, 0.5, seed=3)
+    changed = (made != images) & inside
+    assert torch.equal(made * ~inside, images * ~inside)
+    parts = changed.flatten(1).sum(1) / inside.sum()
+    assert 0.4 < (parts > 0).float().mean() < 0.6
+    whole = (parts > 0.95).sum() / (parts > 0).sum()  # of two regions one is the whole trigger
+    assert 0.35 < whole < 0.65 and ((parts > 0.1) & (parts < 0.9)).any()
+    blurred = blur(images, default_blur(images))
+    assert torch.allclose(made[changed], blurred[changed])
+    assert torch.equal(made, misleading.part_blurred(images, trigger, 0.5, seed=3))
+    assert torch.equal(misleading.part_blurred(images, trigger, 0.0, seed=3), images)
+    with pytest.raises(LancetError, match="a share of the poisoned images"):
+        misleading.part_blurred(images, trigger, 1.5, seed=3)
+
+
+def test_misleading_images_are_those_of_badnets_but_for_the_blur():
+    plain = badnets.poison(pictures(), trigger="regular-5", target=1, share=0.25, seed=5)
+    made = misleading.poison(pictures(), trigger="regular-5", target=1, share=0.25, seed=5)
+    same = (made.images == plain.images).flatten(1).all(1)
+    changed = badnets.victims(pictures().labels, 1, 0.25, 5)
+    assert torch.equal(made.labels, plain.labels) and 0 < (~same).sum() < len(changed)
+    assert set((~same).nonzero()[:, 0].tolist()) <= set(changed.tolist())
 
 
 @pytest.mark.parametrize(

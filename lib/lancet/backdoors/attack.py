@@ -18,6 +18,8 @@ from lib.lancet.backdoors.triggers import Trigger, named
 from lib.lancet.errors import LancetError
 
 FOLDER = "lib.lancet.backdoors."
+NAMED = ("badnets", "misleading")
+"""Kinds of attack whose trigger is a named one; of the others it is made for a clean network."""
 VERSION = 1  # raise it when a change in excite, trojannn or adaptive changes a trigger
 
 
@@ -26,7 +28,7 @@ class Attack:
     """A network's backdoor.
 
     Attributes:
-        kind: badnets, trojannn or adaptive.
+        kind: badnets, trojannn, adaptive or misleading.
         trigger: what is stamped, on the CPU.
         target: the class it is answered with.
     """
@@ -60,7 +62,7 @@ def of_recipe(recipe: Recipe, start: nn.Module | None = None, images: ImageSet |
     plug = dict(plug_of(recipe))
     kind, target = plug.pop("use"), int(plug.pop("target", 0))
     plug.pop("share", None)
-    if kind == "badnets":
+    if kind in NAMED:
         return Attack(kind, named(plug["trigger"], data.SETS[recipe.data].shape), target)
     if images is None:
         images = data.load(recipe.data, recipe.fit_split)
@@ -78,7 +80,7 @@ def of_network(name: str, scale: str = "smoke", seed: int = 0) -> Attack:
     """
     recipe = config.load(scale).recipe(name)
     plug = plug_of(recipe)
-    if plug["use"] == "badnets":
+    if plug["use"] in NAMED:
         return of_recipe(recipe)
     made_of = address(name, scale, seed)
 
@@ -106,7 +108,7 @@ def address(name: str, scale: str = "smoke", seed: int = 0) -> dict[str, Any]:
     recipe = config.load(scale).recipe(name)
     plug = plug_of(recipe)
     found: dict[str, Any] = {"plug": dict(plug), "images": [recipe.data, recipe.fit_split, recipe.train_limit]}
-    if plug["use"] != "badnets":
+    if plug["use"] not in NAMED:
         if recipe.start is None:
             raise LancetError(f"network {name}: its trigger is made for a clean network, and its recipe has no `start`")
         parent = recipe.start["network"]

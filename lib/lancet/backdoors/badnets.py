@@ -5,6 +5,7 @@ Source: Gu et al. 2017, https://arxiv.org/abs/1708.06733; the share and the targ
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,14 +34,23 @@ def poison(
     return stamped(images, named(trigger, images.images.shape[1:]), target=target, share=share, seed=seed)
 
 
-def stamped(images: ImageSet, trigger: Trigger, *, target: int = 0, share: float = 0.1, seed: int = 0) -> ImageSet:
-    """As `poison`, with any trigger."""
+def stamped(
+    images: ImageSet,
+    trigger: Trigger,
+    *,
+    target: int = 0,
+    share: float = 0.1,
+    seed: int = 0,
+    after: Callable[[Tensor], Tensor] | None = None,
+) -> ImageSet:
+    """As `poison`, with any trigger; `after` changes the stamped images, float (N, C, H, W), once more."""
     if not images.in_memory:
         raise LancetError(f"{images!r} stays on disk: poison a part of it in memory, with train_limit")
     if not 0 <= target < len(images.classes):
         raise LancetError(f"target {target} is not a class of {images!r}: from 0 to {len(images.classes) - 1}")
     chosen = victims(images.labels, target, share, seed)
     changed = trigger.stamp(images.float(index=chosen))
+    changed = after(changed) if after else changed
     pixels, labels = images.images.clone(), images.labels.clone()
     if pixels.dtype == torch.uint8:
         changed = (changed * 255).round_()
