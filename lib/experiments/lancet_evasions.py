@@ -48,7 +48,7 @@ class Settings(lancet_adaptive.Attacked):
     section: ClassVar[str] = "evasions"
 
     many: str = "lancet-adaptive-many"
-    misleading: str = "lancet-gtsrb-misleading"
+    misleading: str = "lancet-misleading"
     companion_steps: Count = Field(150, title="steps of the search for companions")
 
     def networks(self) -> dict[str, str]:
