@@ -59,18 +59,16 @@ def test_without_a_claim_the_stated_numbers_stand_beside_ours():
 
 
 def test_without_a_claim_an_items_own_sentence_has_the_records_numbers():
-    shares = [("hard", 0.5), ("stated", 0.25), ("grad-cam", 0.125), ("random", 0.0)]
     numbers = [
-        record.number(name, {"method": method}, {0: share + 0.01 * k, 1: share}, "fraction of test images", 8)
-        for k, name in enumerate(("found", "survives"))
-        for method, share in shares
+        record.number("neurons", {"part": part}, {0: share + 0.01, 1: share - 0.01}, "fraction of the neurons", 8)
+        for part, share in (("both", 0.5), ("neither", 0.25))
     ]
-    write("lancet_companions", numbers)
-    finding = record.read("lancet_companions", SCALE)["finding"]
+    write("nnslicer_set_slice", numbers)
+    finding = record.read("nnslicer_set_slice", SCALE)["finding"]
     low, high = (100 * end for end in numbers[0]["ci95"])
     assert f"50.0 % [{low:.1f} %, {high:.1f} %]" in finding and "{" not in finding
-    write("lancet_companions", numbers[:3])  # without a random region there is nothing to say of it
-    assert "the source has no number for it" in record.read("lancet_companions", SCALE)["finding"]
+    write("nnslicer_set_slice", numbers[:1])  # without the second part there is nothing to say of it
+    assert "the source has no number for it" in record.read("nnslicer_set_slice", SCALE)["finding"]
 
 
 def test_several_numbers_in_one_place_are_told_as_their_range():
