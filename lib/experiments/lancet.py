@@ -92,7 +92,7 @@ class Backdoored:
     Attributes:
         name: of the network.
         data: its data set.
-        kind: of the attack: badnets, trojannn or adaptive.
+        kind: of the attack: badnets, trojannn, adaptive or misleading.
         trigger: its name, as "regular-2", "trojannn-square" or "adaptive".
         target: the class that it is answered with.
     """

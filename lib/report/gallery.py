@@ -131,7 +131,7 @@ def gallery_markdown(base: str | os.PathLike | None = None) -> str:
             for name in entries.MARKS
         ]
         lines.append(_row([tables.md_text(paper), run, *counts]))
-    where = _counted([verdict["scale"] for verdict in verdicts]) or "none yet"
+    where = _counted([verdict["scale"] for verdict in verdicts if _tested(verdict)]) or "none yet"
     lines += [
         "",
         f"The numbers are claims, the paper's and after + our own, at the largest scale that can test each: {where}.",
