@@ -1,4 +1,4 @@
-"""Companions of a network's wrong inputs (notebook 31): by both optimisations, beside Grad-CAM and random regions."""
+"""Companions of a network's wrong inputs (notebook 31): by both optimisations, beside heat maps and random regions."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from lib.experiments.item import SHARE, Item, Results
 from lib.experiments.lancet import ErrorRun, Half
 from lib.experiments.settings import Count
 from lib.lancet.companions import apply, companions, default_blur
-from lib.lancet.explanation import grad_cam, hottest, random_regions
+from lib.lancet.explanation import class_activation_map, grad_cam, hottest, random_regions
 from lib.lancet.measures import predictions
 
 NAMES = {
     "hard": "hard mask (ours)",
     "stated": "soft mask, first success (stated)",
     "grad-cam": "hottest part of Grad-CAM",
+    "cam": "hottest part of CAM",
     "random": "random region",
 }
-"""Ours; the source's; the hottest part of Grad-CAM and a random region, each as large as our mask and blurred alike."""
+"""Ours; the source's; the hottest part of two heat maps and a random region, as large as our mask and blurred alike."""
 PARTS = {
     "input": "input",
     "hard": "companion,\nhard",
@@ -95,8 +96,9 @@ def compared(model: nn.Module, half: Half, count: int, steps: int, seed: int = 0
     images_of = {name: entry.images.cpu() for name, entry in made.items()}
     heat = grad_cam(model, images, predicted).cpu()
     masks["grad-cam"] = hottest(heat, made["hard"].area.cpu())
+    masks["cam"] = hottest(class_activation_map(model, images, predicted).cpu(), made["hard"].area.cpu())
     masks["random"] = random_regions(masks["hard"], seed)
-    for name in ("grad-cam", "random"):
+    for name in ("grad-cam", "cam", "random"):
         images_of[name] = apply(images, masks[name], default_blur(images))
         found[name] = (predictions(model, images_of[name]) == labels) & found["hard"]
     return Compared(images, labels, predicted, masks, images_of, found, heat)
@@ -108,7 +110,7 @@ def masks_of(model: nn.Module, result: Compared) -> pd.DataFrame:
     Returns: one row an image and method: found (the companion gets its true label), survives (it still does with the
         mask rounded to 0 or 1), area (share of the image, the mask's mean), between (share of pixels with the mask
         between .1 and .9), blobs (of the mask above .5, diagonals joined), overlap (with our mask, intersection over
-        union of the masks above .5). Grad-CAM and random regions are compared where our mask was found.
+        union of the masks above .5). Heat maps and random regions are compared where our mask was found.
     """
     rows: list[dict[str, Any]] = []
     sigma, ours = default_blur(result.images), result.masks["hard"] > 0.5
@@ -189,8 +191,8 @@ def measured(settings: Settings, seed: int) -> pd.DataFrame:
 
     Returns: tidy, at {method}: "found", the share of wrong inputs whose companion gets the true label; "survives", that
         still does with the mask rounded to 0 or 1; means over the inputs of "area", "between" (share of pixels that are
-        neither clearly in nor out), "blobs" and "overlap" (with our mask); "median_area". Of Grad-CAM and random
-        regions n are the inputs for which our mask was found, whose sizes they have.
+        neither clearly in nor out), "blobs" and "overlap" (with our mask); "median_area". Of heat maps and
+        random regions n are the inputs for which our mask was found, whose sizes they have.
     """
     run = CompanionRun(settings, seed)
     table, rows = run.masks(), []

@@ -7,7 +7,8 @@ network's answer and its confidence follow the one and not the other, the region
 
 Source: Zhao, Zhu, Chen and Shen, "AI-Lancet", CCS 2021, section on explaining errors. Visualisation by optimisation
 with jitter and a smooth image: Olah, Mordvintsev and Schubert 2017, https://distill.pub/2017/feature-visualization.
-Heat maps beside it: Selvaraju et al. 2017, "Grad-CAM", https://arxiv.org/abs/1610.02391, as captum has it.
+Heat maps beside it: Selvaraju et al. 2017, "Grad-CAM", https://arxiv.org/abs/1610.02391, as captum has it, and Zhou et
+al. 2016, "Learning Deep Features for Discriminative Localization" (CAM), https://arxiv.org/abs/1512.04150.
 """
 
 from __future__ import annotations
@@ -196,7 +197,7 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Tensor, *, layer: str | 
     Returns: float32 (N, 1, H, W) from 0, each map's largest value 1 (all zero where nothing speaks for the class).
     Raises: LancetError where the network has no such layer.
     """
-    from captum.attr import LayerAttribution, LayerGradCam
+    from captum.attr import LayerGradCam
 
     name = layer or last_convolution(model)
     modules = dict(model.named_modules())
@@ -209,8 +210,73 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Tensor, *, layer: str | 
         for x, y in zip(images.split(batch), classes.split(batch), strict=True):
             x = x.to(like.device, torch.float32).requires_grad_()
             coarse = method.attribute(x, target=y.to(like.device), relu_attributions=True)
-            maps.append(LayerAttribution.interpolate(coarse.detach(), x.shape[-2:], interpolate_mode="bilinear"))
-    heat = torch.cat(maps).clamp_min(0)
+            maps.append(_heat(coarse.detach(), x))
+    return torch.cat(maps)
+
+
+def class_activation_map(model: nn.Module, images: Tensor, classes: Tensor, *, batch: int = 64) -> Tensor:
+    """How much each place speaks for a class: CAM, the last features weighted by the class's row of the last layer.
+
+    It is for networks whose last layer is linear and takes the mean of each channel over all places, as a ResNet's.
+
+    Args:
+        model: from images in [0, 1] to logits; left as it is.
+        images: float (N, C, H, W) in [0, 1].
+        classes: int64 (N,): the class that each map is for.
+        batch: images at a time.
+    Returns: as `grad_cam`.
+    Raises: LancetError where the last layer of the network is not a linear one on the means of a module's channels.
+    Source: Zhou et al. 2016.
+    """
+    like, caught = next(model.parameters(), torch.empty(0)), _Last(model)
+    hooks = [module.register_forward_hook(caught.see) for module in model.modules()]
+    maps = []
+    try:
+        with evaluation(model), torch.no_grad():
+            for x, y in zip(images.split(batch), classes.split(batch), strict=True):
+                x = x.to(like.device, torch.float32)
+                caught.clear()
+                model(x)
+                features, weight = caught.features()
+                maps.append(_heat(torch.einsum("nchw,nc->nhw", features, weight[y.to(like.device)])[:, None], x))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.cat(maps)
+
+
+class _Last:
+    """A pass's last linear layer with its input, and the maps that modules put out before it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.widths = {module.in_features for module in model.modules() if isinstance(module, nn.Linear)}
+        self.clear()
+
+    def clear(self) -> None:
+        self.maps: list[Tensor] = []
+        self.layer: nn.Linear | None = None
+        self.input = torch.empty(0)
+
+    def see(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(module, nn.Linear):
+            self.layer, self.input = module, inputs[0]
+        elif isinstance(output, Tensor) and output.dim() == 4 and output.shape[1] in self.widths:
+            self.maps.append(output)
+
+    def features(self) -> tuple[Tensor, Tensor]:
+        """The map whose means the last layer takes, and that layer's weights."""
+        if self.layer is None:
+            raise LancetError("CAM is of networks that end in a linear layer, and this one calls none")
+        for found in reversed(self.maps):
+            means = found.mean(dim=(2, 3))
+            if found[0, 0].numel() > 1 and means.shape == self.input.shape and torch.allclose(means, self.input, 1e-4):
+                return found, self.layer.weight
+        raise LancetError("CAM is of networks whose last layer takes the mean of a map over its places: use Grad-CAM")
+
+
+def _heat(coarse: Tensor, images: Tensor) -> Tensor:
+    """A coarse map (N, 1, h, w) at the images' size, from 0, its largest value 1."""
+    heat = F.interpolate(coarse.clamp_min(0), images.shape[-2:], mode="bilinear")
     return heat / heat.amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from lancet.defect_nets import SharpSpot, spotted
 from lib.lancet.companions import apply, blur, companions
 from lib.lancet.errors import LancetError
-from lib.lancet.explanation import grad_cam, hottest, last_convolution, random_regions
+from lib.lancet.explanation import class_activation_map, grad_cam, hottest, last_convolution, random_regions
 
 WAYS = {"mask_blur": 1.0, "image_blur": 2.0}
 
@@ -131,6 +131,34 @@ def test_grad_cam_is_the_activation_where_the_class_reads_its_mean():
     assert last_convolution(model) == "0"
     with pytest.raises(LancetError, match="has no Conv2d"):
         last_convolution(nn.Linear(2, 2))
+
+
+def test_cam_is_grad_cam_at_the_features_whose_mean_is_classified():
+    from torch import nn
+
+    from lib.models.resnet import PreActResNet
+
+    torch.manual_seed(0)
+    model = PreActResNet((3, 32, 32), 5, nn.Identity(), (1, 1), width=8)  # its last features come of no convolution
+    images, classes = torch.rand(5, 3, 32, 32), torch.tensor([0, 4, 2, 1, 3])
+    heat = class_activation_map(model, images, classes, batch=2)
+    torch.testing.assert_close(heat, grad_cam(model, images, classes, layer="relu"))
+    assert model.training and not model.relu._forward_hooks
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (lambda nn: [nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2)], "mean of a map"),
+        (lambda nn: [nn.Conv2d(1, 2, 3), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(2, 2)], "mean of a map"),
+        (lambda nn: [nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()], "end in a linear layer"),
+    ],
+)
+def test_cam_refuses_other_networks(layers, message):
+    from torch import nn
+
+    with pytest.raises(LancetError, match=message):
+        class_activation_map(nn.Sequential(*layers(nn)), torch.rand(2, 1, 6, 6), torch.tensor([0, 1]))
 
 
 def test_regions_are_as_large_as_asked_and_stay_outside():
