@@ -32,6 +32,12 @@ def intervals(ax: Axes, values: pd.DataFrame, places: Any, index: int, upright: 
         ax.errorbar(values["value"], places, xerr=plots.spread(values), **own)
 
 
+def hollow(ax: Axes, values: pd.DataFrame, places: Any, label: str) -> None:
+    """Values without intervals beside those of `intervals`, as small hollow squares: what was tried and not taken."""
+    look: Any = {"color": plots.PALETTE[1], "marker": "s", "fillstyle": "none", "linestyle": "none", "markersize": 3}
+    ax.plot(values["value"], places, label=label, **look)
+
+
 def published(ax: Axes, values: pd.DataFrame, places: Sequence[float] | np.ndarray) -> None:
     """The source's own values, where it states any, as stars: column paper_value, at the places of `intervals`."""
     if "paper_value" in values and values["paper_value"].notna().any():

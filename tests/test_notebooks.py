@@ -61,6 +61,7 @@ OVERRIDES = {
     "36_lancet_explanation": ("visualisation_steps", 3),
     "37_lancet_adaptive": ("important", 0.2),
     "38_lancet_evasions": ("companion_steps", 20),
+    "39_lancet_tuning": ("epochs", 2),
 }
 """One parameter of each notebook that is not the scale's; of the others, the seeds are."""
 

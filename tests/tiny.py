@@ -122,6 +122,13 @@ def write(folder: Path) -> Path:
                 "old": 40,
                 "epochs": 1,
             },
+            "tuning": {
+                "test_images": 300,
+                "pairs": 6,
+                "copies": 1,
+                "old": 40,
+                "epochs": 1,
+            },
             "companions": {
                 "images": 6,
             },

@@ -10,6 +10,7 @@ Source: AI-Lancet, sections on general defects; rates and epochs are not stated.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import pandas as pd
@@ -54,13 +55,10 @@ COLUMNS = [
 ]
 
 
-class Settings(Errors):
-    """Settings of the experiment; rates, epochs, images and shares are not stated in the source.
+class Tuned(Errors):
+    """Shared settings of neuron-fine-tune; rates, epochs, images and shares are not stated in the source.
 
     Attributes:
-        pretrained: networks of `pretrained.NETWORKS` that are repaired too, where they can be had.
-        pretrained_options: settings that are others for these, by name.
-        pretrained_layers: how many of their last layers are looked at; None: all.
         pairs: wrong inputs that votes come from, at most.
         share: of a layer's weights, in [0, 1], at most: those with the most votes, which are tuned.
         copies, similar: transforms of each pair's input in N_e, and the most samples there with similar
@@ -70,12 +68,6 @@ class Settings(Errors):
         rates: learning rates, of which each method's is chosen on a part of test1.
     """
 
-    section: ClassVar[str] = "defects"
-
-    data: str = Field(title="data set")
-    pretrained: tuple[str, ...] = Field((), title="pretrained networks")
-    pretrained_options: dict[str, Any] = Field(default_factory=dict)
-    pretrained_layers: Count | None = None
     test_images: Count | None = Field(None, title="test images")
     pairs: Count = Field(200, title="pairs")
     share: Share = 0.1
@@ -85,6 +77,30 @@ class Settings(Errors):
     batch: Count = 64
     old: Count = Field(1000, title="old samples")
     rates: tuple[float, ...] = Field((1e-4, 1e-3, 1e-2), min_length=1, title="learning rates")
+
+    def repairing(self) -> dict[str, Any]:
+        """What a repair depends on: for keys."""
+        return {"steps": self.companion_steps, **self.model_dump(mode="json", include={*OPTIONS})}
+
+    def told(self, name: str) -> Any:
+        return "all" if name == "test_images" and self.test_images is None else super().told(name)
+
+
+class Settings(Tuned):
+    """Settings of the experiment; see also `Tuned`.
+
+    Attributes:
+        pretrained: networks of `pretrained.NETWORKS` that are repaired too, where they can be had.
+        pretrained_options: settings that are others for these, by name.
+        pretrained_layers: how many of their last layers are looked at; None: all.
+    """
+
+    section: ClassVar[str] = "defects"
+
+    data: str = Field(title="data set")
+    pretrained: tuple[str, ...] = Field((), title="pretrained networks")
+    pretrained_options: dict[str, Any] = Field(default_factory=dict)
+    pretrained_layers: Count | None = None
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -103,14 +119,8 @@ class Settings(Errors):
             return self
         return type(self).model_validate({**self.model_dump(), "pretrained_options": {}, **self.pretrained_options})
 
-    def repairing(self) -> dict[str, Any]:
-        """What a repair depends on: for keys."""
-        return {"steps": self.companion_steps, **self.model_dump(mode="json", include={*OPTIONS})}
-
     def told(self, name: str) -> Any:
-        if name == "data":
-            return config.load(self.scale).recipe(self.network).data
-        return "all" if name == "test_images" and self.test_images is None else super().told(name)
+        return config.load(self.scale).recipe(self.network).data if name == "data" else super().told(name)
 
 
 class DefectRun(ErrorRun[Settings]):
@@ -123,7 +133,7 @@ class DefectRun(ErrorRun[Settings]):
         key["reference"] = self.card(chosen.network, self.reference)["weights"]
 
         def make() -> pd.DataFrame:
-            frame = repairs(self.model, test1, test2, chosen, self.seed)
+            frame = repairs(Bench.of(self.model, test1, test2, chosen, self.seed))
             row = {"part": "repair", "method": "another seed", "chosen": True}
             row |= Half.of(self.model, test2).report(self.network(chosen.network, self.reference))
             return pd.concat([frame, pd.DataFrame([row], columns=COLUMNS).astype(object)], ignore_index=True)
@@ -141,7 +151,7 @@ class DefectRun(ErrorRun[Settings]):
             def make() -> pd.DataFrame:
                 model = about.load()
                 names = list(weight_layers(model))[-layers:] if layers else None
-                return repairs(model, *halved(images), own, 0, names)
+                return repairs(Bench.of(model, *halved(images), own, 0, names))
 
             found = self.table("lancet-defects-pretrained", key, make, version=VERSION)
         except (data.DataError, pretrained.efficientnet_lite.MissingWeightsError) as error:
@@ -150,91 +160,133 @@ class DefectRun(ErrorRun[Settings]):
         return found
 
 
-def repairs(
-    model: nn.Module,
-    test1: ImageSet,
-    test2: ImageSet,
-    settings: Settings,
-    seed: int = 0,
-    layers: Sequence[str] | None = None,
-) -> pd.DataFrame:
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """A network whose errors are located: what every repair starts from, and the images that it is judged on.
+
+    Attributes:
+        model: left as it is.
+        settings, seed: of the repairs; the seed of transforms, random weights and the order of samples.
+        fit, choice: the parts of test1 that repairs are made from, and that choose learning rates.
+        second: test2.
+        images, labels: wrong inputs of `fit` whose companions were searched.
+        pairs: how many have one.
+        votes: of the pairs, by layer.
+        old: N_o, which is what `fit` has right.
+    """
+
+    model: nn.Module
+    settings: Tuned
+    seed: int
+    fit: Half
+    choice: Half
+    second: Half
+    images: Tensor
+    labels: Tensor
+    pairs: int
+    votes: Mapping[str, Votes]
+    old: tuple[Tensor, Tensor]
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        test1: ImageSet,
+        test2: ImageSet,
+        settings: Tuned,
+        seed: int = 0,
+        layers: Sequence[str] | None = None,
+    ) -> Bench:
+        """
+        Args:
+            test1, test2: repairs come from the first, reports from the second.
+            layers: those that are looked at; None: all.
+        Raises: LancetError where the network makes no error, or no companion is found.
+        """
+        fit, choice = (Half.of(model, part) for part in halved(test1, CHOICE_SHARE, ("fit", "choice")))
+        images, labels, _ = fit.misclassified(settings.pairs)
+        found = found_companions(model, images, labels, settings.companion_steps)
+        votes, second = locate(model, *found, layers=layers), Half.of(model, test2)
+        old = fit.right(settings.old)
+        return cls(model, settings, seed, fit, choice, second, images, labels, len(found[0]), votes, old)
+
+    def least_votes(self, layer: str) -> int:
+        """Votes that a weight of the layer needs to be tuned."""
+        return least_votes(self.votes[layer], self.settings.share)
+
+    def errors(self, layer: str, copies: int, similar: int) -> tuple[tuple[Tensor, Tensor], int]:
+        """N_e: the pairs' inputs, their transforms, and samples that are wrong under M, right without its EI weights.
+
+        Returns: images and labels, and how many of them are of the third sort.
+        """
+        parts, truth = [self.images], [self.labels]
+        if copies:
+            parts.append(transforms_of(self.images, copies=copies, seed=self.seed))
+            truth.append(self.labels.repeat(copies))
+        beside = self.fit.wrong.clone()
+        beside[self.fit.places(self.settings.pairs)] = False
+        others = self.fit.images.part(torch.nonzero(beside).flatten().numpy(), "wrong")
+        least = self.least_votes(layer)
+        alike = similar_errors(self.model, self.votes, layer, others, others.labels, least_votes=least)
+        chosen = torch.nonzero(alike).flatten()[:similar]
+        if len(chosen):
+            parts.append(others.float(index=chosen))
+            truth.append(others.labels[chosen])
+        return (torch.cat(parts), torch.cat(truth)), len(chosen)
+
+    def report(self, model: nn.Module) -> dict[str, Any]:
+        """Of a repaired network: accuracy, errors_right, still_right, n and n_errors on test2, and the first two on the
+        part of test1 that chooses."""
+        found = self.choice.report(model)
+        on_choice = {"choice_accuracy": found["accuracy"], "choice_errors_right": found["errors_right"] or 0.0}
+        return {**self.second.report(model), **on_choice}
+
+    def at_each_rate(
+        self, layer: str, errors: tuple[Tensor, Tensor], old: tuple[Tensor, Tensor], **changes: Any
+    ) -> list[dict[str, Any]]:
+        """The network fine-tuned at every learning rate: `report`, learning_rate, chosen (whether the choice part took
+        that rate), layer, weights (how many could change), fraction, tuned_right of tuned_on samples of N_e.
+
+        Args:
+            changes: of what `fine_tune` is told.
+        """
+        options: dict[str, Any] = {"epochs": self.settings.epochs, "batch": self.settings.batch, "seed": self.seed}
+        options |= {"layer": layer, "least_votes": self.least_votes(layer), **changes}
+        rows = []
+        for rate in self.settings.rates:
+            tuned, done = fine_tune(self.model, self.votes, errors, old, learning_rate=rate, **options)
+            row = {"learning_rate": rate, "layer": layer, "weights": done.weights, "fraction": done.fraction}
+            row |= {"tuned_right": done.right_after, "tuned_on": done.errors}
+            rows.append({**row, **self.report(tuned)})
+        best = chosen_rate(rows, 1 - self.choice.wrong.float().mean().item())
+        return [{**row, "chosen": k == best} for k, row in enumerate(rows)]
+
+
+def repairs(bench: Bench) -> pd.DataFrame:
     """A network repaired in every way, at every learning rate.
 
-    Args:
-        model: left as it is.
-        test1, test2: repairs come from the first, reports from the second.
-        settings: of the repairs.
-        seed: of transforms, random weights and the order of samples.
-        layers: those that are looked at; None: all.
     Returns: rows of part "layer" (layer, pairs_repaired: share of pairs, fraction: median part of its weights) and of
-        part "repair": rule (of the layer), method, learning_rate, chosen (whether the choice part of test1 took that
-        rate), layer, weights (how many numbers could change), accuracy on test2, errors_right on M_test2, still_right
-        on the rest of test2, n, n_errors; the same on the choice part; tuned_right of tuned_on samples of N_e.
-    Raises: LancetError where the network makes no error, or no companion is found.
+        part "repair": rule (of the layer), method, similar (samples of that sort in N_e), and as `at_each_rate` has
+        them; and of the network before.
     """
-    fit, choice = (Half.of(model, part) for part in halved(test1, CHOICE_SHARE, ("fit", "choice")))
-    second = Half.of(model, test2)
-    images, labels, _ = fit.misclassified(settings.pairs)
-    found = found_companions(model, images, labels, settings.companion_steps)
-    votes, count = locate(model, *found, layers=layers), {"pairs": len(found[0]), "wrong": len(labels)}
+    count = {"pairs": bench.pairs, "wrong": len(bench.labels)}
     rows: list[dict[str, Any]] = []
-    for name, entry in votes.items():
+    for name, entry in bench.votes.items():
         fraction = None if entry.share == 0 else entry.fraction
         about = {"part": "layer", "layer": name, "weights": entry.counts.numel(), **count}
         rows.append({**about, "pairs_repaired": entry.share, "fraction": fraction})
-    before = {"part": "repair", "method": "none", "chosen": True}
-    rows.append({**before, **second.report(model), **_on_choice(model, choice)})
-    old = fit.right(settings.old)
+    rows.append({"part": "repair", "method": "none", "chosen": True, **bench.report(bench.model)})
     prepared: dict[str, Any] = {}  # by layer, as the rules may choose the same one
     tasks = [(rule, neurons) for rule in RULES for neurons in NEURONS] + [(list(RULES)[-1], "whole network")]
     for rule, neurons in bar(tasks, desc="repairs"):
-        layer = choose_layer(votes, rule)
-        least = least_votes(votes[layer], settings.share)
+        layer = choose_layer(bench.votes, rule)
         if layer not in prepared:
-            prepared[layer] = samples(model, votes, layer, least, fit, images, labels, settings, seed)
+            prepared[layer] = bench.errors(layer, bench.settings.copies, bench.settings.similar)
         errors, similar = prepared[layer]
-        own: dict[str, Any] = {"epochs": settings.epochs, "batch": settings.batch, "least_votes": least, "seed": seed}
-        own |= {"whole": True} if neurons == "whole network" else {"neurons": neurons}
-        tried = []
-        for rate in settings.rates:
-            tuned, report = fine_tune(model, votes, errors, old, layer=layer, learning_rate=rate, **own)
-            where = {"part": "repair", "rule": rule, "method": neurons, "learning_rate": rate, "layer": layer}
-            done = {"weights": report.weights, "fraction": report.fraction, "tuned_right": report.right_after}
-            done |= {"tuned_on": report.errors, "similar": similar, **count}
-            tried.append({**where, **done, **second.report(tuned), **_on_choice(tuned, choice)})
-        best = chosen_rate(tried, 1 - choice.wrong.float().mean().item())
-        rows += [{**row, "chosen": k == best} for k, row in enumerate(tried)]
+        what: dict[str, Any] = {"whole": True} if neurons == "whole network" else {"neurons": neurons}
+        about = {"part": "repair", "rule": rule, "method": neurons, "similar": similar, **count}
+        rows += [{**about, **row} for row in bench.at_each_rate(layer, errors, bench.old, **what)]
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def samples(
-    model: nn.Module,
-    votes: Mapping[str, Votes],
-    layer: str,
-    least: int,
-    half: Half,
-    images: Tensor,
-    labels: Tensor,
-    settings: Settings,
-    seed: int,
-) -> tuple[tuple[Tensor, Tensor], int]:
-    """N_e: the pairs' inputs, their transforms, and samples that are wrong under M but right without the EI weights.
-
-    Returns: images and labels, and how many of them are of the third sort.
-    """
-    parts, truth = [images], [labels]
-    if copies := settings.copies:
-        parts.append(transforms_of(images, copies=copies, seed=seed))
-        truth.append(labels.repeat(copies))
-    beside = half.wrong.clone()
-    beside[half.places(settings.pairs)] = False
-    others = half.images.part(torch.nonzero(beside).flatten().numpy(), "wrong")
-    alike = similar_errors(model, votes, layer, others, others.labels, least_votes=least)
-    chosen = torch.nonzero(alike).flatten()[: settings.similar]
-    if len(chosen):
-        parts.append(others.float(index=chosen))
-        truth.append(others.labels[chosen])
-    return (torch.cat(parts), torch.cat(truth)), len(chosen)
 
 
 def chosen_rate(tried: Sequence[Mapping[str, Any]], accuracy: float) -> int:
@@ -249,11 +301,6 @@ def chosen_rate(tried: Sequence[Mapping[str, Any]], accuracy: float) -> int:
     if harmless:
         return max(harmless, key=lambda k: (tried[k]["choice_errors_right"], tried[k]["choice_accuracy"]))
     return max(range(len(tried)), key=lambda k: tried[k]["choice_accuracy"])
-
-
-def _on_choice(model: nn.Module, half: Half) -> dict[str, Any]:
-    found = half.report(model)
-    return {"choice_accuracy": found["accuracy"], "choice_errors_right": found["errors_right"] or 0.0}
 
 
 def repaired(settings: Settings, seed: int) -> pd.DataFrame:
@@ -358,9 +405,7 @@ def draw(results: Results, network: str = "") -> Figure:
             chosen = chosen[chosen["method"].isin(methods)]
             places = dotplots.row_of(chosen["method"], methods)
             dotplots.intervals(ax, chosen, places, 0, label="at the chosen learning rate")
-            look: Any = {"color": plots.PALETTE[1], "marker": "s", "fillstyle": "none", "linestyle": "none"}
-            look |= {"markersize": 3, "label": "at every learning rate"}
-            ax.plot(tried["value"], dotplots.row_of(tried["method"], methods) + 0.3, **look)
+            dotplots.hollow(ax, tried, dotplots.row_of(tried["method"], methods) + 0.3, "at every learning rate")
             dotplots.published(ax, chosen, places)
             plots.named_rows(ax, [METHODS[method].replace(", ", ",\n") for method in methods], 0.6)
             ax.tick_params(labelleft=ax is row[0])

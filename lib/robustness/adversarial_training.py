@@ -1,9 +1,9 @@
 """Adversarial training by one signed gradient step from strong noise.
 
 Source: de Jorge et al., "Make Some Noise: Reliable and Efficient Single-Step Adversarial Training", NeurIPS 2022,
-https://arxiv.org/abs/2202.01181, Algorithm 1. It is FGSM from a random start (Wong, Rice and Kolter, "Fast is better than
-free", ICLR 2020) with noise of twice eps and without the clipping to the eps ball, which make it resist catastrophic
-overfitting: networks that withstand this one step and no other attack.
+https://arxiv.org/abs/2202.01181, Algorithm 1. It is FGSM from a random start (Wong, Rice and Kolter, "Fast is better
+than free", ICLR 2020) with noise of twice eps and without the clipping to the eps ball, and so resists catastrophic
+overfitting, after which a network withstands this one step and no other attack.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ class NFgsm(Hook):
     """Training hook: replaces each batch by noisy images moved by one signed gradient step (N-FGSM).
 
     start = x + eta with eta ~ U[-noise eps, noise eps], result = start + alpha sign(grad at start), both clipped to
-    [0, 1] and not to the eps ball. One extra forward and backward a step, gradients with respect to the images only: parameter gradients are not touched, and the number
-    of optimiser steps equals the natural twin's. The attack sees the network as it trains (train mode, batch
-    statistics, the recipe's temperature and precision), but running statistics move only in the training pass.
+    [0, 1] and not to the eps ball. One extra forward and backward a step, gradients with respect to the images only:
+    parameter gradients are not touched, and the number of optimiser steps equals the natural twin's. The attack sees
+    the network as it trains (train mode, batch statistics, the recipe's temperature and precision), but running
+    statistics move only in the training pass.
 
     On a CPU the random starts come from the run's own generator, on another device from one there, seeded from the
     run's: 1.5 MB a step need not be drawn on the CPU and sent. So the two devices start from different points.

@@ -97,8 +97,8 @@ def test_defects_are_repaired_once_and_reported_on_the_other_half(run, settings,
 def test_a_repair_depends_on_the_first_half_only(run, settings):
     """Other images in test2 change what is reported, and nothing of what is chosen."""
     (first, second), one = run.half_sets, settings.model_copy(update={"rates": (0.01,)})
-    whole = defects.repairs(run.model, first, second, one)
-    part = defects.repairs(run.model, first, second.subset(slice(0, 60)), one)
+    whole = defects.repairs(defects.Bench.of(run.model, first, second, one))
+    part = defects.repairs(defects.Bench.of(run.model, first, second.subset(slice(0, 60)), one))
     same = ["rule", "method", "layer", "weights", "choice_accuracy", "choice_errors_right", "tuned_right", "tuned_on"]
     pd.testing.assert_frame_equal(whole[same], part[same])
 
@@ -118,8 +118,9 @@ def test_samples_hold_each_wrong_input_once(run, settings):
     images, labels, _ = half.misclassified(6)
     weight = model.fc2.weight
     every = {"fc2": Votes("fc2", torch.ones_like(weight).int(), weight.abs(), torch.ones(6) > 0, torch.ones(6))}
-    few = settings.model_copy(update={"similar": 50})
-    (found, truth), count = defects.samples(model, every, "fc2", 1, half, images, labels, few, 0)
+    chosen = settings.model_copy(update={"pairs": 6, "share": 1.0})
+    bench = defects.Bench(model, chosen, 0, half, half, half, images, labels, 6, every, half.right(1))
+    (found, truth), count = bench.errors("fc2", copies=1, similar=50)
     assert torch.equal(found[:6], images) and torch.equal(truth[:12], labels.repeat(2))
     assert len(found) == len(truth) == 12 + count
     rest = found[12:]
