@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,9 +22,11 @@ from lib.experiments.item import SHARE, Item, Results
 from lib.experiments.lancet import ErrorRun, Half
 from lib.experiments.settings import Count
 from lib.lancet.companions import apply, companions, default_blur
+from lib.lancet.errors import LancetError
 from lib.lancet.explanation import class_activation_map, grad_cam, hottest, random_regions
 from lib.lancet.measures import predictions
 
+VERSION = 2  # raise it when a change in this experiment's code changes its numbers
 NAMES = {
     "hard": "hard mask (ours)",
     "stated": "soft mask, first success (stated)",
@@ -95,10 +98,13 @@ def compared(model: nn.Module, half: Half, count: int, steps: int, seed: int = 0
     found = {name: entry.found.cpu() for name, entry in made.items()}
     images_of = {name: entry.images.cpu() for name, entry in made.items()}
     heat = grad_cam(model, images, predicted).cpu()
-    masks["grad-cam"] = hottest(heat, made["hard"].area.cpu())
-    masks["cam"] = hottest(class_activation_map(model, images, predicted).cpu(), made["hard"].area.cpu())
-    masks["random"] = random_regions(masks["hard"], seed)
-    for name in ("grad-cam", "cam", "random"):
+    heats = {"grad-cam": heat}
+    with suppress(LancetError):  # CAM is of networks that classify the means of their last features, and only of these
+        heats["cam"] = class_activation_map(model, images, predicted).cpu()
+    regions = {name: hottest(shown, made["hard"].area.cpu()) for name, shown in heats.items()}
+    regions["random"] = random_regions(masks["hard"], seed)
+    masks |= regions
+    for name in regions:
         images_of[name] = apply(images, masks[name], default_blur(images))
         found[name] = (predictions(model, images_of[name]) == labels) & found["hard"]
     return Compared(images, labels, predicted, masks, images_of, found, heat)
@@ -114,8 +120,8 @@ def masks_of(model: nn.Module, result: Compared) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     sigma, ours = default_blur(result.images), result.masks["hard"] > 0.5
-    for method in NAMES:
-        masks, found = result.masks[method], result.found[method]
+    for method, masks in result.masks.items():
+        found = result.found[method]
         cut = (masks > 0.5).float()
         survives = (predictions(model, apply(result.images, cut, sigma)) == result.labels) & found
         union = ((cut > 0.5) | ours).sum(dim=(1, 2, 3)).clamp_min(1)
@@ -170,13 +176,13 @@ class CompanionRun(ErrorRun[Settings]):
         half = Half.of(self.model, self.half_sets[0])
         return compared(self.model, half, count, self.settings.companion_steps, self.seed)
 
-    def kept(self, kind: str, count: int, make: Any) -> pd.DataFrame:
+    def kept(self, kind: str, count: int, make: Any, version: int = 1) -> pd.DataFrame:
         key = {"images": self.half_sets[0].fingerprint, "count": count, "steps": self.settings.companion_steps}
-        return self.table(kind, key, make, self.settings.network)
+        return self.table(kind, key, make, self.settings.network, version)
 
     def masks(self) -> pd.DataFrame:
         count = self.settings.images
-        return self.kept("lancet-companions", count, lambda: masks_of(self.model, self.compared(count)))
+        return self.kept("lancet-companions", count, lambda: masks_of(self.model, self.compared(count)), VERSION)
 
     def pictures(self) -> pd.DataFrame:
         def make() -> pd.DataFrame:
