@@ -15,10 +15,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lib import dotplots, plots
-from lib.experiments import lancet_defects
 from lib.experiments.item import SHARE, Item, Results
 from lib.experiments.lancet import ErrorRun
-from lib.experiments.lancet_defects import Bench
+from lib.experiments.lancet_fine_tuning import Bench, Tuned
 from lib.lancet.locating import choose_layer
 from lib.progress import bar
 
@@ -45,7 +44,7 @@ VARIANTS = {
 }
 
 
-class Settings(lancet_defects.Tuned):
+class Settings(Tuned):
     """Settings of the experiment; see also `Tuned`.
 
     Attributes:

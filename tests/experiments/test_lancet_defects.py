@@ -11,6 +11,7 @@ from lib import config, data, plots
 from lib.experiments import lancet_defects as defects
 from lib.experiments import pretrained
 from lib.experiments.lancet import Half, halved
+from lib.experiments.lancet_fine_tuning import Bench, chosen_rate
 from lib.lancet.errors import LancetError
 from lib.lancet.files import load_classifier, read_folder, write_folder
 from lib.lancet.locating import Votes
@@ -97,8 +98,8 @@ def test_defects_are_repaired_once_and_reported_on_the_other_half(run, settings,
 def test_a_repair_depends_on_the_first_half_only(run, settings):
     """Other images in test2 change what is reported, and nothing of what is chosen."""
     (first, second), one = run.half_sets, settings.model_copy(update={"rates": (0.01,)})
-    whole = defects.repairs(defects.Bench.of(run.model, first, second, one))
-    part = defects.repairs(defects.Bench.of(run.model, first, second.subset(slice(0, 60)), one))
+    whole = defects.repairs(Bench.of(run.model, first, second, one))
+    part = defects.repairs(Bench.of(run.model, first, second.subset(slice(0, 60)), one))
     same = ["rule", "method", "layer", "weights", "choice_accuracy", "choice_errors_right", "tuned_right", "tuned_on"]
     pd.testing.assert_frame_equal(whole[same], part[same])
 
@@ -107,9 +108,9 @@ def test_learning_rates_are_chosen_without_loss():
     def row(accuracy, right):
         return {"choice_accuracy": accuracy, "choice_errors_right": right}
 
-    assert defects.chosen_rate([row(0.90, 0.1), row(0.896, 0.3), row(0.80, 0.9)], 0.90) == 1
-    assert defects.chosen_rate([row(0.90, 0.3), row(0.91, 0.3)], 0.90) == 1
-    assert defects.chosen_rate([row(0.80, 0.4), row(0.85, 0.1)], 0.90) == 1
+    assert chosen_rate([row(0.90, 0.1), row(0.896, 0.3), row(0.80, 0.9)], 0.90) == 1
+    assert chosen_rate([row(0.90, 0.3), row(0.91, 0.3)], 0.90) == 1
+    assert chosen_rate([row(0.80, 0.4), row(0.85, 0.1)], 0.90) == 1
 
 
 def test_samples_hold_each_wrong_input_once(run, settings):
@@ -119,7 +120,7 @@ def test_samples_hold_each_wrong_input_once(run, settings):
     weight = model.fc2.weight
     every = {"fc2": Votes("fc2", torch.ones_like(weight).int(), weight.abs(), torch.ones(6) > 0, torch.ones(6))}
     chosen = settings.model_copy(update={"pairs": 6, "share": 1.0})
-    bench = defects.Bench(model, chosen, 0, half, half, half, images, labels, 6, every, half.right(1))
+    bench = Bench(model, chosen, 0, half, half, half, images, labels, 6, every, half.right(1))
     (found, truth), count = bench.errors("fc2", copies=1, similar=50)
     assert torch.equal(found[:6], images) and torch.equal(truth[:12], labels.repeat(2))
     assert len(found) == len(truth) == 12 + count

@@ -31,6 +31,7 @@ def test_companions_are_measured_once(monkeypatch):
     ours, soft = (frame[frame["method"] == method].reset_index() for method in ("hard", "stated"))
     assert len(ours) == len(soft) == 6 and ours["found"].any()
     assert (ours["found"] == ours["survives"]).all() and ours["between"].eq(0).all()
+    assert "cam" not in set(frame["method"])  # this network classifies no means
     others = frame[frame["method"] == "random"].set_index("image")
     shared = ours.set_index("image").loc[others.index]
     assert others["area"].to_numpy(float) == pytest.approx(shared["area"].to_numpy(float))

@@ -4,6 +4,7 @@ import pytest
 
 from lib import config
 from lib.experiments import lancet_defects as defects
+from lib.experiments import lancet_fine_tuning
 from lib.experiments import lancet_tuning as tuning
 
 CONFIG = """
@@ -26,14 +27,14 @@ def settings(shared_places):
 def test_variants_leave_out_what_they_say(settings, monkeypatch):
     run = tuning.TuningRun(settings, 0)
     bench, seen = run.bench(), []
-    fine_tune = defects.fine_tune
+    fine_tune = lancet_fine_tuning.fine_tune
 
     def watched(model, votes, errors, old, **options):
         made = fine_tune(model, votes, errors, old, **options)
         seen.append((len(errors[0]), len(old[0]), options["distillation"], made[1].steps))
         return made
 
-    monkeypatch.setattr(defects, "fine_tune", watched)
+    monkeypatch.setattr(lancet_fine_tuning, "fine_tune", watched)
     table = tuning.variants(bench, settings).set_index("variant")
     assert list(table.index.unique()) == ["none", *tuning.VARIANTS] and len(table) == 1 + 2 * len(tuning.VARIANTS)
     assert table.loc["none", "errors_right"] == 0 and table.loc["none", "still_right"] == 1
