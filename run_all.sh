@@ -16,7 +16,8 @@ Usage: ./run_all.sh [smoke|cpu|gpu|paper] [options]    regenerate the figures an
        ./run_all.sh setup                              only make the environment, and make this clone ready for it
 
 Scales:  smoke   every notebook on 5,000 real digits that a pip package ships: minutes, no network
-         cpu     the papers' own data at reduced size: hours on two cores, resumable
+         cpu     the papers' own data at reduced size: minutes with the tables that come along, more than a day
+                 from nothing (two cores), resumable
          gpu     the papers' networks at full width, schedules as short as reach the usual accuracy: one GPU
          paper   the papers' settings: one GPU or a cluster
 

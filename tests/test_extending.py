@@ -47,7 +47,7 @@ def test_the_example_runs_as_it_stands(tmp_path):
         shop.write(name, (shop.root / name).read_text() + "\n" + given[name])
     for name in ("lib/robustness/noise.py", "lib/experiments/robustness_noise.py"):
         shop.write(name, given[name])
-    shutil.copy(config.ROOT / "docs/extending/05_robustness_noise.ipynb", shop.root / "notebooks")
+    shutil.copy(config.ROOT / "docs/extending/06_robustness_noise.ipynb", shop.root / "notebooks")
     done = shop.call("smoke", "--only", "robustness_noise")
     assert done.returncode == 0, done.stdout + done.stderr
     found = shop.record("robustness_noise")

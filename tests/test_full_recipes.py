@@ -17,7 +17,7 @@ from lib.training import fit, set_learning_rate
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 PRESETS = {scale: config.load(scale) for scale in ("paper", "gpu")}
-LENGTHS = ("epochs", "schedule", "learning_rate", "weight_decay", "train_limit", "storage", "start")
+LENGTHS = ("epochs", "schedule", "learning_rate", "weight_decay", "train_limit", "storage", "start", "batch")
 LARGEST = 600  # rows of a matrix whose decomposition is worth waiting for here
 
 
@@ -57,15 +57,15 @@ def hooks_of(recipe: config.Recipe) -> list:
 
 
 def distinct() -> list[tuple[str, str]]:
-    """Scale and network of recipes that differ in more than how long they train, a trigger or a budget."""
+    """Scale and network of recipes that differ in more than how long they train, a trigger, a budget or an amount."""
     found: dict[str, tuple[str, str]] = {}
     for scale, preset in PRESETS.items():
         for name, recipe in preset.networks.items():
             alike: dict[str, Any] = {key: value for key, value in recipe.plain().items() if key not in LENGTHS}
-            alike["started"] = recipe.start is not None
+            alike |= {"started": recipe.start is not None, "temperature": recipe.temperature == 1}
             alike["prepare"] = [plug["use"] for plug in recipe.prepare]
             for plugs in ("hooks", "transforms"):
-                drop = {"budget", "final_sparsity", "begin", "end", "every", "weight"}
+                drop = {"budget", "final_sparsity", "begin", "end", "every", "weight", "rank_ratio", "factor"}
                 alike[plugs] = [{key: value for key, value in plug.items() if key not in drop} for plug in alike[plugs]]
             found.setdefault(store.fingerprint(alike), (scale, name))
     return list(found.values())

@@ -108,9 +108,14 @@ class PruningRun(SlicingRun[Settings]):
 
     @cached_property
     def means(self) -> Any:
-        """What centring needs of the unpruned network: the means of its profile."""
+        """What centring needs of the unpruned network: the means of its profile. To be read before a mask is on."""
         profile = self.profile()
         return centres(self.model, {layer: profile.input_mean(layer) for layer in weight_layers(self.model)})
+
+    @property
+    def compensations(self) -> tuple[tuple[bool, Any], ...]:
+        """Without compensation and with it: the means that networks are centred by."""
+        return (False, None), (True, self.means)
 
     def kept(self, kind: str, method: str, key: dict[str, Any], columns: list[str], rows: Any) -> pd.DataFrame:
         """A table that depends on the images, the means and a method's scores, beside `key`."""
@@ -123,19 +128,20 @@ class PruningRun(SlicingRun[Settings]):
         }
         return self.table(kind, {**shared, **key}, rows, self.settings.network, columns=columns)
 
-    def right(self, bank: Bank, compensation: bool) -> Tensor:
-        """Right decisions by class of the network as it now is."""
-        with centred(self.model, self.means if compensation else None):
+    def right(self, bank: Bank, means: Any) -> Tensor:
+        """Right decisions by class of the network as it now is, centred by these means (None: not)."""
+        with centred(self.model, means):
             return correct_by_class(self.model, bank, self.classes, precision=self.preset.compute.training_precision)
 
     def by_class(self, method: str, ratios: Sequence[float]) -> pd.DataFrame:
         """Right decisions by class of a method that knows no target; "" drops nothing."""
 
         def rows() -> Iterator[list[Any]]:
+            compensations = self.compensations
             for ratio in ratios:
                 with masked(self.model, whole_masks(self.model, method, ratio)):
-                    for compensation in (False, True):
-                        right = self.right(self.bank, compensation).tolist()
+                    for compensation, means in compensations:
+                        right = self.right(self.bank, means).tolist()
                         counts = self.bank.counts(self.classes).tolist()
                         yield from ([method, ratio, compensation, k, right[k], n] for k, n in enumerate(counts))
 
@@ -153,6 +159,7 @@ class PruningRun(SlicingRun[Settings]):
         ratios = [float(ratio) for ratio in self.settings.ratios]
 
         def rows() -> Iterator[list[Any]]:
+            compensations = self.compensations
             scores, second = self.scores(method), weight_scores(self.model) if ties == "weight" else None
             for classes in chunk:
                 part = self.bank.of_classes(sorted({*range(self.classes)} - {*classes}) if others else classes)
@@ -161,8 +168,8 @@ class PruningRun(SlicingRun[Settings]):
                 for ratio in ratios:
                     tied = by_position(summed, places, ratio)
                     with masked(self.model, masks_of(places, ratio)):
-                        for compensation in (False, True):
-                            right = int(self.right(part, compensation).sum())
+                        for compensation, means in compensations:
+                            right = int(self.right(part, means).sum())
                             yield [method, ratio, compensation, name_of(classes), right, len(part.labels), tied]
 
         key = {"ratios": ratios, "subsets": [list(classes) for classes in chunk], "ties": ties, "others": others}
@@ -184,8 +191,8 @@ class PruningRun(SlicingRun[Settings]):
             places = ranking(summed)
             for ratio in ratios:
                 masks = whole_masks(self.model, method, ratio) if classes is None else masks_of(places, ratio)
-                for compensation in (False, True):
-                    model, means = copy.deepcopy(self.model), self.means if compensation else None
+                for compensation, means in self.compensations:
+                    model = copy.deepcopy(self.model)
                     fine_tune(model, train, masks, recipe, means, self.seed, preset.device)
                     with centred(model, means):
                         right = correct_by_class(model, part, self.classes, precision=preset.training_precision)
@@ -208,12 +215,12 @@ class PruningRun(SlicingRun[Settings]):
         precisions = (self.preset.compute.training_precision, "float32")
 
         def rows() -> Iterator[list[Any]]:
-            part = self.bank.of_classes(classes)
+            part, compensations = self.bank.of_classes(classes), self.compensations
             places = ranking(subset_scores(self.scores("nnslicer"), classes))
             for ratio in ratios:
                 with masked(self.model, masks_of(places, ratio)):
-                    for compensation in (False, True):
-                        with centred(self.model, self.means if compensation else None):
+                    for compensation, means in compensations:
+                        with centred(self.model, means):
                             fast, exact = (decisions(self.model, part, precision=p) for p in precisions)
                         gap = ((fast == part.labels).double().mean() - (exact == part.labels).double().mean()).item()
                         yield [ratio, compensation, (fast == exact).double().mean().item(), gap, len(part.labels)]

@@ -141,6 +141,32 @@ def test_one_precision_decides_like_itself_and_all_classes_are_target_and_other(
     assert 24 * rows["target"] + 36 * rows["other"] == pytest.approx(right)
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        lambda run: run.by_class("weight", [0.3, 0.6]),
+        lambda run: run.of_subsets("nnslicer", run.subsets()),
+        lambda run: run.of_subsets("effective-path", run.subsets(), ties="weight", others=True),
+        lambda run: run.tuned("nnslicer", run.subsets()[0], [0.5]),
+        lambda run: run.agreement(),
+    ],
+)
+def test_networks_are_centred_by_the_means_of_the_unpruned_one_whatever_is_made_first(monkeypatch, tmp_path, table):
+    """As in a run that goes on, in which the tables before this one are kept."""
+    monkeypatch.setenv("NEURONS_RESULTS", str(tmp_path))
+    run, asked = pruning_run(), []
+    whole = copy.deepcopy(run.model.state_dict())
+    centres = nnslicer_pruning.centres
+
+    def watched(model, means):
+        asked.append(all(torch.equal(value, whole[name]) for name, value in model.state_dict().items()))
+        return centres(model, means)
+
+    monkeypatch.setattr(nnslicer_pruning, "centres", watched)
+    frame = table(run)
+    assert asked == [True] and frame["compensation"].astype(bool).any()
+
+
 def test_pruned_networks_are_kept_and_a_run_that_was_stopped_goes_on(monkeypatch, tmp_path):
     settings = nnslicer_pruning.Settings.of("smoke")
     once = nnslicer_pruning.pruned(settings, 0)
