@@ -9,7 +9,8 @@ seconds from opening its panel at `smoke` to the first answer of each tab, one a
 
 Not reached: all of `smoke` in six minutes. With 26 notebooks (there are more now) it took 8.6 minutes and 954
 core-seconds on two cores of a Xeon with AMX: 35 steps took 46 % of it, the notebooks 30, 21 trainings 21. Each of the
-84 processes imported for 2 seconds, a fifth of all; fewer processes, or settings with which networks learn too little, would take it further.
+84 processes imported for 2 seconds, a fifth of all; fewer processes, or settings with which networks learn too little,
+would take it further.
 """
 
 import argparse

@@ -28,7 +28,7 @@ from lib.progress import bar
 VERSION = 1  # raise it when a change in these experiments' code changes their numbers
 COLUMNS = ["method", "layer", "changed", "fraction", "reached", "known_success", *NAMES, "n", "n_target", "note"]
 LABELS = {
-    "attack_success": "success",
+    "attack_success": "attack success rate",
     "accuracy": "accuracy",
     "accuracy_change": "accuracy change",
     "target_recall": "target recall",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lib import cache, compute, config, data
 from lib.experiments.run import Run
-from lib.experiments.settings import Count, Settings, Share
+from lib.experiments.settings import Count, Settings
 from lib.slicing import scores as scoring
 from lib.slicing.kinds import SlicingError
 from lib.slicing.profiling import CODEC, NeuronProfile, first_correct, profile
@@ -35,7 +35,7 @@ class NNSlicer(Settings):
 
     Attributes:
         network: a network of the scale, whose slices are looked at.
-        theta: the share by which the kept inputs of a neuron may miss the sum of all, in [0, 1]; the source: .2.
+        theta: the share by which the kept inputs of a neuron may miss the sum of all, in [0, 1); the source: .2.
         reference: mean that an output is compared with: of the predicted class, or of the whole data set.
         profile_per_class, scores_per_class: correctly classified training images of each class behind the profile,
             and behind the synapses' scores.
@@ -44,7 +44,7 @@ class NNSlicer(Settings):
     study: ClassVar[str] = "nnslicer"
 
     network: str = "nnslicer-resnet10"
-    theta: Share = Field(0.2, title="theta")
+    theta: float = Field(0.2, ge=0, lt=1, title="theta")
     reference: Literal["predicted", "dataset"] = "predicted"
     profile_per_class: Count = Field(1000, title="training images a class for the profile")
     scores_per_class: Count = Field(1000, title="training images a class for the scores")

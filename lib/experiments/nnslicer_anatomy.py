@@ -202,7 +202,7 @@ def draw_classes(results: Results) -> Figure:
         rows = results.values("class_overlap", method=method)
         order = list(dict.fromkeys(rows["first"]))
         wide = rows.pivot(index="first", columns="second", values="value").loc[order, order]
-        seaborn.heatmap(wide, ax=ax, cmap="viridis", square=True, cbar_kws={"shrink": 0.7})
+        seaborn.heatmap(wide, ax=ax, cmap="viridis", square=True, cbar_kws={"shrink": 0.7, "label": "Jaccard index"})
         ax.set(title=name.replace(", ", ",\n"), xlabel="", ylabel="")
     return figure
 
@@ -219,7 +219,7 @@ def draw_maps(found: dict[str, Any], layers: list[str]) -> Figure:
         value = np.asarray(found[layer])
         top = max(np.abs(value).max(), 1)
         gray = {"cmap": "gray", "vmin": 0, "vmax": 1}
-        ax.imshow(value, **(gray if layer == "image" else {"cmap": "PuOr", "vmin": -top, "vmax": top}))
+        ax.imshow(value, **(gray if layer == "image" else {"cmap": "PuOr_r", "vmin": -top, "vmax": top}))
         ax.set_title({"image": "image", "input": "pixels"}.get(layer, short(layer)))
         plots.bare(ax, frame=True)
     return figure

@@ -139,7 +139,7 @@ def figure(
     gaps[["value", "low", "high"]] *= 100
     plots.curves(large, gaps[gaps[hue] != base], hue=hue, label=label, order=order)
     large.axhline(0, color=plots.PALETTE[order.index(base) % 7], linestyle="-", marker="")
-    large.set_title(f"accuracy less that of {against}")
+    large.set_title(f"accuracy minus that of {against}")
     large.set_ylabel("percentage points")
     for letter, rows, text in (("A", accuracy, "accuracy under FGSM"), ("R", relative, "share of clean accuracy")):
         plots.curves(axes[letter], rows, hue=hue, label=label, order=order)

@@ -131,7 +131,7 @@ def _layer(found: Comparison, layer: str) -> View:
     caption = (
         f"{layer}: {found.synapses.loc[layer, CLEAN]:.1%} of its synapses are in the clean image's slice, "
         f"{found.synapses.loc[layer, ADVERSARIAL]:.1%} in the adversarial's; they share "
-        f"{found.overlap.loc[layer, ADVERSARIAL]:.0%} of those in either. Orange neurons raise the class, violet ones "
-        "lower it."
+        f"{found.overlap.loc[layer, ADVERSARIAL]:.0%} of those in either. Orange neurons move the class "
+        "score further from its mean, in the direction in which it already differs; purple ones move it back."
     )
     return View(figure, caption)

@@ -84,20 +84,29 @@ class OwnReport:
 
     def text(self) -> str:
         """The report in a few lines of Markdown."""
+        aim = (
+            "success fell to the threshold"
+            if self.method == "flip"
+            else "more of the inputs used are right than before"
+        )
         if not self.reached:
             verdict = "**what was aimed at was not reached:** this is the best that was found."
         elif not self.images_of:
-            verdict = "what was aimed at was reached; what it costs clean images is not known, as none were given."
+            verdict = f"{aim}; what it costs clean images is not known, as none were given."
         elif self.worse:
             lost = ", ".join(f"{k} ({self.before[_recall(k)]:.3f} to {self.after[_recall(k)]:.3f})" for k in self.worse)
-            verdict = f"**what was aimed at was reached, but this is no success:** recall fell of class {lost}."
+            verdict = f"**{aim}, but this is no success:** recall fell of class {lost}."
         else:
-            verdict = "what was aimed at was reached, and no class lost recall."
+            verdict = f"{aim}; no class lost more than one image, or more than {100 * LOSS:g} points of recall."
         done = "negated" if self.method == "flip" else "fine-tuned"
+        named = {"success": "attack success rate" if "target_recall" in self.before else "still wrong"}
         rows = []
         for name, value in self.before.items():
             cells = ["not measured" if math.isnan(v) else f"{v:.3f}" for v in (value, self.after[name])]
-            rows.append(f"| {name.replace('_', ' ')} | {cells[0]} | {cells[1]} |")
+            words = (
+                ("attack success rate" if backdoor else "still wrong") if name == "success" else name.replace("_", " ")
+            )
+            rows.append(f"| {words} | {cells[0]} | {cells[1]} |")
         return "\n".join(
             [
                 f"{self.wrong} of {self.given} inputs given are classified wrongly; {self.pairs} pairs of an input and "
