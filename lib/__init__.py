@@ -1,17 +1,12 @@
 """What neurons do: five studies, reproduced. Submodules load on first use, so `import lib` stays instant."""
 
 import importlib
+import pkgutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 __version__ = "0.1.0"
-_SUBMODULES = (
-    *("config", "compute", "record", "progress", "plots", "store", "data", "models"),
-    *("graph", "training", "zoo", "attacks", "evaluations", "detectors"),
-    *("slicing", "robustness", "dynamic", "lancet"),
-    *("claims", "reduced", "report", "engine"),
-)
 
 
 def lazy(
@@ -39,4 +34,4 @@ def lazy(
     return get, names, sorted(home)
 
 
-__getattr__, __dir__, _ = lazy(__name__, dict.fromkeys(_SUBMODULES, ()))
+__getattr__, __dir__, _ = lazy(__name__, {module.name: () for module in pkgutil.iter_modules(__path__)})

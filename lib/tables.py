@@ -1,6 +1,5 @@
 """A record's table as CSV, Markdown and LaTeX, and the text of its cells."""
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -143,9 +142,7 @@ def interval(ci95: Any) -> str:
 
 def csv(table: pd.DataFrame) -> str:
     """A frame as CSV with full precision."""
-    buffer = io.StringIO()
-    table.to_csv(buffer, index=False, lineterminator="\n")
-    return buffer.getvalue()
+    return table.to_csv(index=False, lineterminator="\n")
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -224,6 +224,8 @@ def effect(rule, value, unit, level):
         values = values.mean() + 2 * (values - values.mean())
     mean, low, high = student(values, level)
     share = unit.startswith(("fraction", "share", "area under", "mean over", "harmonic mean", "mean softmax"))
+    if unit.startswith(("fraction of the clean", "fraction of the whole network's")):
+        share = False  # they can be above 1
     if share and not rule.get("relative") and not rule.get("values"):
         low, high = max(low, 0.0 if rule.get("right") is None else -1.0), min(high, 1.0)
     return mean, low, high

@@ -17,28 +17,3 @@ from lib.attacks.pointwise import Pointwise
 from lib.attacks.sets import Plan, adversarials, candidates, plan
 from lib.attacks.single_pixel import SinglePixel
 from lib.attacks.suite import SUITE, Attack, AttackError, find, perturbation
-
-__all__ = [
-    "JSMA",
-    "SUITE",
-    "ADef",
-    "Adversarials",
-    "Attack",
-    "AttackError",
-    "Boundary",
-    "CarliniWagner",
-    "GaussianBlur",
-    "LocalSearch",
-    "Plan",
-    "Pointwise",
-    "RandomPGD",
-    "SinglePixel",
-    "adversarials",
-    "attack",
-    "attackable",
-    "candidates",
-    "find",
-    "perturbation",
-    "plan",
-    "predictions",
-]

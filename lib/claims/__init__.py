@@ -6,26 +6,3 @@ from lib.claims.material import frozen_in_words
 from lib.claims.rules import Claim, ClaimError, Rule, load
 from lib.claims.verdicts import Verdict, alone, files, judge, judge_all, table, verdicts
 from lib.claims.words import cause_words, measure_words, networks_in_short, stated_words
-
-__all__ = [
-    "COUNTED",
-    "NOT_TESTABLE",
-    "SUPPORTS",
-    "VERDICTS",
-    "Claim",
-    "ClaimError",
-    "Rule",
-    "Verdict",
-    "alone",
-    "cause_words",
-    "files",
-    "frozen_in_words",
-    "judge",
-    "judge_all",
-    "load",
-    "measure_words",
-    "networks_in_short",
-    "stated_words",
-    "table",
-    "verdicts",
-]

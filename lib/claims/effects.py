@@ -10,6 +10,7 @@ import numpy as np
 from lib.claims.numbers import Pair
 from lib.claims.rules import ABOUT, LEVEL, NO_HIGHER, NO_LOWER, Rule
 from lib.intervals import t_quantile
+from lib.units import about
 
 SUPPORTS, CONTRADICTS, UNRESOLVED = "supports", "contradicts", "unresolved"
 SMALLER, SHORT = "smaller than the margin", "short of the value asked for"
@@ -114,14 +115,15 @@ def all_of(outcomes: Sequence[str]) -> str:
 
 
 def limits(rule: Rule, unit: str) -> tuple[float, float]:
-    """What a mean of values in a unit cannot leave."""
-    if rule.relative or rule.values or not is_share(unit):
+    """What a mean of values in a unit, or of their differences, cannot leave."""
+    low, high = about(unit).support
+    if rule.relative or rule.values or math.isinf(high - low):
         return -math.inf, math.inf
-    return (0.0 if rule.right is None else -1.0), 1.0
+    return (low, high) if rule.right is None else (low - high, high - low)
 
 
 def is_share(unit: str) -> bool:
-    """Whether numbers of a unit lie in [0, 1]."""
+    """Whether words give numbers of a unit in per cent, and their differences in points."""
     return unit.startswith(SHARES)
 
 

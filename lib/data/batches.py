@@ -16,9 +16,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 LARGEST = 32.0  # floating images beyond this in size are in 0..255, whatever they are normalised by
 
 
-def as_images(
-    images: Any, name: str = "images", error: type[ValueError] = ValueError, unit: bool = False, least: int = 1
-) -> Tensor:
+def as_images(images: Any, name: str = "images", error: type[ValueError] = ValueError, unit: bool = False) -> Tensor:
     """Images as a tensor.
 
     Args:
@@ -26,7 +24,6 @@ def as_images(
         name: of the argument, for messages.
         error: what is raised.
         unit: whether floating images have to lie in [0, 1].
-        least: fewest images.
     Returns: the tensor itself where it is one; half precision becomes float32. Images that stay on disk stay there.
     Raises: error naming the argument, what it is, and what is wanted.
     """
@@ -34,8 +31,8 @@ def as_images(
         return images  # type: ignore[return-value]
     found = as_tensor(images, name, error)
     wanted = "want (N, C, H, W), floating in [0, 1] or uint8 in 0..255"
-    if found.ndim != 4 or len(found) < least:
-        raise error(f"{name} have shape {tuple(found.shape)}: {wanted}, with N from {least}")
+    if found.ndim != 4 or len(found) < 1:
+        raise error(f"{name} have shape {tuple(found.shape)}: {wanted}, with N from 1")
     if found.shape[1] > 4 and found.shape[3] in (1, 3, 4):
         raise error(f"{name} of shape {tuple(found.shape)} look like (N, H, W, C): give {name}.permute(0, 3, 1, 2)")
     if found.dtype == torch.uint8:

@@ -4,6 +4,7 @@ Snakemake makes a result again where its fingerprint is not the one that it was 
 """
 
 import ast
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from lib.config import Scale
 from lib.engine import graph
 
 WORDS = {"lib/names.py": "lib/templates/names.yaml"}  # what a module reads beside the configuration
+_DECLARED = re.compile(r'^ +(study|section)\b[^=\n]*= "(\w+)"', re.MULTILINE)  # as classes of settings name them
 READS_ATTACKS = "lib/attacks/sets.py"  # what reads the scale's `attacks`
 
 
@@ -114,27 +116,9 @@ def _read_by(files: Sequence[str]) -> tuple[set[str], set[str]]:
     found: dict[str, set[str]] = {"study": set(), "section": set()}
     for name in files:
         if name.startswith("lib/experiments/"):
-            for key, value in _named((config.ROOT / name).read_text()):
+            for key, value in _DECLARED.findall((config.ROOT / name).read_text()):
                 found[key].add(value)
     return found["study"], found["section"]
-
-
-@lru_cache(maxsize=512)
-def _named(text: str) -> tuple[tuple[str, str], ...]:
-    """What classes of a source text give as `study` and `section`."""
-    kinds = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)]
-    given: list[tuple[ast.expr, ast.expr | None]] = []
-    for line in (line for kind in kinds for line in kind.body):
-        if isinstance(line, ast.AnnAssign):
-            given.append((line.target, line.value))
-        elif isinstance(line, ast.Assign):
-            given.append((line.targets[0], line.value))
-    return tuple(
-        (target.id, value.value)
-        for target, value in given
-        if isinstance(target, ast.Name) and target.id in ("study", "section")
-        if isinstance(value, ast.Constant) and isinstance(value.value, str) and value.value
-    )
 
 
 # ---- the files of `lib` that a job's result depends on, read from the import statements

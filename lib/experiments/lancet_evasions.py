@@ -16,9 +16,9 @@ from pydantic import Field
 from lib import dotplots, plots
 from lib.experiments import lancet_adaptive
 from lib.experiments.item import Item, Results
-from lib.experiments.lancet_adaptive import COLUMNS, VERSION, AttackedRun
+from lib.experiments.lancet_adaptive import COLUMNS, PANELS, VERSION, AttackedRun
 from lib.experiments.lancet_backdoors import CHANGED, UNITS, by_method, of_networks, wide, with_change
-from lib.experiments.lancet_repairs import FLIPS, KNOWN
+from lib.experiments.lancet_repairs import FLIPS, KNOWN, METHODS
 from lib.experiments.run import measures
 from lib.experiments.settings import Count
 from lib.lancet.companions import companions
@@ -126,12 +126,7 @@ def layout(results: Results) -> pd.DataFrame:
     return table.rename(columns={"role": "network"})
 
 
-PANELS = {
-    "attack_success": "attack\nsuccess rate",
-    "accuracy": "accuracy",
-    "target_recall": "recall of the\ntarget class",
-}
-SHOWN = {"none": "before repair", "flip-stated": "flip, stated layer rule", "flip-tried": "flip, layers tried (ours)"}
+SHOWN = {name: METHODS[name] for name in ("none", "flip-stated", "flip-tried")}
 
 
 def draw(results: Results) -> Figure:

@@ -93,7 +93,8 @@ class Bench:
         seed: int = 0,
         layers: Sequence[str] | None = None,
     ) -> Bench:
-        """
+        """Search companions of the network's wrong inputs, and locate.
+
         Args:
             test1, test2: repairs come from the first, reports from the second.
             layers: those that are looked at; None: all.

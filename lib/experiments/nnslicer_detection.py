@@ -23,8 +23,6 @@ from lib.experiments.run import measures
 from lib.progress import bar
 from lib.slicing import detection
 
-__all__ = ["DETECTION", "ITEMS", "Settings", "detected"]
-
 AVERAGE = "average"
 SAME = "the same attack"
 OVER_ATTACKS = "mean over attacks"

@@ -103,10 +103,7 @@ class OwnReport:
         rows = []
         for name, value in self.before.items():
             cells = ["not measured" if math.isnan(v) else f"{v:.3f}" for v in (value, self.after[name])]
-            words = (
-                ("attack success rate" if backdoor else "still wrong") if name == "success" else name.replace("_", " ")
-            )
-            rows.append(f"| {words} | {cells[0]} | {cells[1]} |")
+            rows.append(f"| {named.get(name, name.replace('_', ' '))} | {cells[0]} | {cells[1]} |")
         return "\n".join(
             [
                 f"{self.wrong} of {self.given} inputs given are classified wrongly; {self.pairs} pairs of an input and "

@@ -42,7 +42,7 @@ def test_a_backdoor_is_flipped_away(backdoor, rule):
     changed = {name for name, value in repaired.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {f"{report.layer}.weight"}
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert "| success | 1.000 | 0.000 |" in report.text()
+    assert "| attack success rate | 1.000 | 0.000 |" in report.text()
 
 
 def test_fine_tuning_changes_a_layer_s_voted_weights_only(backdoor):
@@ -262,7 +262,7 @@ def test_the_command_repairs_or_says_why_not(tmp_path, capsys, monkeypatch):
     folders = ["--wrong", str(tmp_path / "wrong"), "--companions", str(tmp_path / "without")]
     more = ["--clean", str(tmp_path / "clean"), "--target", "0", "--method", "flip"]
     assert repair_saved.main([*words, *folders, *more]) == 0
-    assert "| success | 1.000 | 0.000 |" in capsys.readouterr().out
+    assert "| attack success rate | 1.000 | 0.000 |" in capsys.readouterr().out
     repaired = load_classifier(tmp_path / "new.safetensors", Cornered())
     assert (repaired(stamped(images)).argmax(1) == labels).all()
     written = json.loads((tmp_path / "new.json").read_text())

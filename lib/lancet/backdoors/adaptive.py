@@ -25,7 +25,6 @@ from lib.lancet.errors import LancetError
 from lib.models.layers import weight_layers
 from lib.training import Hook, Run
 
-VERSION = 1
 BACKGROUNDS = 128
 
 
