@@ -32,7 +32,7 @@ ROLES = {
 }
 SEARCHED = ("misleading", "badnets")
 """What is repaired by companions that are searched, too."""
-COMPANIONS = {"known": "trigger taken off", "searched": "searched"}
+COMPANIONS = {"known": "trigger taken off", "searched": "searched (stamped inputs at hand)"}
 REGIONS = {"found": "a companion is found", "inside": "of its mask in the trigger", "covered": "of the trigger masked"}
 
 
@@ -60,7 +60,10 @@ class EvasionRun(AttackedRun[Settings]):
     """A seed's networks of this experiment."""
 
     def by_companions(self, name: str) -> pd.DataFrame:
-        """`repaired` with images that the true trigger stamps, their companions being searched."""
+        """`repaired` with images that the true trigger stamps, their companions being searched.
+
+        The repairer has stamped images and cannot take the trigger off: flipping stops, and layers are tried, by them.
+        """
         steps = self.settings.companion_steps
 
         def rows() -> Iterator[list[Any]]:
@@ -135,8 +138,8 @@ def draw(results: Results) -> Figure:
     for role in SEARCHED:
         kinds.insert(kinds.index((role, "known", True)) + 1, (role, "searched", False))
     names = {
-        kind: f"{ROLES[kind[0]]}:\n{KNOWN[kind[2]]} trigger" if kind[1] == "known" else f"{ROLES[kind[0]]}:\nno trigger"
-        for kind in kinds
+        (role, how, flag): f"{ROLES[role]}:\n{f'{KNOWN[flag]} trigger' if how == 'known' else 'stamped inputs only'}"
+        for role, how, flag in kinds
     }
     figure, axes = plots.grid(3, 3, 5.2, plots.SINGLE, sharey=True)
     for ax, (measure, words) in zip(axes, PANELS.items(), strict=True):

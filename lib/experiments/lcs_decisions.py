@@ -216,7 +216,7 @@ def decided(settings: Settings, seed: int) -> pd.DataFrame:
             rows.append({"measure": "usage", **row, "class": classes[row["label"]]})
         rows += _of_paths(run.paths(name), classes)
     for name in run.of_this_seed(settings.channel_networks) if settings.channel_networks else ():
-        rows += _of_channels(run.channels(name), run.preset.recipe(name).family)
+        rows += _of_channels(run.channels(name), run.preset.recipe(name).family.removesuffix("-on"))
     return run.tidy(rows)
 
 
