@@ -55,6 +55,12 @@ class Settings(lancet.Errors):
 class ExplanationRun(ErrorRun[Settings]):
     """A seed's wrong inputs with their regions blurred."""
 
+    @property
+    def reference(self) -> int:
+        """The next of the seeds, in turn: so that no network stands for two seeds' other one."""
+        seeds = self.settings.seeds
+        return seeds[(seeds.index(self.seed) + 1) % len(seeds)] if len(seeds) > 1 else super().reference
+
     def blurs(self) -> pd.DataFrame:
         """What blurring a region does: rows of `rows_of`, on the network itself ("own"), and on that of another seed
         ("other"), on the inputs that it takes for the same wrong class."""
