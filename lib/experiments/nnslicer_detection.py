@@ -90,6 +90,7 @@ class Study(DetectionRun):
     def adaptive(self) -> pd.DataFrame:
         """As `nnslicer_signals.adaptive`, kept."""
         key, make = key_of(self, (*SIGNALS, *ADAPTIVE)), lambda: nnslicer_signals.adaptive(self.detectors)
+        key |= self.settings.unusual("tree_seeds")  # the first seed's tree is among the detectors
         return self.table("nnslicer-adaptive", key, make, self.settings.network)
 
 

@@ -116,31 +116,37 @@ class StartRun(DynamicRun[Settings]):
             compute.deterministic()
             shape, parts = self.shape(name), []
             model, whole = self.fresh(name), self.macs(name)
-            for epoch in self.epochs(name):
-                self._train_until(name, model, epoch)
+            epochs = self.epochs(name)
+            for before, epoch in itertools.pairwise([0, *epochs]):
+                self._train_until(name, model, epoch, before)
                 gates = self.gates(name, model)
                 found = search_threshold(model, gates, budget, shape, reference=whole)
                 parts.append(rows_of(found, 1.0, gates).assign(epoch=epoch))
-            self._checkpoint(name).unlink(missing_ok=True)
+            for epoch in epochs:
+                self._checkpoint(name, epoch).unlink(missing_ok=True)
             return pd.concat(parts, ignore_index=True)
 
         key = {**self.network_key(name), **self.training_key(name, recipe), "gates": self.gate_key(name)}
         key |= {"seed": self.seed, "budget": budget, "epochs": self.epochs(name)}
         return self.table("scratch-in-training", key, make)
 
-    def _checkpoint(self, name: str) -> Path:
+    def _checkpoint(self, name: str, epoch: int) -> Path:
+        """Of the training up to an epoch: a file each, as a run that goes on learns gates at each of them."""
         key = {**self.training_key(name, self.recipe(name)), **self.network_key(name), "seed": self.seed}
         digest = store.fingerprint(key).removeprefix("sha256:")[:16]
-        return config.cache_dir(self.scale) / "diversity" / f"{name}-{self.seed}-{digest}.pt"
+        return config.cache_dir(self.scale) / "diversity" / f"{name}-{self.seed}-{digest}-{epoch}.pt"
 
-    def _train_until(self, name: str, model: nn.Module, epoch: int) -> None:
-        """The network's training up to an epoch, from where its checkpoint has it."""
+    def _train_until(self, name: str, model: nn.Module, epoch: int, before: int) -> None:
+        """The network's training up to an epoch, from where its checkpoint has it, or that of the epoch before."""
+        checkpoint, earlier = self._checkpoint(name, epoch), self._checkpoint(name, before)
+        if before and not checkpoint.exists():
+            store.write_atomic(checkpoint, earlier.read_bytes())
         training.fit(
             model,
             self.train_images(name),
             self.recipe(name),
             seed=self.seed,
-            checkpoint=self._checkpoint(name),
+            checkpoint=checkpoint,
             until=epoch,
             device=self.preset.compute.device,
         )

@@ -115,3 +115,30 @@ def test_learning_gates_does_not_disturb_the_training(tiny, monkeypatch):
     training.fit(alone, run.train_images("tiny"), run.recipe("tiny"), seed=1, device="cpu")
     assert same(kept[1], state(alone))
     assert not list((tiny / "cache").rglob("*.pt"))
+
+
+def test_gates_of_a_training_that_goes_on_are_of_the_same_epochs(tiny, monkeypatch):
+    """Stopped after the last epoch's training: the next run learns gates on the networks of each epoch again."""
+    learn, wanted, seen = StartRun.gates, {}, []
+
+    def watched(run, name, model):
+        wanted[len(wanted)] = copy.deepcopy(state(model))
+        return learn(run, name, model)
+
+    monkeypatch.setattr(StartRun, "gates", watched)
+    run = StartRun(Settings.of("smoke"), 1)
+    monkeypatch.setattr(run, "table", lambda kind, key, make: make())
+    whole = run.in_training("tiny")
+
+    def stopped(run, name, model):
+        seen.append(copy.deepcopy(state(model)))
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return learn(run, name, model)
+
+    monkeypatch.setattr(StartRun, "gates", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run.in_training("tiny")
+    again = run.in_training("tiny")
+    assert again.drop(columns="seconds").equals(whole.drop(columns="seconds"))
+    assert same(seen[2], wanted[0]) and same(seen[3], wanted[1])
