@@ -8,8 +8,9 @@ import pytest
 import yaml
 from samples import accuracies, falling, write
 
-from lib import claims, config, record
-from lib.claims import material
+from lib import claims, config, record, units
+from lib.claims import effects, material
+from lib.claims.rules import Rule
 
 RULE = {
     "left": {"strength": {"gt": 0}},
@@ -442,3 +443,13 @@ def test_every_claim_is_shown_in_a_notebook_of_its_items():
 def test_a_claim_is_short():
     text = (config.ROOT / "config/claims.yaml").read_text()
     assert len(text.splitlines()) < 12 * len(claims.load())
+
+
+@pytest.mark.parametrize("unit", sorted(units.UNITS))
+def test_an_interval_is_cut_at_what_the_quantity_cannot_leave_and_nowhere_else(unit):
+    low, high = units.UNITS[unit].support
+    one, two = (Rule(left={"a": 1}, right=right, expect="higher", amount=0.1) for right in (None, {"a": 2}))
+    if math.isinf(high - low):
+        assert effects.limits(one, unit) == effects.limits(two, unit) == (-math.inf, math.inf)
+    else:
+        assert effects.limits(one, unit) == (low, high) and effects.limits(two, unit) == (low - high, high - low)

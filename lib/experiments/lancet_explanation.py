@@ -42,6 +42,7 @@ class Settings(lancet.Errors):
         images: wrong inputs whose regions are blurred.
         blurs: sigmas in pixels of a 32-pixel side.
         pictures: classes that are visualised; visualisation_steps: of each.
+        reference_seed: counts where there is one seed only; of several, each one's other network is the next one's.
     """
 
     section: ClassVar[str] = "explanation"
