@@ -448,7 +448,8 @@ def test_a_claim_is_short():
 @pytest.mark.parametrize("unit", sorted(units.UNITS))
 def test_an_interval_is_cut_at_what_the_quantity_cannot_leave_and_nowhere_else(unit):
     low, high = units.UNITS[unit].support
-    one, two = (Rule(left={"a": 1}, right=right, expect="higher", amount=0.1) for right in (None, {"a": 2}))
+    given = {"left": {"a": 1}, "expect": "at least", "amount": 0.1, "tolerance": 0.1}
+    one, two = Rule(**given), Rule(**given, right={"a": 2})
     if math.isinf(high - low):
         assert effects.limits(one, unit) == effects.limits(two, unit) == (-math.inf, math.inf)
     else:
