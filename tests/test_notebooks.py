@@ -62,6 +62,7 @@ OVERRIDES = {
     "37_lancet_adaptive": ("important", 0.2),
     "38_lancet_evasions": ("companion_steps", 20),
     "39_lancet_tuning": ("epochs", 2),
+    "40_lancet_widths": ("flip_threshold", 0.1),
 }
 """One parameter of each notebook that is not the scale's; of the others, the seeds are."""
 

@@ -20,7 +20,17 @@ SECTIONS = {
     "robustness": ("magnitude_pruning", "low_rank", "temperature", "spectra", "bounds"),
     "nnslicer": ("overhead", "anatomy", "detection", "pruning", "protection", "theta_sweep"),
     "dynamic": ("pruning", "training", "decisions", "detection", "scratch", "diversity", "gates"),
-    "lancet": ("companions", "localisation", "backdoors", "defects", "tuning", "explanation", "adaptive", "evasions"),
+    "lancet": (
+        "companions",
+        "localisation",
+        "backdoors",
+        "widths",
+        "defects",
+        "tuning",
+        "explanation",
+        "adaptive",
+        "evasions",
+    ),
 }
 """Study -> its experiments, each with a section of its own in the study's settings."""
 _SECTIONS = ("compute", "estimate", "recipes", "networks", "study", "attacks")

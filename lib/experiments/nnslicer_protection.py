@@ -39,6 +39,7 @@ from lib.slicing.protection import (
 from lib.slicing.pruning import Bank, correct_by_class
 
 CLASSES = {"target": "target classes", "all": "all classes"}
+APART = 10_000  # between the seeds of a network and of its random masks: equal ones would draw its first weights again
 
 
 class Settings(nnslicer.NNSlicer):
@@ -117,7 +118,7 @@ class ProtectionRun(SlicingRun[Settings]):
             return subset_scores(self.scores(method), classes)
         if method == "weight":
             return weight_scores(self.model)
-        return random_scores(self.model, Generator().manual_seed(self.seed))
+        return random_scores(self.model, Generator().manual_seed(APART + self.seed))
 
     def kept(self, key: dict[str, Any], columns: list[str], rows: Callable[[], Iterable[Any]]) -> pd.DataFrame:
         """A table that depends on the test images beside `key`."""
@@ -161,6 +162,7 @@ class ProtectionRun(SlicingRun[Settings]):
             "recipe": recipe.plain(),
             "scores": self.scores_key(one.method) if one.method in OF_CLASSES else None,
         }
+        key |= {"drawn": APART + self.seed} if one.method == "random" else {}
         return self.kept(key, ["epoch", "class", "right", "n"], rows)
 
     def visible(self) -> pd.DataFrame:
@@ -176,7 +178,7 @@ class ProtectionRun(SlicingRun[Settings]):
                 yield [method, name_of(classes or ()), norm, tied]
 
         key = {"part": "visible", "share": share, "whom": [[m, c and list(c)] for m, c in hiders]}
-        key |= {"scores": {method: self.scores_key(method) for method in OF_CLASSES}}
+        key |= {"scores": {method: self.scores_key(method) for method in OF_CLASSES}, "drawn": APART + self.seed}
         return self.kept(key, ["method", "target", "norm", "by_position"], rows)
 
     def attacks(self, sweep: bool = False) -> pd.DataFrame:

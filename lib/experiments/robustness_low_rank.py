@@ -1,20 +1,27 @@
-"""Does low rank add robustness? Figures 5 and 6 (notebook 02): networks at a limited rank, under FGSM."""
+"""Does low rank add robustness? Figures 5 and 6 (notebook 02): networks at a limited rank, under FGSM.
+
+Beside them, how strong the nuclear norm should be: networks trained on with its weight in the loss.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import Field
 
+from lib import config, plots
 from lib.experiments import robustness
 from lib.experiments.item import Item, Results
+from lib.experiments.robustness import RobustnessRun
 from lib.experiments.settings import Share
+from lib.robustness.spectra import layer_spectra
 
 BASES = ("alexnet-b512", "resnet18-b128")
+RANKS = ("stable_rank", "effective_rank")
 
 
 class Settings(robustness.Robustness):
@@ -23,12 +30,18 @@ class Settings(robustness.Robustness):
     Attributes:
         rank_ratios: shares of a layer's weights that its two factors hold, in [0, 1], of those that the scale trains
             networks at; the source does not list its own.
+        norm_weights: of the nuclear norm in the loss, beside that of the figures, of those that the scale trains
+            networks with; the source names none.
     """
 
     section: ClassVar[str] = "low_rank"
-    needs: ClassVar[Mapping[str, Sequence[str]]] = {"rank_ratios": [f"{base}-r{{:g}}" for base in BASES]}
+    needs: ClassVar[Mapping[str, Sequence[str]]] = {
+        "rank_ratios": [f"{base}-r{{:g}}" for base in BASES],
+        "norm_weights": [f"{base}-nuclear-w{{:g}}" for base in BASES],
+    }
 
     rank_ratios: tuple[Share, ...] = Field((0.5, 0.25, 0.125), min_length=1)
+    norm_weights: tuple[float, ...] = (0.003, 0.01, 0.03)
 
 
 def networks(settings: Settings, base: str) -> robustness.Networks:
@@ -53,9 +66,88 @@ def draw(results: Results) -> Figure:
     return robustness.figure(accuracy, relative, "method", "dense", "the dense network")
 
 
-FIGURE_5, FIGURE_6 = ITEMS = tuple(
+def normed(settings: Settings) -> robustness.Networks:
+    """The networks trained on without and with the norm, those of Figures 5 and 6 among them."""
+    known = config.load(settings.scale)
+    names = [f"{base}-{ending}" for base in BASES for ending in ("dense", "nuclear")]
+    names += [f"{base}-nuclear-w{weight:g}" for base in BASES for weight in settings.norm_weights]
+    found = {}
+    for name in names:
+        recipe = known.recipe(name)
+        weight = float(recipe.hooks[0]["weight"]) if recipe.hooks else 0.0
+        found[name] = {"network": recipe.arch, "weight": weight}
+    return found
+
+
+def by_weight(settings: Settings, seed: int, network: str = "") -> pd.DataFrame:
+    """Every network under FGSM, and the ranks of its weights.
+
+    Returns: tidy, the measures of `robustness.SWEEP` at {network, weight, epsilon}; of `RANKS`, means over the layers,
+        at {network, weight}.
+    """
+    run, shown = RobustnessRun(settings, seed), robustness.only(normed(settings), network)
+    rows: list[dict[str, Any]] = list(run.accuracies(shown))
+    for name, where in shown.items():
+        ranks = run.table("robustness-ranks", {}, lambda name=name: mean_ranks(run, name), name)  # type: ignore[misc]
+        rows += [{"measure": rank, **where, "value": ranks[rank].iloc[0], "n": 1} for rank in RANKS]
+    return run.tidy(rows)
+
+
+def mean_ranks(run: RobustnessRun, network: str) -> pd.DataFrame:
+    """One row: the ranks of a network's layers, averaged."""
+    return layer_spectra(run.network(network))[list(RANKS)].mean().to_frame().T
+
+
+def shown_epsilons(results: Results) -> list[float]:
+    """Some of the eps, with 0: those of table and figure."""
+    epsilons = sorted(results.values("accuracy")["epsilon"].unique())
+    return [epsilons[0], *epsilons[len(epsilons) // 6 :: max(1, len(epsilons) // 5)][:3]]
+
+
+def layout(results: Results) -> pd.DataFrame:
+    """A row a network: accuracy at some eps, and the ranks."""
+    at = ["network", "weight"]
+    accuracy = results.values("accuracy", epsilon=shown_epsilons(results))
+    accuracy = accuracy.assign(shown=(255 * accuracy["epsilon"]).map("accuracy, ε = {:.3g}/255".format))
+    wide = accuracy.pivot_table(index=at, columns="shown", values="value", sort=False)
+    for rank in RANKS:
+        wide[rank.replace("_", " ")] = results.values(rank).set_index(at)["value"]
+    return wide.sort_index().reset_index().rename_axis(columns=None)
+
+
+def draw_weights(results: Results) -> Figure:
+    """Accuracy at some eps by the weight of the norm, a column an architecture; below the effective rank."""
+    accuracy, ranks = results.values("accuracy"), results.values("effective_rank")
+    names = list(dict.fromkeys(accuracy["network"]))
+    shown = shown_epsilons(results)
+    figure, axes = plots.grid(2 * len(names), len(names), 1.9, plots.SINGLE, sharex=True, sharey="row")
+    for place, ax in enumerate(axes):
+        name, top = names[place % len(names)], place < len(names)
+        rows = (accuracy if top else ranks).query("network == @name")
+        if top:
+            rows = rows[rows["epsilon"].isin(shown)].assign(at=(255 * rows["epsilon"]).round(2))
+            plots.curves(ax, rows, x="weight", hue="at", label="ε = {:g}/255")
+            ax.set(title=name, ylim=(0, 1))
+        else:
+            plots.curves(ax, rows, x="weight")
+            ax.set(xlabel="weight of the nuclear norm", ylim=(0, None))
+        least = min(weight for weight in rows["weight"] if weight > 0)
+        ax.set_xscale("symlog", linthresh=least, linscale=0.5)
+        ax.minorticks_off()
+    axes[0].set_ylabel("accuracy under FGSM")
+    axes[len(names)].set_ylabel("effective rank,\nmean over layers")
+    plots.legend_below(axes, 2)
+    return figure
+
+
+FIGURE_5, FIGURE_6 = tuple(
     Item(
         f"robustness_fig{number}", partial(robustness.swept, networks=networks, base=base), robustness.SWEEP, draw=draw
     )
     for number, base in enumerate(BASES, 5)
 )
+NUCLEAR_NORM = Item(
+    "robustness_nuclear_norm", by_weight, robustness.SWEEP | dict.fromkeys(RANKS, "singular directions"),
+    table=layout, draw=draw_weights, about=("test_images",),
+)  # fmt: skip
+ITEMS = (FIGURE_5, FIGURE_6, NUCLEAR_NORM)

@@ -8,6 +8,7 @@ from lib import plots, record
 from lib.experiments import lancet_backdoors as backdoors
 from lib.experiments import lancet_figures
 from lib.experiments import lancet_trojannn as trojannn
+from lib.experiments import lancet_widths as widths
 from lib.experiments.item import markdown
 from lib.experiments.lancet_repairs import METHODS
 from lib.intervals import of_mean
@@ -127,6 +128,22 @@ def test_sizes_are_means_over_the_sets(results_of):
     row = one(sizes, "accuracy_over_networks", **place)
     assert row["value"] == pytest.approx(0.85) and row["n"] == 2 and row["size"] == 0.06
     assert row["kind"] == "transparent" == backdoors.kind_of("scattered-3") != backdoors.kind_of("regular-3")
+
+
+def test_widths_are_those_of_the_recipes(monkeypatch):
+    names = ["backdoor-width-mnist5k-8", "backdoor-width-mnist5k-32"]
+    table = pd.concat(
+        [
+            table_of(("regular-2",), ("mnist5k",)).assign(network=name, accuracy_change=-0.1 / (1 + k))
+            for k, name in enumerate(names)
+        ]
+    )
+    monkeypatch.setattr(widths, "tables", lambda run: table)
+    found = widths.WIDTHS.of(widths.Settings.of("smoke", seeds=[0]))
+    rows = found.values("accuracy_change", method="flip-stated", reversed=True).set_index("width")["value"]
+    assert rows.to_dict() == {8: -0.1, 32: -0.05}
+    assert list(found.table["width"].unique()) == [8, 32]
+    assert [list(ax.get_lines()[0].get_xdata()) for ax in found.figure.axes] == [[8, 32], [8, 32]]
 
 
 def drawn(ax, marker):
