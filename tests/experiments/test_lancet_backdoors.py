@@ -131,7 +131,7 @@ def test_sizes_are_means_over_the_sets(results_of):
 
 
 def test_widths_are_those_of_the_recipes(monkeypatch):
-    names = ["backdoor-width-mnist5k-8", "backdoor-width-mnist5k-32"]
+    names = ["backdoor-width-mnist-8", "backdoor-width-mnist-32"]
     table = pd.concat(
         [
             table_of(("regular-2",), ("mnist5k",)).assign(network=name, accuracy_change=-0.1 / (1 + k))

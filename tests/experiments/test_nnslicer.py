@@ -7,7 +7,7 @@ import pytest
 import torch
 from slicing.pruning_nets import mean_inputs, random_scores
 
-from lib import config, data, permission, zoo
+from lib import config, data, permission, recipes, zoo
 from lib.experiments import nnslicer_protection, nnslicer_pruning
 from lib.experiments.nnslicer import SlicingRun, name_of
 from lib.experiments.nnslicer_protection import Attack, ProtectionRun
@@ -241,6 +241,16 @@ def test_an_attack_is_counted_class_by_class_and_done_once(monkeypatch):
     assert len(frame[frame["measure"] == "accuracy"]) == 2 * 4 * 2 * 3  # images, methods, target or all, epochs
     monkeypatch.setattr(nnslicer_protection, "retrain", never)
     assert nnslicer_protection.protected(run.settings, 0).equals(frame)
+
+
+def test_random_masks_have_nothing_to_do_with_the_victim_s_first_weights():
+    run = protection_run()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        first = protection.convolutions(recipes.fresh(run.preset.recipe(run.settings.network)))
+    for name, scores in run.by("random", None).items():
+        both = torch.stack([scores.flatten(), first[name].weight.detach().flatten()])
+        assert abs(float(both.corrcoef()[0, 1])) < 4 / scores.numel() ** 0.5, name
 
 
 def test_the_sweep_is_of_the_first_seeds_and_subsets():
