@@ -19,9 +19,10 @@ the largest terms in bands, ranked (67) or sorted by counting (52); fewer or oth
 Not reached without AVX-512, where packing lanes is one instruction: elsewhere sums of more than 64 terms stay with the
 buckets of lib/slicing/select.py, as packing would take 49 ms where these take 32.
 
-Not reached: 12 ms an input and 500 times the plain rule in batches of 32 (14.2 ms, 444 times); in batches of 128 they
-are (11.7 ms, 510 times). The processor is shared: at another time the plain rule took 2.8 s in place of 6, ours 8.6 to
-9.9 ms in batches of 128 (284 to 337 times), and the code before 12.5 to 13.4. In the slower state a window of 144
+Not reached: 12 ms an input and 500 times the plain rule in batches of 32 (13.6 ms and 408 times on a Xeon, 14.2 and 444
+on an EPYC); in batches of 128 the first is on both (11.9 and 11.7 ms), the second on the EPYC (461 and 510 times). Such
+processors are shared: at another time the plain rule took 2.8 s in place of 6, ours 8.6 to 9.9 ms in batches of 128
+(284 to 337 times), and the code before 12.5 to 13.4. In the slower state a window of 144
 takes 257 ns; alone, sorting 64 keys takes 62 of these and splitting off the largest 10. Of the samples of a profile 25
 % are in sorting, 12 in adding up, 8 in splitting and 10 in gathering inputs; we take most of the rest to be branches
 that cannot be foreseen, some five a window. Two threads give 1.5 times one in these loops.

@@ -37,6 +37,7 @@ class NNSlicer(Settings):
         network: a network of the scale, whose slices are looked at.
         theta: the share by which the kept inputs of a neuron may miss the sum of all, in [0, 1); the source: .2.
         reference: mean that an output is compared with: of the predicted class, or of the whole data set.
+        neuron: what has a mean of its own: each "position" of a channel, or a "channel".
         profile_per_class, scores_per_class: correctly classified training images of each class behind the profile,
             and behind the synapses' scores.
     """
@@ -46,6 +47,7 @@ class NNSlicer(Settings):
     network: str = "nnslicer-resnet10"
     theta: float = Field(0.2, ge=0, lt=1, title="theta")
     reference: Literal["predicted", "dataset"] = "predicted"
+    neuron: Literal["position", "channel"] = "position"
     profile_per_class: Count = Field(1000, title="training images a class for the profile")
     scores_per_class: Count = Field(1000, title="training images a class for the scores")
 
@@ -78,6 +80,7 @@ class SlicingRun(Run[S]):
             "network": network or self.settings.network,
             "images": self.train.fingerprint,
             "per_class": self.settings.profile_per_class,
+            **self.settings.unusual("neuron"),
         }
 
     def profile(self, network: str | None = None) -> NeuronProfile:
@@ -90,7 +93,8 @@ class SlicingRun(Run[S]):
 
         def make() -> NeuronProfile:
             train, per_class = self.train, self.settings.profile_per_class
-            return profile(self.network(name), train.images, train.labels, len(train.classes), per_class)
+            found = profile(self.network(name), train.images, train.labels, len(train.classes), per_class)
+            return found.of_channels() if self.settings.neuron == "channel" else found
 
         kept = self._cached(name, "profile", self.profile_key(name), make, CODEC)
         return kept.to(compute.device(self.preset.compute.device))

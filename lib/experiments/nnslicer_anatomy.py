@@ -23,7 +23,7 @@ from lib.experiments.settings import Count
 from lib.slicing.backward import effective_path, slice
 from lib.slicing.slices import Slices
 
-VERSION = 1  # raise it when the numbers change
+VERSION = 2  # raise it when the numbers change
 
 NAMES = {"nnslicer": "NNSlicer", "nnslicer-dataset": "NNSlicer, mean over the set", "effective-path": "EffectivePath"}
 """The methods as figures show them: with the mean of the predicted class, with that of the whole set, EffectivePath."""
@@ -69,8 +69,8 @@ class AnatomyRun(SlicingRun[Settings]):
         """Each layer's part in the slices; kept.
 
         Returns: rows of layer, synapses (share of its weight elements in a slice, mean over the images), neurons (share
-            of its outputs), same_class and other_class (mean Jaccard overlap of two images' synapses), n (images); a
-            last row is the whole network, layer "all".
+            of its outputs), same_class and other_class (mean Jaccard overlap of two images' synapses, of pairs of which
+            one image at least has any in the layer), n (images); a last row is the whole network, layer "all".
         """
 
         def rows() -> Iterator[dict[str, Any]]:
@@ -78,14 +78,16 @@ class AnatomyRun(SlicingRun[Settings]):
             alike = labels[:, None] == labels[None]
             same, other = alike & ~torch.eye(len(labels), dtype=torch.bool), ~alike
             for layer in [*found.synapses, None]:
+                there = any_synapse(found, layer)
                 overlap = found.jaccard(found, [layer] if layer else None)
+                overlap[~(there[:, None] | there[None])] = torch.nan
                 if layer:
                     used, neurons = (found.synapses[layer] != 0).double().mean().item(), [found.neurons[layer]]
                 else:
                     used = _share(list(found.synapses.values()))
                     neurons = [value for name, value in found.neurons.items() if name != "input"]
                 row = {"layer": layer or "all", "synapses": used, "neurons": _share(neurons)}
-                row |= {"same_class": overlap[same].mean().item(), "other_class": overlap[other].mean().item()}
+                row |= {"same_class": overlap[same].nanmean().item(), "other_class": overlap[other].nanmean().item()}
                 yield {**row, "n": len(found)}
 
         return self._kept("nnslicer-anatomy-layers", method, rows)
@@ -134,6 +136,12 @@ class AnatomyRun(SlicingRun[Settings]):
         return self.table(kind, key, make, chosen.network, VERSION)
 
 
+def any_synapse(slices: Slices, layer: str | None) -> Tensor:
+    """Which slices hold a synapse of a layer (None: of any), bool (N,)."""
+    values = slices.synapses.values() if layer is None else [slices.synapses[layer]]
+    return torch.stack([(value != 0).flatten(1).any(1) for value in values]).any(0)
+
+
 def maps(image: Tensor, slices: Slices) -> dict[str, Tensor]:
     """One image's slice as pictures: CONTRIB of each neuron, summed over the channels of each position.
 
@@ -177,15 +185,16 @@ def draw(results: Results) -> Figure:
     """Synapses, neurons and overlaps from the image to the logits; a line a method, solid for images of one class."""
     figure, panels = plots.mosaic("S;N;O", height=6.2, sharex=True)
     axes = list(panels.values())
+    layers = [name for name in dict.fromkeys(results.values("synapses")["layer"]) if name != "all"]
     for ax, shown in zip(axes, (["synapses"], ["neurons"], ["same_class", "other_class"]), strict=True):
         for index, (method, name) in enumerate(NAMES.items()):
             for measure in shown:
                 rows = results.values(measure, method=method)
-                rows = rows[rows["layer"] != "all"]
+                rows = rows[rows["layer"] != "all"]  # of slices that hold nothing in a layer, there is no overlap
                 style = TWO_CLASSES if measure == "other_class" else {"linestyle": "-", "label": name}
-                plots.banded(ax, np.arange(len(rows)), rows, **plots.look(index, **style))
+                plots.banded(ax, rows["layer"].map(layers.index).to_numpy(), rows, **plots.look(index, **style))
         ax.set(ylim=(0, 1.02), title=f"{shown[0]} in a slice", ylabel=f"share of the {shown[0]}")
-        ax.set_xticks(range(len(rows)), rows["layer"].map(short), rotation=90)
+        ax.set_xticks(range(len(layers)), map(short, layers), rotation=90)
     axes[2].set(title="what two images' slices share", ylabel="Jaccard index", xlabel="layer, from image to logits")
     for words, style in (("images of one class", {"linestyle": "-"}), ("of two classes", TWO_CLASSES)):
         axes[2].plot([], [], color="#555555", marker="o", label=words, **style)

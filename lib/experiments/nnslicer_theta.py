@@ -1,12 +1,12 @@
 """What theta does (notebook 16): how large slices are, what they share, what pruning by them costs; the slice of a set.
 
-Slices are those of `nnslicer_anatomy`, pruned networks those of `nnslicer_pruning`, at each theta in turn.
+Slices are those of `nnslicer_anatomy`, pruned networks those of `nnslicer_pruning`, at each theta in turn, and at one
+theta with a mean for each channel in place of one for each position.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import ceil, sqrt
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import numpy as np
@@ -19,8 +19,9 @@ from lib import data, plots
 from lib.experiments import nnslicer, nnslicer_anatomy, nnslicer_pruning
 from lib.experiments.item import SHARE, Item, Results
 from lib.experiments.nnslicer import NAMES, NNSlicer, SlicingRun, mean_accuracies, spread
-from lib.experiments.nnslicer_anatomy import AnatomyRun, short
+from lib.experiments.nnslicer_anatomy import TWO_CLASSES, AnatomyRun, any_synapse, short
 from lib.experiments.nnslicer_pruning import CHUNK, COLUMNS, PruningRun
+from lib.experiments.nnslicer_sets import draw_sets, parts, set_table
 from lib.experiments.run import measures
 from lib.experiments.settings import Count, Share, once
 from lib.progress import bar
@@ -28,6 +29,8 @@ from lib.slicing.masks import subsets
 from lib.slicing.slices import Slices
 
 VERSION = 1  # raise it when the numbers change
+VERSION_OF_LAYERS = 2  # and this one when those of `ThetaRun.layers` do
+NEURONS = {"position": "a mean for each position", "channel": "one mean a channel"}
 Theta = Annotated[float, Field(ge=0, lt=1)]
 Other = TypeVar("Other", bound=NNSlicer)
 
@@ -72,12 +75,20 @@ class Settings(nnslicer.NNSlicer):
 
     def at(self, kind: type[Other], theta: float, seed: int, **own: Any) -> Other:
         """Another experiment's settings, with a theta and what is chosen here."""
-        shared = ("data", "network", "reference", "profile_per_class")
-        return kind.of(self.scale, theta=theta, seeds=[seed], **{name: getattr(self, name) for name in shared}, **own)
+        shared = {name: getattr(self, name) for name in ("data", "network", "reference", "neuron", "profile_per_class")}
+        return kind.of(self.scale, theta=theta, seeds=[seed], **{**shared, **own})
 
 
 class ThetaRun(SlicingRun[Settings]):
     """Slices and pruned networks of one network, at every theta."""
+
+    def of(self, neuron: str) -> ThetaRun:
+        """The same with another neuron: a "position" or a "channel"."""
+        if neuron == self.settings.neuron:
+            return self
+        made = ThetaRun(self.settings.model_copy(update={"neuron": neuron}), self.seed)
+        made.read = self.read
+        return made
 
     def anatomy(self, theta: float) -> AnatomyRun:
         """The anatomy of slices at a theta."""
@@ -102,7 +113,7 @@ class ThetaRun(SlicingRun[Settings]):
         """Each layer's part in the slices, as `AnatomyRun.layers` has it, and what a slice shares with others; kept.
 
         Returns: its rows, with same_class_held and other_class_held besides: the mean share of an image's synapses that
-            are in the slice of another image of its class, and of another class.
+            are in the slice of another image of its class, and of another class (of images that have any there).
         """
 
         def make() -> pd.DataFrame:
@@ -110,13 +121,18 @@ class ThetaRun(SlicingRun[Settings]):
             found, labels = self.slices(theta)
             alike = labels[:, None] == labels[None]
             same = alike & ~torch.eye(len(labels), dtype=torch.bool)
-            held = [found.containment(found, None if layer == "all" else [layer]) for layer in rows["layer"]]
+            names = [None if layer == "all" else layer for layer in rows["layer"]]
+            held = [found.containment(found, None if name is None else [name]) for name in names]
+            for name, one in zip(names, held, strict=True):
+                one[~any_synapse(found, name)] = torch.nan
             return rows.assign(
-                same_class_held=[one[same].mean().item() for one in held],
-                other_class_held=[one[~alike].mean().item() for one in held],
+                same_class_held=[one[same].nanmean().item() for one in held],
+                other_class_held=[one[~alike].nanmean().item() for one in held],
             )
 
-        return self.table("nnslicer-theta-layers", self._of_slices(theta), make, self.settings.network, VERSION)
+        return self.table(
+            "nnslicer-theta-layers", self._of_slices(theta), make, self.settings.network, VERSION_OF_LAYERS
+        )
 
     def accuracies(self, theta: float | None) -> pd.DataFrame:
         """Right decisions of networks pruned for every subset by the scores at a theta; kept.
@@ -197,6 +213,18 @@ def swept(settings: Settings, seed: int) -> pd.DataFrame:
     return run.tidy([*rows, *mean_accuracies("accuracy", run.accuracies(None).replace({"method": {"": "dense"}}))])
 
 
+def granularity(settings: Settings, seed: int) -> pd.DataFrame:
+    """The same at the settings' theta, with each position of a channel as a neuron and with each channel as one.
+
+    Returns: tidy, the measures of `SLICES` at {neuron, layer}; "accuracy" at {neuron, method, ratio, compensation}.
+    """
+    run, theta, rows = ThetaRun(settings, seed), settings.theta, []
+    for neuron in NEURONS:
+        rows += measures(run.of(neuron).layers(theta), SLICES, ["layer"], neuron=neuron)
+        rows += mean_accuracies("accuracy", run.of(neuron).accuracies(theta), neuron=neuron)
+    return run.tidy(rows)
+
+
 def set_slices(settings: Settings, seed: int) -> pd.DataFrame:
     """The slices of two classes' sets.
 
@@ -221,13 +249,6 @@ def make(scale: str, seed: int) -> None:
     settings = Settings.of(scale)
     for item in ITEMS if seed in settings.seeds else ():
         item.measure(settings, seed)
-
-
-def parts(settings: Settings) -> dict[str, str]:
-    """Digit of a neuron, as `ThetaRun.sets` has it -> which slices it is in, in words."""
-    known = data.SETS[settings.data].names
-    first, second = (known[label] if known else f"class {label}" for label in settings.set_classes)
-    return {"1": f"{first} alone", "2": f"{second} alone", "3": "both", "0": "neither"}
 
 
 def draw(results: Results) -> Figure:
@@ -270,11 +291,17 @@ def _draw_accuracies(ax: Any, results: Results) -> None:
     ax.set(ylabel="accuracy on\nthe target classes")
 
 
+def by_ratio(results: Results) -> pd.DataFrame:
+    """Accuracies, each with the head of its column."""
+    rows = results.values("accuracy")
+    centred = rows["compensation"].map({True: ", centred", False: ""})
+    return rows.assign(column=rows["ratio"].map("r = {:g}".format) + centred)
+
+
 def table(results: Results) -> pd.DataFrame:
     """A row a theta: the whole network's slice and the pruned networks; below, the methods that know no theta."""
     found = results.wide(WORDS, ["theta"], layer="all").set_index("theta")
-    rows = results.values("accuracy")
-    rows["column"] = rows["ratio"].map("r = {:g}".format) + rows["compensation"].map({True: ", centred", False: ""})
+    rows = by_ratio(results)
     wide = rows[rows["theta"].notna()].pivot(index="theta", columns="column", values="value")
     found = found.join(wide).reset_index()
     found.insert(0, "method", NAMES["nnslicer"])
@@ -283,63 +310,28 @@ def table(results: Results) -> pd.DataFrame:
     return pd.concat([found, others], ignore_index=True)
 
 
-def set_table(results: Results) -> pd.DataFrame:
-    """A row a layer: the share of its neurons in each part."""
-    wide = results.values("neurons").pivot_table(index="layer", columns="part", values="value", sort=False)
-    return wide.reset_index().rename_axis(columns=None)
+def neuron_table(results: Results) -> pd.DataFrame:
+    """A row a kind of neuron: the whole network's slice and the pruned networks."""
+    found = results.wide(WORDS, ["neuron"], layer="all").set_index("neuron")
+    rows = by_ratio(results)
+    return found.join(rows.pivot(index="neuron", columns="column", values="value")).rename(index=NEURONS).reset_index()
 
 
-def mosaic(rows: pd.DataFrame) -> np.ndarray:
-    """A layer's neurons as one picture, its channels side by side with a gap of one between them.
-
-    Args:
-        rows: of one layer, as `ThetaRun.sets` has them.
-    Returns: (rows, columns) of the digits; NaN in the gaps.
-    """
-    width = int(rows["width"].iloc[0])
-    tiles = [np.array(list(map(float, cells))).reshape(-1, width) for cells in rows["cells"]]
-    height = len(tiles[0])
-    across = ceil(sqrt(len(tiles)))
-    found = np.full((ceil(len(tiles) / across) * (height + 1) - 1, across * (width + 1) - 1), np.nan)
-    for index, tile in enumerate(tiles):
-        top, left = (index // across) * (height + 1), (index % across) * (width + 1)
-        found[top : top + height, left : left + width] = tile
-    return found
-
-
-def drawn_layers(rows: pd.DataFrame) -> list[str]:
-    """Of each size of a layer's pictures, the last layer among those whose neurons have most synapses; in order.
-
-    Args:
-        rows: as `ThetaRun.sets` has them.
-    """
-    layers = rows.assign(size=rows["cells"].map(len)).groupby("layer", sort=False)[["inputs", "width", "size"]].first()
-    most = layers["inputs"] == layers.groupby(["width", "size"])["inputs"].transform("max")
-    return list(layers[most].reset_index().drop_duplicates(["width", "size"], keep="last")["layer"])
-
-
-def draw_sets(results: Results) -> Figure:
-    """The neurons of two sets' slices at the first seed, a panel a layer, a tile a channel."""
-    from matplotlib.colors import ListedColormap
-    from matplotlib.patches import Patch
-
-    rows = results.rows("picture")
-    shown = {layer: mosaic(rows[rows["layer"] == layer]) for layer in drawn_layers(rows)}
-    layers = list(shown)
-    pairs = [layers[k : k + 2] for k in range(0, len(layers), 2)]
-    heights = [max(shown[layer].shape[0] / shown[layer].shape[1] / len(pair) for layer in pair) for pair in pairs]
-    pairs = [pair if len(pair) == 2 else pair * 2 for pair in pairs]
-    figure, axes = plots.mosaic(pairs, plots.SINGLE * sum(heights) + 1, height_ratios=heights)
-    colours = {"0": "#e6e6e6", "1": plots.PALETTE[0], "2": plots.PALETTE[1], "3": "#4d4d4d"}
-    look: dict[str, Any] = {"cmap": ListedColormap(list(colours.values())), "vmin": -0.5, "vmax": 3.5}
-    for layer, ax in axes.items():
-        ax.imshow(shown[layer], interpolation="nearest", **look)
-        ax.set_title(short(layer))
-        ax.set_anchor("N")
-        plots.bare(ax)
-    names = parts(results.settings)
-    patches = [Patch(color=colours[digit], label=name) for digit, name in names.items()]
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), handlelength=1.2)
+def draw_neurons(results: Results) -> Figure:
+    """Layer by layer: the share of synapses in a slice, and what slices of one class and of two share, by neuron."""
+    figure, axes = plots.grid(2, 1, 2.2, plots.SINGLE, sharex=True)
+    layers = [name for name in dict.fromkeys(results.values("synapses")["layer"]) if name != "all"]
+    for index, (neuron, words) in enumerate(NEURONS.items()):
+        for ax, shown in zip(axes, (["synapses"], ["same_class", "other_class"]), strict=True):
+            for measure in shown:
+                rows = results.values(measure, neuron=neuron, layer=layers)
+                style = TWO_CLASSES if measure == "other_class" else {"linestyle": "-", "label": words}
+                plots.banded(ax, rows["layer"].map(layers.index).to_numpy(), rows, **plots.look(index, **style))
+    for ax, label in zip(axes, ("share of the synapses\nin a slice", "Jaccard index of two slices"), strict=True):
+        ax.set(ylim=(0, 1.02), ylabel=label)
+    axes[1].plot([], [], **TWO_CLASSES, color="#555555", marker="o", label="dotted: images of two classes")
+    axes[1].set_xticks(range(len(layers)), map(short, layers), rotation=90)
+    plots.legend_below(axes[1:], 1)
     return figure
 
 
@@ -357,8 +349,12 @@ THETA = Item(
     "nnslicer_theta", swept, {**SLICES, "accuracy": SHARE}, table=table, draw=draw,
     about=("scores_per_class", "subsets", "test_images"),
 )  # fmt: skip
+NEURON = Item(
+    "nnslicer_neurons", granularity, {**SLICES, "accuracy": SHARE}, table=neuron_table, draw=draw_neurons,
+    about=("scores_per_class", "subsets", "test_images"),
+)  # fmt: skip
 SET_SLICE = Item(
     "nnslicer_set_slice", set_slices, {"neurons": "share"}, table=set_table, draw=draw_sets,
     about=("profile_per_class",), drawn_from=("nnslicer-set-slice",),
 )  # fmt: skip
-ITEMS = (THETA, SET_SLICE)
+ITEMS = (THETA, NEURON, SET_SLICE)

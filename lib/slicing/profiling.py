@@ -24,7 +24,7 @@ REFERENCES = ("predicted", "dataset")
 
 @dataclass(frozen=True)
 class NeuronProfile:
-    """Mean value of each neuron (of each position, not of each channel) over correctly classified images.
+    """Mean value of each neuron, that is of each position of a channel, over correctly classified images.
 
     Attributes:
         by_class: operation -> float64 (classes, *shape), the mean over one class's images.
@@ -63,6 +63,19 @@ class NeuronProfile:
     def input_mean(self, layer: str) -> Tensor:
         """Mean input of a layer over all images, float64, without the batch dimension."""
         return self.mean(self._only(layer)[0])[0]
+
+    def of_channels(self) -> NeuronProfile:
+        """The same with one mean a channel, that of its positions': a channel counts as one neuron.
+
+        A sum's terms then need not add up to how far its output is from its mean, as at padded borders.
+        """
+        pooled = {
+            name: means.mean(tuple(range(2, means.ndim)), keepdim=True).expand_as(means).contiguous()
+            if means.ndim > 2
+            else means
+            for name, means in self.by_class.items()
+        }
+        return NeuronProfile(pooled, self.counts, self.layers)
 
     def to(self, device: torch.device | str) -> NeuronProfile:
         """The same profile on a device."""

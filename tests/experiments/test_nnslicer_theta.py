@@ -8,8 +8,8 @@ from training_tools import places
 
 from lib import permission, slicing
 from lib.config import ConfigError
-from lib.experiments import nnslicer_anatomy, nnslicer_pruning, nnslicer_theta
-from lib.experiments.nnslicer_theta import SET_SLICE, THETA, Settings, ThetaRun
+from lib.experiments import nnslicer_anatomy, nnslicer_pruning, nnslicer_sets, nnslicer_theta
+from lib.experiments.nnslicer_theta import NEURON, SET_SLICE, THETA, Settings, ThetaRun
 
 CONFIG = """
 compute: {device: cpu, threads: 1, training_precision: float32, channels_last: false}
@@ -71,8 +71,8 @@ def test_sizes_and_overlaps_are_those_of_slices_taken_one_by_one(run):
             for b in range(len(on)):
                 if a != b:
                     alike, both, either = bool(labels[a] == labels[b]), (on[a] & on[b]).sum(), (on[a] | on[b]).sum()
-                    jaccard[alike].append(both / either if either else 1.0)
-                    held[alike].append(both / on[a].sum() if on[a].any() else 1.0)
+                    jaccard[alike] += [both / either] if either else []
+                    held[alike] += [both / on[a].sum()] if on[a].any() else []
         for measure, alike in (("same_class", True), ("other_class", False)):
             assert sweep.value(measure, theta=0.5, layer=name) == pytest.approx(np.mean(jaccard[alike]))
             assert sweep.value(f"{measure}_held", theta=0.5, layer=name) == pytest.approx(np.mean(held[alike]))
@@ -128,12 +128,29 @@ def test_the_slice_of_a_set_is_the_sum_of_its_images_slices(run):
         assert shares.sum() == pytest.approx(1)
         assert shares["both"] == pytest.approx(np.mean(inside[0] & inside[1]))
         assert shares["3 alone"] == pytest.approx(np.mean(inside[0] & ~inside[1]))
-    assert len(results.figure.axes) == len(nnslicer_theta.drawn_layers(rows)) == 5
+    assert len(results.figure.axes) == len(nnslicer_sets.drawn_layers(rows)) == 5
+
+
+def test_a_channel_as_one_neuron_is_sliced_with_its_mean(run):
+    settings = run.settings
+    neurons, theta = NEURON.of(settings), settings.theta
+    own = run.anatomy(theta)
+    images, _ = own.chosen()
+    for neuron, profile in (("position", own.profile()), ("channel", own.profile().of_channels())):
+        found = slicing.slice(own.model, images, profile, theta)
+        share = found.share()["blocks.1.conv1"].mean().item()
+        assert neurons.value("synapses", neuron=neuron, layer="blocks.1.conv1") == pytest.approx(share)
+    assert neurons.value("synapses", neuron="channel", layer="all") != neurons.value(
+        "synapses", neuron="position", layer="all"
+    )
+    whole = ThetaRun(Settings.of("smoke", neuron="channel"), 0)
+    assert whole.layers(theta).equals(run.of("channel").layers(theta)), "as where all of the experiment is so"
+    assert len(neurons.table) == 2 and len(neurons.figure.axes) == 2
 
 
 def test_a_mosaic_has_each_neuron_once_at_its_place():
     rows = pd.DataFrame({"width": [3] * 3, "cells": ["012301", "111111", "222222"]})
-    found = nnslicer_theta.mosaic(rows)
+    found = nnslicer_sets.mosaic(rows)
     assert found.shape == (2 * 2 + 1, 2 * 3 + 1) and np.isnan(found).sum() == 35 - 18
     assert found[:2, :3].tolist() == [[0, 1, 2], [3, 0, 1]]
     assert (found[:2, 4:] == 1).all() and (found[3:, :3] == 2).all() and np.isnan(found[3:, 4:]).all()

@@ -74,6 +74,22 @@ def test_other_granularities(theta, bar, engine):
     agree(model, images, effective_path(model, images[:2], max(theta, 0.1), engine=engine), None, theta=max(theta, 0.1))
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("family", ["branches", "preact"])
+def test_one_mean_a_channel(family, engine):
+    """Sums no longer add up to the outputs' deviations, as the means ignore padding and positions."""
+    model, images = networks.build(family, 14)
+    known = profiled(model, images, 5)
+    pooled = known.of_channels()
+    for name, means in pooled.by_class.items():
+        places = tuple(range(2, means.ndim))
+        assert torch.allclose(means, means.amax(places, keepdim=True)) if places else means is known.by_class[name]
+        assert torch.allclose(means.flatten(2).mean(2), known.by_class[name].flatten(2).mean(2)) if places else True
+    found = slice(model, images[:3], pooled, engine=engine)
+    agree(model, images, found, pooled)
+    assert any((found.synapses[k] != v).any() for k, v in slice(model, images[:3], known).synapses.items())
+
+
 def without_deviations(known: NeuronProfile, model, images) -> NeuronProfile:
     """A profile whose means are the first image's own values: all its deviations are 0."""
     values, _ = Graph(model).record(images[:1], known.by_class)
