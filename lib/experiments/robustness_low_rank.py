@@ -37,7 +37,7 @@ class Settings(robustness.Robustness):
     section: ClassVar[str] = "low_rank"
     needs: ClassVar[Mapping[str, Sequence[str]]] = {
         "rank_ratios": [f"{base}-r{{:g}}" for base in BASES],
-        "norm_weights": [f"{base}-nuclear-w{{:g}}" for base in BASES],
+        "norm_weights": [f"{BASES[0]}-nuclear-w{{:g}}"],
     }
 
     rank_ratios: tuple[Share, ...] = Field((0.5, 0.25, 0.125), min_length=1)
@@ -67,23 +67,18 @@ def draw(results: Results) -> Figure:
 
 
 def normed(settings: Settings) -> robustness.Networks:
-    """The networks trained on without and with the norm, those of Figures 5 and 6 among them."""
-    known = config.load(settings.scale)
-    names = [f"{base}-{ending}" for base in BASES for ending in ("dense", "nuclear")]
-    names += [f"{base}-nuclear-w{weight:g}" for base in BASES for weight in settings.norm_weights]
-    found = {}
-    for name in names:
-        recipe = known.recipe(name)
-        weight = float(recipe.hooks[0]["weight"]) if recipe.hooks else 0.0
-        found[name] = {"network": recipe.arch, "weight": weight}
-    return found
+    """The networks of Figure 5 trained on without and with the norm, and those with other weights of it."""
+    known, base = config.load(settings.scale), BASES[0]
+    names = [f"{base}-dense", f"{base}-nuclear", *(f"{base}-nuclear-w{weight:g}" for weight in settings.norm_weights)]
+    hooks = {name: known.recipe(name).hooks for name in names}
+    return {name: {"weight": float(own[0]["weight"]) if own else 0.0} for name, own in hooks.items()}
 
 
 def by_weight(settings: Settings, seed: int, network: str = "") -> pd.DataFrame:
     """Every network under FGSM, and the ranks of its weights.
 
-    Returns: tidy, the measures of `robustness.SWEEP` at {network, weight, epsilon}; of `RANKS`, means over the layers,
-        at {network, weight}.
+    Returns: tidy, the measures of `robustness.SWEEP` at {weight, epsilon}; of `RANKS`, means over the layers, at
+        {weight}.
     """
     run, shown = RobustnessRun(settings, seed), robustness.only(normed(settings), network)
     rows: list[dict[str, Any]] = list(run.accuracies(shown))
@@ -105,38 +100,30 @@ def shown_epsilons(results: Results) -> list[float]:
 
 
 def layout(results: Results) -> pd.DataFrame:
-    """A row a network: accuracy at some eps, and the ranks."""
-    at = ["network", "weight"]
+    """A row a weight: accuracy at some eps, and the ranks."""
     accuracy = results.values("accuracy", epsilon=shown_epsilons(results))
     accuracy = accuracy.assign(shown=(255 * accuracy["epsilon"]).map("accuracy, ε = {:.3g}/255".format))
-    wide = accuracy.pivot_table(index=at, columns="shown", values="value", sort=False)
+    wide = accuracy.pivot_table(index="weight", columns="shown", values="value", sort=False)
     for rank in RANKS:
-        wide[rank.replace("_", " ")] = results.values(rank).set_index(at)["value"]
+        wide[rank.replace("_", " ")] = results.values(rank).set_index("weight")["value"]
     return wide.sort_index().reset_index().rename_axis(columns=None)
 
 
 def draw_weights(results: Results) -> Figure:
-    """Accuracy at some eps by the weight of the norm, a column an architecture; below the effective rank."""
-    accuracy, ranks = results.values("accuracy"), results.values("effective_rank")
-    names = list(dict.fromkeys(accuracy["network"]))
-    shown = shown_epsilons(results)
-    figure, axes = plots.grid(2 * len(names), len(names), 1.9, plots.SINGLE, sharex=True, sharey="row")
-    for place, ax in enumerate(axes):
-        name, top = names[place % len(names)], place < len(names)
-        rows = (accuracy if top else ranks).query("network == @name")
-        if top:
-            rows = rows[rows["epsilon"].isin(shown)].assign(at=(255 * rows["epsilon"]).round(2))
-            plots.curves(ax, rows, x="weight", hue="at", label="ε = {:g}/255")
-            ax.set(title=name, ylim=(0, 1))
-        else:
-            plots.curves(ax, rows, x="weight")
-            ax.set(xlabel="weight of the nuclear norm", ylim=(0, None))
-        least = min(weight for weight in rows["weight"] if weight > 0)
-        ax.set_xscale("symlog", linthresh=least, linscale=0.5)
-        ax.minorticks_off()
-    axes[0].set_ylabel("accuracy under FGSM")
-    axes[len(names)].set_ylabel("effective rank,\nmean over layers")
-    plots.legend_below(axes, 2)
+    """By the weight of the norm: accuracy at some eps, and below the effective rank."""
+    accuracy, ranks = results.values("accuracy", epsilon=shown_epsilons(results)), results.values("effective_rank")
+    figure, axes = plots.grid(2, 1, 2, plots.SINGLE, sharex=True)
+    shown = accuracy.assign(at=(255 * accuracy["epsilon"]).round(2))
+    plots.curves(axes[0], shown, x="weight", hue="at", label="ε = {:g}/255")
+    axes[0].set(ylabel="accuracy under FGSM", ylim=(0, 1))
+    plots.chance(axes[0])
+    plots.curves(axes[1], ranks, x="weight")
+    axes[1].set(xlabel="weight of the nuclear norm", ylabel="effective rank,\nmean over layers", ylim=(0, None))
+    weights = sorted(ranks["weight"])
+    axes[1].set_xscale("symlog", linthresh=weights[1], linscale=0.5)
+    axes[1].set_xticks(weights, [f"{weight:g}" for weight in weights])
+    axes[1].minorticks_off()
+    axes[0].legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return figure
 
 

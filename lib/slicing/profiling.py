@@ -27,8 +27,9 @@ class NeuronProfile:
     """Mean value of each neuron, that is of each position of a channel, over correctly classified images.
 
     Attributes:
-        by_class: operation -> float64 (classes, *shape), the mean over one class's images.
-        counts: int64 (classes,), images behind each.
+        by_class: operation -> float64 (classes, *shape), the mean over one class's images; (1, *shape), over all
+            images, where the profile was made without classes.
+        counts: int64 (classes,) or (1,), images behind each.
         layers: layer -> [operation that it reads, operation that it is], of each of its calls.
     """
 
@@ -52,6 +53,8 @@ class NeuronProfile:
             return torch.tensordot(weights, means, dims=1)[None]
         if reference != "predicted" or predicted is None:
             raise SlicingError(f"reference is {reference!r}: one of {', '.join(REFERENCES)}")
+        if len(self.counts) == 1:
+            raise SlicingError('the profile has one mean for all classes: use reference="dataset"')
         empty = sorted({int(k) for k in predicted.unique().tolist()} & set((self.counts == 0).nonzero()[:, 0].tolist()))
         if empty:
             raise SlicingError(
@@ -119,8 +122,12 @@ def profile(
     num_classes: int,
     per_class: int | None = 1000,
     batch_size: int = 200,
+    together: bool = False,
 ) -> NeuronProfile:
     """The mean value of each neuron over correctly classified images of each class.
+
+    Each class takes as much memory as a float64 copy of all activations of one image: of 1,000 classes and a network
+    for large images, tens of GB. `together` has one mean for all.
 
     Args:
         model: a network that torch.fx can trace, of the operations that `slice` knows.
@@ -129,6 +136,7 @@ def profile(
         num_classes: number of classes.
         per_class: the first so many correctly classified images of each class; None: all.
         batch_size: images at a time.
+        together: one mean over the images of all classes, for `reference="dataset"`.
     Returns: the profile, on the network's device.
     Raises: SlicingError where the network cannot be sliced or classifies no image correctly.
     Source: NNSlicer (FSE 2020), section 3.2: 1,000 images a class, correctly classified.
@@ -154,10 +162,12 @@ def profile(
         for name in names:
             value = values[name][chosen.to(graph.device)]
             if name not in sums:
-                sums[name] = value.new_zeros(num_classes, *value.shape[1:])
-            sums[name].index_add_(0, truth[chosen].to(graph.device), value)
+                sums[name] = value.new_zeros(1 if together else num_classes, *value.shape[1:])
+            sums[name].index_add_(0, (truth[chosen] * (not together)).to(graph.device), value)
     if int(counts.sum()) == 0:
         raise SlicingError(f"{type(model).__name__} classifies none of {len(images)} images correctly: train it first")
+    if together:
+        counts = counts.sum()[None]
     shaped = {
         name: counts.clamp(min=1).to(total.device).view(-1, *[1] * (total.ndim - 1)) for name, total in sums.items()
     }

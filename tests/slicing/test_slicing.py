@@ -133,6 +133,23 @@ def test_a_profile_is_the_mean_of_each_class_and_over_all(tmp_path):
         NeuronProfile.load(tmp_path / "profile.safetensors")
 
 
+def test_one_mean_for_all_classes_is_the_mean_over_all_and_takes_the_memory_of_one():
+    model, images = networks.build("preact", 2)
+    labels = torch.arange(len(images)) % 4
+    known, one = profile(model, images, labels, 4), profile(model, images, labels, 4, batch_size=5, together=True)
+    assert one.counts.tolist() == [int(known.counts.sum())]
+    for name, means in one.by_class.items():
+        assert means.shape == (1, *known.by_class[name].shape[1:])
+        torch.testing.assert_close(one.mean(name), known.mean(name))
+    ours, theirs = (slice(model, images[:3], each, reference="dataset") for each in (one, known))
+    same = [(ours.synapses[k] == v).double().mean().item() for k, v in theirs.synapses.items()]
+    assert min(same) > 0.99, "but for deviations that are zero in one of them"
+    with pytest.raises(SlicingError, match="one mean for all classes"):
+        slice(model, images[:1], one)
+    limited = profile(model, images, labels, 4, per_class=1, together=True)
+    assert limited.counts.tolist() == [int((known.counts > 0).sum())]
+
+
 def test_scores_are_sums_over_the_right_images_of_a_class(subject):
     model, images, known = subject
     found = slice(model, images, known)
