@@ -12,16 +12,17 @@ from matplotlib.figure import Figure
 from pydantic import Field
 
 from lib import config, plots
+from lib.experiments import lancet_backdoors
 from lib.experiments.item import Item, Results
 from lib.experiments.lancet_backdoors import ABOUT, UNITS, RepairRun, by_method, of_networks, tables, wide
-from lib.experiments.lancet_repairs import METHODS, Repairs
+from lib.experiments.lancet_repairs import METHODS
 
 SHOWN = ("flip-stated", "flip-tried", "tune", "unlearn-matched")
 """Methods that are drawn and in the table."""
 PANELS = {"attack_success": "attack success rate\nthat is left", "accuracy_change": "change of accuracy"}
 
 
-class Settings(Repairs):
+class Settings(lancet_backdoors.Settings):
     """Settings of the experiment; see `Repairs`, `Flipping` and `Backdoors`."""
 
     section: ClassVar[str] = "widths"

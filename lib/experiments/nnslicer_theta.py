@@ -218,7 +218,8 @@ def granularity(settings: Settings, seed: int) -> pd.DataFrame:
 
     Returns: tidy, the measures of `SLICES` at {neuron, layer}; "accuracy" at {neuron, method, ratio, compensation}.
     """
-    run, theta, rows = ThetaRun(settings, seed), settings.theta, []
+    run, theta = ThetaRun(settings, seed), settings.theta
+    rows: list[dict[str, Any]] = []
     for neuron in NEURONS:
         rows += measures(run.of(neuron).layers(theta), SLICES, ["layer"], neuron=neuron)
         rows += mean_accuracies("accuracy", run.of(neuron).accuracies(theta), neuron=neuron)
