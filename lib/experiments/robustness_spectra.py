@@ -17,7 +17,6 @@ from lib.experiments.run import measures
 from lib.experiments.settings import Count, Share
 from lib.robustness.spectra import layer_spectra, prunable_share
 
-VERSION = 2  # raise it when a change in lib.robustness.spectra changes the numbers
 BASES = {"resnet18": "resnet18-b128", "alexnet": "alexnet-b128", "fc5": "fc5-b512"}
 """Architecture -> its dense network."""
 VARIANTS = ("dense", "adversarial", "pruned", "low-rank", "nuclear")
@@ -83,7 +82,7 @@ class SpectraRun(RobustnessRun[Settings]):
             return pd.concat([layers, pd.DataFrame([mean])], ignore_index=True)
 
         key = {"tolerance": tolerance, "images": images.fingerprint}
-        return self.table("robustness-spectra", key, make, network, VERSION)
+        return self.table("robustness-spectra", key, make, network, robustness.VERSION)
 
 
 def weighed(settings: Settings, seed: int, network: str = "") -> pd.DataFrame:
