@@ -21,9 +21,9 @@ Not reached without AVX-512, where packing lanes is one instruction: elsewhere s
 buckets of lib/slicing/select.py, as packing would take 49 ms where these take 32.
 
 Not reached: 12 ms an input and 500 times the plain rule in batches of 32 (13.6 ms and 408 times on a Xeon, 14.2 and 444
-on an EPYC); in batches of 128 the first is on both (11.9 and 11.7 ms), the second on the EPYC (461 and 510 times). Such
-processors are shared: at another time the plain rule took 2.8 s in place of 6, ours 8.6 to 9.9 ms in batches of 128
-(284 to 337 times), and the code before 12.5 to 13.4. In the slower state a window of 144
+on an EPYC); in batches of 128 the first is reached on both (11.9 and 11.7 ms), the second on the EPYC alone (461 and
+510 times). Such processors are shared: at another time the plain rule took 2.8 s in place of 6, ours 8.6 to 9.9 ms in
+batches of 128 (284 to 337 times), and the code before 12.5 to 13.4. In the slower state a window of 144
 takes 257 ns; alone, sorting 64 keys takes 62 of these and splitting off the largest 10. Of the samples of a profile 25
 % are in sorting, 12 in adding up, 8 in splitting and 10 in gathering inputs; we take most of the rest to be branches
 that cannot be foreseen, some five a window. Two threads give 1.5 times one in these loops.
@@ -84,7 +84,7 @@ def large(inputs: int, profiled: int) -> tuple[nn.Module, Tensor, Tensor, Tensor
         torch.manual_seed(0)
         model, images = (
             efficientnet_lite.EfficientNetLite0((3, 224, 224), 1000, nn.Identity()),
-            torch.rand(8, 3, 224, 224),
+            torch.rand(profiled + inputs, 3, 224, 224),
         )
         with torch.no_grad():
             model.train()(images)

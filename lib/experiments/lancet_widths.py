@@ -38,8 +38,14 @@ def widened(settings: Settings, seed: int) -> pd.DataFrame:
     """
     run = RepairRun(settings, seed)
     table = tables(run)
-    recipes = {name: config.thaw(run.preset.recipe(name).arch_args) for name in table["network"].unique()}
-    table["width"] = table["network"].map(lambda name: recipes[name]["width"])
+    widths = {name: config.thaw(run.preset.recipe(name).arch_args).get("width") for name in table["network"].unique()}
+    places = {name: (network["set"].iloc[0], widths[name]) for name, network in table.groupby("network")}
+    if None in widths.values() or len(set(places.values())) < len(places):
+        raise config.ConfigError(
+            f"families {', '.join(settings.families)}: one network a set and width is wanted, its width in arch_args; "
+            f"they have {', '.join(f'{name} ({width})' for name, width in widths.items())}"
+        )
+    table["width"] = table["network"].map(widths)
     rows = of_networks(table, ["set", "width"])
     return run.tidy({key: value for key, value in row.items() if key != "network"} for row in rows)
 
@@ -65,9 +71,10 @@ def draw(results: Results) -> Figure:
         ax.set_xticks(widths, [f"{width:g}" for width in widths])
         ax.minorticks_off()
         if measure == "attack_success":
-            ax.set(title=name, ylim=(-0.02, 1))
+            ax.set(title=name, ylim=(-0.02, 1.02))
         else:
-            ax.set_xlabel("width, filters of the first convolution")
+            ax.axhline(0, color="#777777", linewidth=0.8, marker="", linestyle="-")
+            ax.set_xlabel("width")
         if place % len(sets) == 0:
             ax.set_ylabel(PANELS[measure])
     plots.legend_below(axes, 2)

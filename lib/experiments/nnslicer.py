@@ -63,6 +63,11 @@ class SlicingRun(Run[S]):
         """The network, in evaluation mode, on the scale's device."""
         return self.network(self.settings.network)
 
+    @cached_property
+    def neuron(self) -> str:
+        """What has a mean of its own: a "position" of a channel, or a "channel"."""
+        return self.settings.neuron
+
     @property
     def classes(self) -> int:
         """How many the data set has, which need not be there."""
@@ -80,7 +85,7 @@ class SlicingRun(Run[S]):
             "network": network or self.settings.network,
             "images": self.train.fingerprint,
             "per_class": self.settings.profile_per_class,
-            **self.settings.unusual("neuron"),
+            **({} if self.neuron == "position" else {"neuron": self.neuron}),
         }
 
     def profile(self, network: str | None = None) -> NeuronProfile:
@@ -94,10 +99,14 @@ class SlicingRun(Run[S]):
         def make() -> NeuronProfile:
             train, per_class = self.train, self.settings.profile_per_class
             found = profile(self.network(name), train.images, train.labels, len(train.classes), per_class)
-            return found.of_channels() if self.settings.neuron == "channel" else found
+            return self.pooled(found)
 
         kept = self._cached(name, "profile", self.profile_key(name), make, CODEC)
         return kept.to(compute.device(self.preset.compute.device))
+
+    def pooled(self, found: NeuronProfile) -> NeuronProfile:
+        """A profile with the means that the settings ask for."""
+        return found.of_channels() if self.neuron == "channel" else found
 
     def scores_key(self, method: str) -> dict[str, Any]:
         """What a method's scores depend on beside the network's weights."""

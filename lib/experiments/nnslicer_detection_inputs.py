@@ -197,7 +197,7 @@ class DetectionRun(SlicingRun[Settings]):
             "profile_per_class": self.settings.profile_per_class,
             "slices": nnslicer.VERSION,
             "attacks": {"version": sets.VERSION, **made},
-            **self.settings.unusual("theta"),
+            **self.settings.unusual("theta", "neuron"),
         }
 
     def rule(self, reference: str) -> slicing.NNSlicer:

@@ -108,7 +108,7 @@ class OverheadRun(SlicingRun[Settings]):
     def _kept(self, kind: str, network: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         own = self.settings.model_dump(mode="json")
         names = ("inputs", "batches", "widths", "blocks", "profiled", "plain")
-        key = {f"overhead_{name}": own[name] for name in names} | self.settings.unusual("theta", "reference")
+        key = {f"overhead_{name}": own[name] for name in names} | self.settings.unusual("theta", "reference", "neuron")
         key |= {"device": compute.describe(), "threads": torch.get_num_threads(), "network": network}
         self.sliced()  # notes the images
         return self.table(kind, key, make, network, VERSION)
@@ -124,7 +124,7 @@ class OverheadRun(SlicingRun[Settings]):
         model, images = self.network(name), self.sliced()
         train = self.train.stratified(self.settings.profiled, seed=0)
         began = time.perf_counter()
-        known = profile(model, train.images, train.labels, len(train.classes))
+        known = self.pooled(profile(model, train.images, train.labels, len(train.classes)))
         rows = [_row(name, "batched", "profile", (time.perf_counter() - began) / len(train), len(train))]
         self.slice(model, images[:1], known)  # compiles
         graph = Graph(model)
@@ -195,7 +195,7 @@ class OverheadRun(SlicingRun[Settings]):
         if by_prediction:  # an untrained network's own classes, so that each that it predicts has a mean
             graph = Graph(model)
             labels = graph.record(train.images, ())[0][graph.output].argmax(1)
-        return profile(model, train.images, labels, len(train.classes))
+        return self.pooled(profile(model, train.images, labels, len(train.classes)))
 
 
 def one_pass(model: nn.Module, images: Tensor) -> None:

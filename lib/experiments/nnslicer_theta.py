@@ -75,8 +75,8 @@ class Settings(nnslicer.NNSlicer):
 
     def at(self, kind: type[Other], theta: float, seed: int, **own: Any) -> Other:
         """Another experiment's settings, with a theta and what is chosen here."""
-        shared = {name: getattr(self, name) for name in ("data", "network", "reference", "neuron", "profile_per_class")}
-        return kind.of(self.scale, theta=theta, seeds=[seed], **{**shared, **own})
+        shared = ("data", "network", "reference", "profile_per_class")
+        return kind.of(self.scale, theta=theta, seeds=[seed], **{name: getattr(self, name) for name in shared}, **own)
 
 
 class ThetaRun(SlicingRun[Settings]):
@@ -84,20 +84,19 @@ class ThetaRun(SlicingRun[Settings]):
 
     def of(self, neuron: str) -> ThetaRun:
         """The same with another neuron: a "position" or a "channel"."""
-        if neuron == self.settings.neuron:
-            return self
-        made = ThetaRun(self.settings.model_copy(update={"neuron": neuron}), self.seed)
-        made.read = self.read
+        made = ThetaRun(self.settings, self.seed)
+        made.neuron, made.read = neuron, self.read
         return made
 
     def anatomy(self, theta: float) -> AnatomyRun:
         """The anatomy of slices at a theta."""
-        own = {"images_per_class": self.settings.images_per_class}
+        own = {"images_per_class": self.settings.images_per_class, "neuron": self.neuron}
         return AnatomyRun(self.settings.at(nnslicer_anatomy.Settings, theta, self.seed, **own), self.seed)
 
     def pruning(self, theta: float) -> PruningRun:
         """Pruning by the scores of slices at a theta."""
         own = {name: getattr(self.settings, name) for name in ("scores_per_class", "ratios", "test_images")}
+        own["neuron"] = self.neuron
         return PruningRun(self.settings.at(nnslicer_pruning.Settings, theta, self.seed, **own), self.seed)
 
     def slices(self, theta: float) -> tuple[Slices, torch.Tensor]:

@@ -83,7 +83,7 @@ def by_weight(settings: Settings, seed: int, network: str = "") -> pd.DataFrame:
     run, shown = RobustnessRun(settings, seed), robustness.only(normed(settings), network)
     rows: list[dict[str, Any]] = list(run.accuracies(shown))
     for name, where in shown.items():
-        ranks = run.table("robustness-ranks", {}, lambda name=name: mean_ranks(run, name), name)  # type: ignore[misc]
+        ranks = run.table("robustness-ranks", {}, lambda name=name: mean_ranks(run, name), name, robustness.VERSION)  # type: ignore[misc]
         rows += [{"measure": rank, **where, "value": ranks[rank].iloc[0], "n": 1} for rank in RANKS]
     return run.tidy(rows)
 
@@ -96,7 +96,7 @@ def mean_ranks(run: RobustnessRun, network: str) -> pd.DataFrame:
 def shown_epsilons(results: Results) -> list[float]:
     """Some of the eps, with 0: those of table and figure."""
     epsilons = sorted(results.values("accuracy")["epsilon"].unique())
-    return [epsilons[0], *epsilons[len(epsilons) // 6 :: max(1, len(epsilons) // 5)][:3]]
+    return [epsilons[0], *epsilons[1 + len(epsilons) // 8 :: max(1, len(epsilons) // 5)][:3]]
 
 
 def layout(results: Results) -> pd.DataFrame:

@@ -35,11 +35,11 @@ class NFgsm(Hook):
     """Training hook: replaces each batch by FGSM examples of the images with noise (N-FGSM).
 
     start = x + U[-noise eps, noise eps], then start + alpha sign(grad), both clipped to [0, 1] alone: unlike FGSM from
-    a random start in the ball, the result may lie up to (noise eps + alpha) from x, which is what keeps training from
-    collapsing into networks that withstand this one step and nothing else. One extra forward and backward a step,
-    gradients with respect to the images only: parameter gradients are not touched, and the number of optimiser steps
-    equals the natural twin's. The attack sees the network as it trains (train mode, batch statistics, the recipe's
-    temperature and precision), but running statistics move only in the training pass.
+    a random start in the ball, the result may lie up to (noise eps + alpha) from x. The source finds that so much
+    noise, not clipped to the ball, keeps networks from learning to withstand this one step and nothing else. One extra
+    forward and backward a step, gradients with respect to the images only: parameter gradients are not touched, and
+    the number of optimiser steps equals the natural twin's. The attack sees the network as it trains (train mode,
+    batch statistics, the recipe's temperature and precision), but running statistics move only in the training pass.
 
     On a CPU the noise comes from the run's own generator, on another device from one there, seeded from the run's:
     1.5 MB a step need not be drawn on the CPU and sent. So the two devices draw different noise.

@@ -112,8 +112,8 @@ def prunable_share(
 ) -> Prunable:
     """The largest share of smallest-|w| weights that can be zeroed, without retraining, for <= tolerance of accuracy.
 
-    Bisection over the share: exact to `resolution` where accuracy falls with the share, which it does but for noise.
-    Biases and normalisation are left alone. The network is not changed.
+    Bisection over the share, exact to `resolution` where accuracy falls with it. Where accuracy falls and rises again,
+    the bisection may end far below the largest share. Biases and normalisation are left alone, and so is the network.
 
     Args:
         model: network from images in [0, 1] to logits.

@@ -53,7 +53,7 @@ class NeuronProfile:
             return torch.tensordot(weights, means, dims=1)[None]
         if reference != "predicted" or predicted is None:
             raise SlicingError(f"reference is {reference!r}: one of {', '.join(REFERENCES)}")
-        if len(self.counts) == 1:
+        if len(self.counts) == 1 and predicted.any():
             raise SlicingError('the profile has one mean for all classes: use reference="dataset"')
         empty = sorted({int(k) for k in predicted.unique().tolist()} & set((self.counts == 0).nonzero()[:, 0].tolist()))
         if empty:
@@ -68,7 +68,8 @@ class NeuronProfile:
         return self.mean(self._only(layer)[0])[0]
 
     def of_channels(self) -> NeuronProfile:
-        """The same with one mean a channel, that of its positions': a channel counts as one neuron.
+        """The same with one mean a channel, that of its positions': a channel counts as one neuron. Values behind a
+        flattening have no channels any more, and stay as they are.
 
         A sum's terms then need not add up to how far its output is from its mean, as at padded borders.
         """

@@ -43,7 +43,7 @@ def centres(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Centre]
 
     Args:
         model: the unpruned network.
-        inputs: layer -> mean input (*input.shape), one mean a position, as `NeuronProfile.input_mean` gives it.
+        inputs: layer -> mean input (*input.shape), as `NeuronProfile.input_mean` gives it.
     Raises: ValueError where a layer has no mean.
     """
     layers = weight_layers(model)
