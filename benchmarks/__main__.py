@@ -76,9 +76,9 @@ def page(kept: dict[str, Any]) -> str:
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, report in kept["runs"].items():
-        floor = report.get("floor_seconds")
+        floor, memory = report.get("floor_seconds"), report.get("peak_mb")
         cells = [
-            f"{name}: `python {report['call']}`",
+            f"{name}: `python {report['call']}`" + (f", {memory:,} MB at most" if memory else ""),
             report["peer"],
             _time(report["seconds"]),
             _time(report["peer_seconds"]),

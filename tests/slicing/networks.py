@@ -178,6 +178,15 @@ class Maxout(nn.Module):
         return self.fc(torch.cat([torch.amax(tokens, dim=2), torch.relu(both).amax((2, 3, 4))], 1))
 
 
+def lopsided():
+    """More zeros after the image than before it, as TensorFlow pads for a stride of two; a depthwise convolution."""
+    return nn.Sequential(
+        nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(2, 6, 3, 2, bias=False), nn.BatchNorm2d(6), nn.ReLU6(),
+        nn.ZeroPad2d((1, 2, 0, 1)), nn.Conv2d(6, 6, 3, 2, groups=6), nn.ReLU6(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4),
+    )  # fmt: skip
+
+
 NETWORKS = {
     "branches": (Branches, (2, 9, 8)),
     "functions": (Functions, (1, 11, 11)),
@@ -191,6 +200,7 @@ NETWORKS = {
     "rhythm": (Rhythm, (3, 4, 5)),
     "maxout": (Maxout, (2, 4, 5)),
     "single": (single, (1, 2, 2)),
+    "lopsided": (lopsided, (2, 8, 7)),
 }
 
 

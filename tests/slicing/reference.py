@@ -317,8 +317,8 @@ class Reference:
     def rearrange(self, op, found):
         shape, out = self.values[op.inputs[0]].shape, self.values[op.name].shape
         for position, contribution in found.items():
-            if op.node.target is F.pad:
-                pad = op.node.args[1]
+            if op.node.target is F.pad or isinstance(op.module, nn.ZeroPad2d):
+                pad = op.node.args[1] if op.module is None else (*op.module.padding, 0, 0)
                 back = tuple(i - pad[2 * k] for k, i in zip(range(len(out) - 1, -1, -1), position, strict=True))
                 if not all(0 <= i < n for i, n in zip(back, shape, strict=True)):
                     continue
