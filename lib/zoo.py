@@ -360,7 +360,10 @@ def ship(scale: str) -> list[Path]:
     Raises: ZooError for weights above the limit.
     """
     preset = config.load(scale)
-    seeds = sorted({seed for study in preset.study.values() for seed in study.get("seeds", ())})
+    sections = [
+        part for study in preset.study.values() for part in (study, *study.values()) if isinstance(part, Mapping)
+    ]
+    seeds = sorted({seed for part in sections for seed in part.get("seeds", ())})
     written = []
     for name in preset.networks:
         for seed in seeds:

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("house")
 @pytest.fixture
 def shipped(house):
     """plain and half trained with two seeds, shipped with the results, and gone from the cache."""
-    content = {**SMOKE, "ship": ["pl*"], "study": {"robustness": {"seeds": [0, 1]}}}
+    content = {**SMOKE, "ship": ["pl*"], "study": {"robustness": {"seeds": [0], "spectra": {"seeds": [1]}}}}
     write_config(house / "config", smoke=content)
     config.scale._load.cache_clear()
     for name in ("plain", "half"):
