@@ -90,7 +90,8 @@ class Study(DetectionRun):
     def adaptive(self) -> pd.DataFrame:
         """As `nnslicer_signals.adaptive`, kept."""
         key, make = key_of(self, (*SIGNALS, *ADAPTIVE)), lambda: nnslicer_signals.adaptive(self.detectors)
-        key |= self.settings.unusual("tree_seeds")  # the first seed's tree is among the detectors
+        # The first seed's tree is among the detectors; a scale's own seeds are not in the key of its tables.
+        key |= {"tree_seeds": self.settings.tree_seeds} if "tree_seeds" in self.settings.changed else {}
         return self.table("nnslicer-adaptive", key, make, self.settings.network)
 
 
