@@ -1,7 +1,6 @@
-"""Fast adversarial training: one signed gradient step from an image with much noise.
+"""Fast adversarial training: one signed gradient step from a random start inside the eps ball.
 
-Source: de Jorge, Bibi, Volpi, Sanyal, Torr, Rogez and Dokania, "Make Some Noise: Reliable and Efficient Single-Step
-Adversarial Training", NeurIPS 2022, https://arxiv.org/abs/2202.01181, Algorithm 1.
+Source: Wong, Rice and Kolter, "Fast is better than free", ICLR 2020, https://arxiv.org/abs/2001.03994, Algorithm 3.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from torch import Generator, Tensor, nn
 
 from lib.training import Hook
 
-APART = 1_000_003  # between the seeds of a run and of its noise on a device
+APART = 1_000_003  # between the seeds of a run and of its random starts on a device
 
 
 @contextmanager
@@ -31,45 +30,40 @@ def frozen_batch_statistics(model: nn.Module) -> Iterator[None]:
             layer.track_running_stats = True
 
 
-class NFgsm(Hook):
-    """Training hook: replaces each batch by FGSM examples of the images with noise (N-FGSM).
+class FgsmRs(Hook):
+    """Training hook: replaces each batch by FGSM examples from a random start (FGSM-RS).
 
-    start = x + U[-noise eps, noise eps], then start + alpha sign(grad), both clipped to [0, 1] alone: unlike FGSM from
-    a random start in the ball, the result may lie up to (noise eps + alpha) from x. The source finds that so much
-    noise, not clipped to the ball, keeps networks from learning to withstand this one step and nothing else. One extra
-    forward and backward a step, gradients with respect to the images only: parameter gradients are not touched, and
-    the number of optimiser steps equals the natural twin's. The attack sees the network as it trains (train mode,
-    batch statistics, the recipe's temperature and precision), but running statistics move only in the training pass.
+    delta ~ U[-eps, eps], delta <- clip(delta + alpha sign(grad), +-eps), x + delta clipped to [0, 1]. One extra forward
+    and backward a step, gradients with respect to the images only: parameter gradients are not touched, and the number
+    of optimiser steps equals the natural twin's. The attack sees the network as it trains (train mode, batch
+    statistics, the recipe's temperature and precision), but running statistics move only in the training pass.
 
-    On a CPU the noise comes from the run's own generator, on another device from one there, seeded from the run's:
-    1.5 MB a step need not be drawn on the CPU and sent. So the two devices draw different noise.
+    On a CPU the random starts come from the run's own generator, on another device from one there, seeded from the
+    run's: 1.5 MB a step need not be drawn on the CPU and sent. So the two devices start from different points.
 
     Args:
         epsilon: L_inf radius on images in [0, 1], in (0, 1].
-        alpha: step size in the same units; None for epsilon, as the source has it.
-        noise: largest noise, in units of epsilon; the source: 2.
+        alpha: step size in the same units; None for the paper's 1.25 epsilon.
 
     Raises:
-        ValueError: epsilon outside (0, 1], alpha <= 0 or noise < 0.
+        ValueError: epsilon outside (0, 1] or alpha <= 0.
     """
 
     version = 1
 
-    def __init__(self, epsilon: float = 8 / 255, alpha: float | None = None, noise: float = 2.0) -> None:
-        self.epsilon, self.noise = float(epsilon), float(noise)
-        self.alpha = self.epsilon if alpha is None else float(alpha)
+    def __init__(self, epsilon: float = 8 / 255, alpha: float | None = None) -> None:
+        self.epsilon = float(epsilon)
+        self.alpha = 1.25 * self.epsilon if alpha is None else float(alpha)
         if not 0.0 < self.epsilon <= 1.0:
             raise ValueError(f"epsilon is a distance on images in [0, 1]: need 0 < epsilon <= 1, got {epsilon}")
         if not self.alpha > 0.0:
             raise ValueError(f"alpha must be positive, got {alpha}")
-        if not self.noise >= 0.0:
-            raise ValueError(f"noise must not be negative, got {noise}")
         self.own: Generator | None = None
 
     def begin(self, run: Any) -> None:
         self.own = None
         if run.device.type != "cpu":
-            # A seed of its own: with the run's, the device's dropout would draw the very numbers of the noise.
+            # A seed of its own: with the run's, the device's dropout would draw the very numbers of the random starts.
             self.own = Generator(run.device).manual_seed(APART + run.generator.initial_seed())
 
     def state(self) -> dict[str, Any]:
@@ -77,7 +71,7 @@ class NFgsm(Hook):
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         if (self.own is None) != ("noise" not in state):
-            raise ValueError("noise of one kind of device cannot go on with another kind's")
+            raise ValueError("random starts of one kind of device cannot go on with another kind's")
         if self.own is not None:
             self.own.set_state(state["noise"])
 
@@ -86,11 +80,12 @@ class NFgsm(Hook):
             noise = torch.rand(images.shape, generator=run.generator).to(images.device, images.dtype)
         else:
             noise = torch.rand(images.shape, generator=self.own, device=images.device, dtype=images.dtype)
-        reach = self.noise * self.epsilon
-        start = (images + reach * (2.0 * noise - 1.0)).clamp(0.0, 1.0).detach().requires_grad_()
+        start = (images + self.epsilon * (2.0 * noise - 1.0)).clamp(0.0, 1.0).detach().requires_grad_()
         with torch.enable_grad(), frozen_batch_statistics(run.model):
             with run.autocast():
                 logits = run.model(start)
             loss = nn.functional.cross_entropy(logits.float() / run.temperature, labels)
             (gradient,) = torch.autograd.grad(loss, start)
-        return (start.detach() + self.alpha * gradient.sign()).clamp(0.0, 1.0)
+        moved = start.detach() + self.alpha * gradient.sign()
+        moved = torch.minimum(torch.maximum(moved, images - self.epsilon), images + self.epsilon)
+        return moved.clamp(0.0, 1.0)
