@@ -24,7 +24,6 @@ SECTIONS = {
         "companions",
         "localisation",
         "backdoors",
-        "trojannn",
         "widths",
         "defects",
         "tuning",
