@@ -18,7 +18,7 @@ from lib.experiments.lancet_backdoors import ABOUT, UNITS, RepairRun, by_method,
 from lib.experiments.lancet_repairs import METHODS
 
 SHOWN = ("flip-stated", "flip-tried", "tune", "unlearn-matched")
-"""Methods that are drawn and in the table."""
+"""Methods that are drawn; the first two are in the table."""
 PANELS = {"attack_success": "attack success rate\nthat is left", "accuracy_change": "change of accuracy"}
 
 
@@ -51,10 +51,10 @@ def widened(settings: Settings, seed: int) -> pd.DataFrame:
 
 
 def layout(results: Results) -> pd.DataFrame:
-    """A row a set, width, method and trigger known."""
+    """A row a set, width, way of flipping and trigger known."""
     rows = results.values("accuracy")
     places = sorted(dict.fromkeys(zip(rows["set"], rows["width"], strict=True)))
-    return by_method(wide(results, ["set", "width", "method", "reversed"]), SHOWN, places)
+    return by_method(wide(results, ["set", "width", "method", "reversed"]), SHOWN[:2], places)
 
 
 def draw(results: Results) -> Figure:
