@@ -53,7 +53,7 @@ class NeuronProfile:
             return torch.tensordot(weights, means, dims=1)[None]
         if reference != "predicted" or predicted is None:
             raise SlicingError(f"reference is {reference!r}: one of {', '.join(REFERENCES)}")
-        if len(self.counts) == 1 and predicted.any():
+        if len(self.counts) == 1:
             raise SlicingError('the profile has one mean for all classes: use reference="dataset"')
         empty = sorted({int(k) for k in predicted.unique().tolist()} & set((self.counts == 0).nonzero()[:, 0].tolist()))
         if empty:
