@@ -360,10 +360,8 @@ def ship(scale: str) -> list[Path]:
     Raises: ZooError for weights above the limit.
     """
     preset = config.load(scale)
-    sections = [
-        part for study in preset.study.values() for part in (study, *study.values()) if isinstance(part, Mapping)
-    ]
-    seeds = sorted({seed for part in sections for seed in part.get("seeds", ())})
+    parts = [part for study in preset.study.values() for part in (study, *study.values())]
+    seeds = sorted({seed for part in parts if isinstance(part, Mapping) for seed in part.get("seeds", ())})
     written = []
     for name in preset.networks:
         for seed in seeds:
