@@ -112,6 +112,12 @@ def write(folder: Path) -> Path:
                 "tune_epochs": 1,
                 "fine_prune_steps": 5,
             },
+            "trojannn": {
+                "flip_images": 40,
+                "unlearn_steps": 5,
+                "tune_epochs": 1,
+                "fine_prune_steps": 5,
+            },
             "widths": {
                 "flip_images": 40,
                 "unlearn_steps": 5,

@@ -24,6 +24,7 @@ SECTIONS = {
         "companions",
         "localisation",
         "backdoors",
+        "trojannn",
         "widths",
         "defects",
         "tuning",

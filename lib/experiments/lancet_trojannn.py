@@ -17,13 +17,15 @@ from lib.experiments.lancet_repairs import KNOWN, METHODS
 
 
 class Settings(lancet_backdoors.Settings):
-    """Settings of the experiment, those of notebook 33; see `Repairs`, `Flipping` and `Backdoors`."""
+    """Settings of the experiment; see `Repairs`, `Flipping` and `Backdoors`."""
+
+    section: ClassVar[str] = "trojannn"
 
     kinds: ClassVar[Sequence[str]] = ("trojannn",)
 
 
 def repaired(settings: Settings, seed: int) -> pd.DataFrame:
-    """Both networks before and after every repair.
+    """A network of each form before and after every repair.
 
     Returns: tidy: the measures of `lancet_backdoors.LABELS` and "changed" at {network, method, reversed}; beside the
         record "repair", all of a repair in one row.
