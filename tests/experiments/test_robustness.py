@@ -195,6 +195,7 @@ def test_every_case_is_a_network_of_the_scale_and_none_is_trained_for_nothing(sc
     for experiment in (robustness_magnitude_pruning, robustness_low_rank):
         settings = experiment.Settings.of(scale)
         shown |= {name for base in experiment.BASES for name in experiment.networks(settings, base)}
+    shown |= set(robustness_low_rank.normed(robustness_low_rank.Settings.of(scale)))
     for experiment in (robustness_temperature, robustness_spectra):
         shown |= set(experiment.networks(experiment.Settings.of(scale)))
     assert shown <= set(preset.networks)
