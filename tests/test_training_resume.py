@@ -7,7 +7,7 @@ import torch
 from training_tools import Diary, Kill, Killed, generator, images, net, recipe, same, state, whole
 
 from lib import training
-from lib.robustness.adversarial_training import FgsmRs
+from lib.robustness.adversarial_training import Pgd
 from lib.robustness.low_rank import NuclearNorm
 from lib.robustness.magnitude_pruning import GradualPruning
 from lib.training import Hook, fit
@@ -16,10 +16,10 @@ pytestmark = pytest.mark.usefixtures("one_thread", "each_epoch")
 
 
 def adversary() -> Hook:
-    return FgsmRs(epsilon=0.05)
+    return Pgd(epsilon=0.05, steps=2)
 
 
-class OnDevice(FgsmRs):
+class OnDevice(Pgd):
     """Random starts from a generator of its own, as on a GPU."""
 
     def begin(self, run) -> None:

@@ -1,4 +1,4 @@
-"""FGSM-RS: stays in the ball, leaves statistics and gradients alone, repeats itself; and the x T start."""
+"""PGD: stays in the ball, leaves statistics and gradients alone, repeats itself; and the x T start."""
 
 import contextlib
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from torch import nn
 from lib import training
 from lib.config import Recipe
 from lib.data import ImageSet
-from lib.robustness import FgsmRs, ScaledLogits, adversarial_training, fgsm_sweep, scale_last_layer
+from lib.robustness import Pgd, ScaledLogits, adversarial_training, fgsm_sweep, scale_last_layer
 from robustness.nets import batch, small
 
 
@@ -23,16 +23,20 @@ def run_of(model, temperature=1.0):
     )
 
 
-def test_batch_is_the_algorithm_by_hand():
-    model, (images, labels) = small().train(), batch()
-    hook = FgsmRs(epsilon=0.1)
-    assert hook.alpha == pytest.approx(0.125)
-    made = hook.images(run_of(model, 2.0), images, labels)
+@pytest.mark.parametrize(("given", "steps", "alpha"), [({}, 7, 0.025), ({"steps": 1, "alpha": 0.125}, 1, 0.125)])
+def test_batch_is_the_algorithm_by_hand(given, steps, alpha):
+    """PGD with the source's settings; one step of 1.25 eps is FGSM from a random start."""
+    (images, labels), twin = batch(), small().train()
+    hook = Pgd(epsilon=0.1, **given)
+    assert (hook.steps, hook.alpha) == (steps, pytest.approx(alpha))
+    made = hook.images(run_of(small().train(), 2.0), images, labels)
     noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(3)) * 0.2 - 0.1
-    start = (images + noise).clamp(0, 1).requires_grad_()
-    (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(small().train()(start) / 2.0, labels), start)
-    delta = (start.detach() - images + 0.125 * gradient.sign()).clamp(-0.1, 0.1)
-    assert torch.allclose(made, (images + delta).clamp(0, 1), atol=1e-6)
+    at = (images + noise).clamp(0, 1)
+    for _ in range(steps):
+        at = at.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(twin(at) / 2.0, labels), at)
+        at = (images + (at - images + alpha * gradient.sign()).clamp(-0.1, 0.1)).clamp(0, 1)
+    assert torch.allclose(made, at, atol=1e-6)
     assert (made - images).abs().max() <= 0.1 + 1e-6
     assert not made.requires_grad
 
@@ -47,14 +51,14 @@ def test_random_starts_on_a_device_come_from_a_generator_there(monkeypatch):
             return torch.Generator.__new__(cls)
 
     monkeypatch.setattr(adversarial_training, "Generator", There)
-    run, hook = run_of(model), FgsmRs(epsilon=0.1)
+    run, hook = run_of(model), Pgd(epsilon=0.1)
     run.device = torch.device("cuda")
     hook.begin(run)
     before = run.generator.get_state()
     first, second = hook.images(run, images, labels), hook.images(run, images, labels)
     assert made == ["cuda"] and torch.equal(run.generator.get_state(), before) and not torch.equal(first, second)
     assert hook.own is not None and hook.own.initial_seed() != run.generator.initial_seed()
-    again = FgsmRs(epsilon=0.1)
+    again = Pgd(epsilon=0.1)
     again.begin(run)
     assert torch.equal(again.images(run, images, labels), first)  # the same seed, the same starts
     saved = again.state()
@@ -67,7 +71,7 @@ def test_random_starts_on_a_device_come_from_a_generator_there(monkeypatch):
 
 
 def test_a_checkpoint_of_another_kind_of_device_is_refused():
-    hook, run = FgsmRs(), run_of(small())
+    hook, run = Pgd(), run_of(small())
     run.device = torch.device("cpu")
     hook.begin(run)
     assert hook.state() == {}
@@ -79,7 +83,7 @@ def test_a_checkpoint_of_another_kind_of_device_is_refused():
 def test_leaves_statistics_gradients_and_mode_alone():
     model, (images, labels) = small().train(), batch()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    FgsmRs().images(run_of(model), images, labels)
+    Pgd().images(run_of(model), images, labels)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
     assert all(m.training for m in model.modules())
@@ -94,7 +98,7 @@ def test_training_repeats_and_withstands_more():
     pixels = (127.5 * (patterns[labels] + noise)).to(torch.uint8)  # a pattern a class, half hidden in noise
     images = ImageSet(pixels, labels, tuple("abcde"), "patterns", "train")
     states, accuracies = [], []
-    for hooks in ([FgsmRs(0.05)], [FgsmRs(0.05)], []):
+    for hooks in ([Pgd(0.05)], [Pgd(0.05)], []):
         model = small()
         training.fit(model, images, recipe, hooks=hooks, device="cpu")
         states.append(model.state_dict())
@@ -104,10 +108,10 @@ def test_training_repeats_and_withstands_more():
     assert accuracies[0][1] > accuracies[2][1] + 0.2
 
 
-@pytest.mark.parametrize("arguments", [{"epsilon": 0.0}, {"epsilon": 8.0}, {"alpha": 0.0}])
+@pytest.mark.parametrize("arguments", [{"epsilon": 0.0}, {"epsilon": 8.0}, {"alpha": 0.0}, {"steps": 0}, {"steps": 1.5}])
 def test_refuses_settings(arguments):
-    with pytest.raises(ValueError, match=r"epsilon|alpha"):
-        FgsmRs(**arguments)
+    with pytest.raises(ValueError, match=r"epsilon|alpha|steps"):
+        Pgd(**arguments)
 
 
 def test_scaled_last_layer_multiplies_the_logits():
