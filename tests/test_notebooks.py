@@ -60,7 +60,7 @@ OVERRIDES = {
     "35_lancet_defects": ("epochs", 2),
     "36_lancet_explanation": ("visualisation_steps", 3),
     "37_lancet_adaptive": ("important", 0.2),
-    "38_lancet_evasions": ("companion_steps", 20),
+    "38_lancet_evasions": ("companion_steps", 1),
     "39_lancet_tuning": ("epochs", 2),
     "40_lancet_widths": ("flip_threshold", 0.1),
 }

@@ -89,8 +89,10 @@ class EvasionRun(AttackedRun[Settings]):
             trigger = (attack.trigger.mask > 0).to(found.masks)
             for mask, right in zip(found.masks, found.found.tolist(), strict=True):
                 inside, size = (mask * trigger).sum().item(), mask.sum().item()
-                shares = [size / mask.numel(), inside / size, inside / trigger.sum().item()]
-                yield [right, *(shares if right else [None] * 3)]
+                if right:
+                    yield [True, size / mask.numel(), inside / size, inside / trigger.sum().item()]
+                else:
+                    yield [False, None, None, None]
 
         key = self.key(name, repair_pairs=chosen.repair_pairs, companion_steps=chosen.companion_steps)
         key |= {"attack": self.address(name)}
@@ -163,8 +165,9 @@ def draw_regions(results: Results) -> Figure:
     figure, (ax,) = plots.panels(1, height=1.7)
     for index, role in enumerate(SEARCHED):
         for place, name in enumerate(REGIONS):
+            values = results.values(name, role=role)  # none of the mask, where no companion is found
             words: Any = {"label": ROLES[role]} if place == 0 else {}
-            dotplots.intervals(ax, results.values(name, role=role), [place + 0.3 * (index - 0.5)], index, **words)
+            dotplots.intervals(ax, values, [place + 0.3 * (index - 0.5)] * len(values), index, **words)
     plots.named_rows(ax, list(REGIONS.values()))
     ax.set(xlim=(-0.03, 1.03), xlabel="share")
     plots.legend_below([ax], 2)

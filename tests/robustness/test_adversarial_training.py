@@ -108,7 +108,9 @@ def test_training_repeats_and_withstands_more():
     assert accuracies[0][1] > accuracies[2][1] + 0.2
 
 
-@pytest.mark.parametrize("arguments", [{"epsilon": 0.0}, {"epsilon": 8.0}, {"alpha": 0.0}, {"steps": 0}, {"steps": 1.5}])
+@pytest.mark.parametrize(
+    "arguments", [{"epsilon": 0.0}, {"epsilon": 8.0}, {"alpha": 0.0}, {"steps": 0}, {"steps": 1.5}]
+)
 def test_refuses_settings(arguments):
     with pytest.raises(ValueError, match=r"epsilon|alpha|steps"):
         Pgd(**arguments)
