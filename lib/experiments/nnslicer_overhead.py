@@ -1,4 +1,4 @@
-"""What does a slice cost (notebook 11): seconds by phase, one input or many, and growth with batch, width and depth."""
+"""What does a slice cost (notebook 11): seconds by phase, of one input or many, and growth with size and threads."""
 
 from __future__ import annotations
 
@@ -40,7 +40,12 @@ PHASES = (
     "plain-rule",
     "profile",
 )
-AXES = {"batch": "inputs sliced together", "width": "filters of the stem", "blocks": "residual blocks a stage"}
+AXES = {
+    "batch": "inputs sliced together",
+    "threads": "threads",
+    "width": "filters of the stem",
+    "blocks": "residual blocks a stage",
+}
 
 
 class Settings(nnslicer.NNSlicer):
@@ -51,6 +56,7 @@ class Settings(nnslicer.NNSlicer):
         deep: a second, deeper network.
         inputs: test images that are sliced together.
         batches: how many are sliced together, to see that an input's cost does not depend on it; at most `inputs` are.
+        threads: how many work at once, tried on a CPU; all else here is measured with those of the scale.
         widths, blocks: filters of the stem, and residual blocks a stage, of networks with random weights.
         profiled: training images behind those networks' profiles.
         plain: inputs that the rule in plain Python slices.
@@ -61,6 +67,7 @@ class Settings(nnslicer.NNSlicer):
     deep: str = "nnslicer-resnet18"
     inputs: Count = Field(64, title="test images sliced together")
     batches: Counts = (1, 4, 16, 64)
+    threads: Counts = (1, 2)
     widths: Counts = (4, 8, 16, 32)
     blocks: Counts = (1, 2, 3)
     profiled: Count = 200
@@ -99,7 +106,7 @@ class OverheadRun(SlicingRun[Settings]):
         return self._kept("nnslicer-overhead", network, partial(self._costs, network))
 
     def growth(self) -> pd.DataFrame:
-        """Seconds an input as batch, width and depth grow; widths and depths on networks of random weights; kept.
+        """Seconds an input as batch, threads, width and depth grow; the last two on networks of random weights; kept.
 
         Returns: rows of axis (of `AXES`), size, value, n.
         """
@@ -107,7 +114,7 @@ class OverheadRun(SlicingRun[Settings]):
 
     def _kept(self, kind: str, network: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         own = self.settings.model_dump(mode="json")
-        names = ("inputs", "batches", "widths", "blocks", "profiled", "plain")
+        names = ("inputs", "batches", "threads", "widths", "blocks", "profiled", "plain")
         key = {f"overhead_{name}": own[name] for name in names} | self.settings.unusual("theta", "reference", "neuron")
         key |= {"device": compute.describe(), "threads": torch.get_num_threads(), "network": network}
         self.sliced()  # notes the images
@@ -168,6 +175,12 @@ class OverheadRun(SlicingRun[Settings]):
             some = images[:batch]
             seconds = best(self.slice, self.model, some, known) / len(some)
             rows.append({"axis": "batch", "size": len(some), "value": seconds, "n": len(some)})
+        usual = torch.get_num_threads()
+        for count in chosen.threads if next(self.model.parameters()).device.type == "cpu" else ():
+            torch.set_num_threads(count)
+            seconds = best(self.slice, self.model, images, known, threads=count) / len(images)
+            rows.append({"axis": "threads", "size": count, "value": seconds, "n": len(images)})
+        torch.set_num_threads(usual)
         few = images[: min(8, len(images))]
         shapes = [("width", width, (1, 1, 1, 1), width) for width in chosen.widths]
         middle = min(16, max(chosen.widths))
@@ -261,10 +274,11 @@ def draw(results: Results) -> Figure:
 
 
 def draw_growth(results: Results) -> Figure:
-    """Seconds an input as batch, width and depth grow, a panel each."""
+    """Seconds an input as batch, threads, width and depth grow, a panel each."""
     rows = results.values("seconds")
-    figure, axes = plots.panels(3, height=2.1)
-    for index, (ax, (axis, words)) in enumerate(zip(axes, AXES.items(), strict=True)):
+    shown = {axis: words for axis, words in AXES.items() if axis in set(rows["axis"])}
+    figure, axes = plots.panels(len(shown), height=2.1)
+    for index, (ax, (axis, words)) in enumerate(zip(axes, shown.items(), strict=True)):
         part = rows[rows["axis"] == axis].sort_values("size")
         ax.plot(part["size"], part["value"] * 1e3, **plots.look(index))
         ax.set_xscale("log", base=2)

@@ -110,7 +110,7 @@ def test_costs_are_measured_of_slices_that_equal_the_plain_rules(monkeypatch):
     assert seconds[seconds["phase"] == "plain-rule"]["network"].tolist() == ["tiny"]
     sizes = seconds[seconds["axis"].notna()]
     assert list(zip(sizes["axis"], sizes["size"], strict=True)) == [
-        ("batch", 1.0), ("batch", 2.0), ("width", 2.0), ("blocks", 1.0)
+        ("batch", 1.0), ("batch", 2.0), ("threads", 1.0), ("threads", 2.0), ("width", 2.0), ("blocks", 1.0)
     ]  # fmt: skip
     assert set(overhead.values("peak_memory")["network"]) == {"tiny", "deep"}
     assert len(nnslicer_overhead.draw(overhead).axes) == 2
