@@ -88,6 +88,7 @@ def write(folder: Path) -> Path:
                 "subsets": 2,
                 "test_images": 100,
             },
+            "large": {"images": 60, "scored": 6},
             "protection": {
                 "test_images": 100,
                 "images": [100, 200],

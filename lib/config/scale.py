@@ -18,7 +18,7 @@ SCALES = ("smoke", "cpu", "gpu", "paper")
 """From the smallest to the largest."""
 SECTIONS = {
     "robustness": ("magnitude_pruning", "low_rank", "temperature", "spectra", "bounds"),
-    "nnslicer": ("overhead", "anatomy", "detection", "pruning", "protection", "theta_sweep"),
+    "nnslicer": ("overhead", "anatomy", "detection", "pruning", "protection", "theta_sweep", "large"),
     "dynamic": ("pruning", "training", "decisions", "detection", "scratch", "diversity", "gates"),
     "lancet": (
         "companions",

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Literal, TypeVar
 
-import numpy as np
 import pandas as pd
 import torch
 from pydantic import Field
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from lib import config, data
 from lib.data import ImageSet, splits
-from lib.experiments.run import Run
+from lib.experiments.run import Run, halved
 from lib.experiments.settings import Count, Seed, Settings, Share
 from lib.lancet.backdoors.attack import FOLDER, Attack, address, of_network, plug_of
 from lib.lancet.backdoors.triggers import Trigger
@@ -259,24 +258,6 @@ class ErrorRun(Run[E]):
 def _halves(name: str, count: int | None) -> tuple[ImageSet, ImageSet]:
     test = data.load(name, "test")
     return halved(test if count is None or count >= len(test) else test.stratified(count, seed=0))
-
-
-def halved(
-    images: ImageSet, share: float = 0.5, names: tuple[str, str] = ("test1", "test2")
-) -> tuple[ImageSet, ImageSet]:
-    """Two parts of a set, class by class; where classes have one image each, image by image.
-
-    Args:
-        share: of the second part.
-        names: of the parts.
-    """
-    labels = images.labels.numpy()
-    if np.bincount(labels).max() < 2:
-        order, cut = np.random.RandomState(0).permutation(len(labels)), round(len(labels) * (1 - share))
-        first, second = np.sort(order[:cut]), np.sort(order[cut:])
-    else:
-        first, second = splits.partition(labels, share)
-    return images.part(first, names[0]), images.part(second, names[1])
 
 
 @lru_cache(maxsize=2)

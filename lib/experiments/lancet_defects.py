@@ -19,9 +19,9 @@ from pydantic import Field, model_validator
 from lib import config, data, dotplots, plots
 from lib.experiments import pretrained
 from lib.experiments.item import SHARE, Item, Results
-from lib.experiments.lancet import ErrorRun, Half, halved
+from lib.experiments.lancet import ErrorRun, Half
 from lib.experiments.lancet_fine_tuning import OPTIONS, Bench, Tuned
-from lib.experiments.run import measures
+from lib.experiments.run import halved, measures
 from lib.experiments.settings import Count
 from lib.lancet.locating import choose_layer
 from lib.models.layers import weight_layers

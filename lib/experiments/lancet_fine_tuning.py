@@ -14,7 +14,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lib.data import ImageSet
-from lib.experiments.lancet import Errors, Half, halved
+from lib.experiments.lancet import Errors, Half
+from lib.experiments.run import halved
 from lib.experiments.settings import Count, Share
 from lib.lancet.companions import found_companions, least_votes
 from lib.lancet.locating import Votes, locate

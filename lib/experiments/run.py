@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import pandas as pd
 from torch import nn
 
 from lib import config, data, evaluations, zoo
+from lib.data import ImageSet, splits
 from lib.experiments.settings import Settings
 
 S = TypeVar("S", bound=Settings)
@@ -175,3 +177,21 @@ def _images(name: str, split: str, count: int | None) -> data.ImageSet:
         return data.load(name, split)
     whole = _images(name, split, None)
     return whole.stratified(min(count, len(whole)), seed=0)
+
+
+def halved(
+    images: ImageSet, share: float = 0.5, names: tuple[str, str] = ("test1", "test2")
+) -> tuple[ImageSet, ImageSet]:
+    """Two parts of a set, class by class; where classes have one image each, image by image.
+
+    Args:
+        share: of the second part.
+        names: of the parts.
+    """
+    labels = images.labels.numpy()
+    if np.bincount(labels).max() < 2:
+        order, cut = np.random.RandomState(0).permutation(len(labels)), round(len(labels) * (1 - share))
+        first, second = np.sort(order[:cut]), np.sort(order[cut:])
+    else:
+        first, second = splits.partition(labels, share)
+    return images.part(first, names[0]), images.part(second, names[1])

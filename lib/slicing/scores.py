@@ -31,8 +31,12 @@ def class_scores(
     reference: str = "predicted",
     layers: Sequence[str] | None = None,
     threads: int | None = None,
+    together: bool = False,
 ) -> dict[str, Tensor]:
     """Sum over each class's inputs of the |CONTRIB| of each synapse.
+
+    The sums take eight bytes a weight and class: of 1,000 classes and a large network, tens of GB. `together` has one
+    for all inputs, as for a group of classes that a network is pruned for.
 
     Args:
         model, profile, reference, layers, threads: as in `slice`.
@@ -40,7 +44,8 @@ def class_scores(
         labels: int64 (N,), true classes in 0..num_classes - 1.
         method: "nnslicer" (needs the profile) or "effective-path".
         theta: None: the method's own, 0.2 or 0.5.
-    Returns: layer -> int64 (num_classes, *weight.shape).
+        together: one sum over the inputs of all classes.
+    Returns: layer -> int64 (num_classes, *weight.shape); of all together (1, *weight.shape).
     Raises: SlicingError for another method, or a missing profile.
     """
     images, labels = as_batch(images, labels, SlicingError, classes=num_classes)
@@ -59,11 +64,12 @@ def class_scores(
         truth = labels[start : start + len(part)].cpu()
         start += len(part)
         correct = part.predicted == truth
+        rows = torch.zeros_like(truth) if together else truth
         for layer, value in part.synapses.items():
             if layer not in found:
-                found[layer] = torch.zeros(num_classes, *value.shape[1:], dtype=torch.int64)
-            for k in truth[correct].unique().tolist():
-                found[layer][k] += value[correct & (truth == k)].abs().sum(0, dtype=torch.int64)
+                found[layer] = torch.zeros(1 if together else num_classes, *value.shape[1:], dtype=torch.int64)
+            for k in rows[correct].unique().tolist():
+                found[layer][k] += value[correct & (rows == k)].abs().sum(0, dtype=torch.int64)
     return found
 
 

@@ -10,8 +10,9 @@ from torch import nn
 from lib import config, data, plots
 from lib.experiments import lancet_defects as defects
 from lib.experiments import pretrained
-from lib.experiments.lancet import Half, halved
+from lib.experiments.lancet import Half
 from lib.experiments.lancet_fine_tuning import Bench, chosen_rate
+from lib.experiments.run import halved
 from lib.lancet.errors import LancetError
 from lib.lancet.files import load_classifier, read_folder, write_folder
 from lib.lancet.locating import Votes

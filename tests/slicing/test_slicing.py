@@ -161,6 +161,8 @@ def test_scores_are_sums_over_the_right_images_of_a_class(subject):
         for k in range(5):
             mine = found.synapses[layer][right & (labels == k)]
             assert torch.equal(value[k], mine.abs().sum(0, dtype=torch.int64))
+        together = class_scores(model, images, labels, 5, "nnslicer", known, layers=[layer], together=True)
+        assert torch.equal(together[layer], value.sum(0, keepdim=True))
     paths = class_scores(model, images, labels, 5, "effective-path")
     assert paths["stem"].max() <= len(images) and any((paths[k] != scores[k]).any() for k in paths)
     with pytest.raises(SlicingError, match="needs the network's profile"):
