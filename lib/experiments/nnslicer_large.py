@@ -79,9 +79,7 @@ class LargeRun(Run[Settings]):
         if highest >= count:
             raise config.ConfigError(f"targets of {name}: classes are numbered from 0 to {count - 1}")
         if highest - lowest + 1 == count:
-            raise config.ConfigError(
-                f"targets of {name}: of its {count} classes, some have to be outside of the target"
-            )
+            raise config.ConfigError(f"targets of {name}: some of its {count} classes have to be others")
         return first, second
 
     def load(self, name: str) -> nn.Module:
