@@ -171,5 +171,10 @@ def draw_layers(results: Results, network: str = "resnet18") -> Figure:
     return figure
 
 
-SPECTRA = Item("robustness_spectra", weighed, {**MEASURES, "accuracy": SHARE}, draw=draw)
+def layout(results: Results) -> pd.DataFrame:
+    """A row a network: its measures, averaged over layers."""
+    return results.wide({name: name.replace("_", " ") for name in MEASURES}, ["network", "variant"], layer="mean")
+
+
+SPECTRA = Item("robustness_spectra", weighed, {**MEASURES, "accuracy": SHARE}, table=layout, draw=draw)
 ITEMS = (SPECTRA,)
