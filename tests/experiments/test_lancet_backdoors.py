@@ -117,7 +117,7 @@ def test_tables_hold_numbers_of_the_record_only(removal, results_of):
         assert len(cells) > 20 and {round(cell, 12) for cell in cells} <= held
         assert record.dumps({"numbers": results.numbers})
     assert list(removal.table["network"].unique())[:2] == ["mean of 6", "worst of 6"]
-    assert len(removal.table) == 2 * 2 * len(METHODS) + 6 * (1 + 2 * len(backdoors.SHOWN))
+    assert len(removal.table) == 2 * 2 * len(METHODS) + 6 * (1 + 2 * len(backdoors.LISTED))
     paper = {n["where"]["network"]: n["paper_value"] for n in both.numbers if n["paper_value"]}
     assert paper == {"lancet-trojannn-square": 0.9701, "lancet-trojannn-watermark": 0.9702}
 
