@@ -38,10 +38,11 @@ LABELS = {
 """What tables carry, in order, as a reader sees it."""
 WORST = dict.fromkeys(LABELS, "min") | {"attack_success": "max", "natural_target_rate": "max"}
 SHOWN = ("flip-stated", "flip-tried", "flip-signed", "unlearn-matched")
-"""Methods that are shown by network, and by the size of the trigger."""
+"""Methods that tables show by the size of the trigger, and for TrojanNN."""
 LISTED = ("flip-stated", "flip-tried", "unlearn-matched")
-"""Methods whose every network is in the table of all 34; of the others the mean and the worst are."""
+"""Methods whose every network is in the table of all networks; of the others the mean and the worst are."""
 SIZED = ("none", *SHOWN, "fine-prune")
+"""Methods that are drawn by the size of the trigger."""
 
 
 class Settings(Repairs):

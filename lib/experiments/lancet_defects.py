@@ -115,7 +115,7 @@ class DefectRun(ErrorRun[Settings]):
                 return repairs(Bench.of(model, *halved(images), own, 0, names))
 
             found = self.table("lancet-defects-pretrained", key, make, version=VERSION)
-        except (data.DataError, pretrained.efficientnet_lite.MissingWeightsError) as error:
+        except pretrained.UNAVAILABLE as error:
             return str(error)
         self.read.data[f"{about.data}/test"] = images.fingerprint
         return found

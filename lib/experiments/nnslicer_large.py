@@ -7,7 +7,7 @@ classes, and a synapse one score over those of the group.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -23,11 +23,13 @@ from lib.experiments.run import Run, halved, measures
 from lib.experiments.settings import Count, Share, once
 from lib.models.layers import weight_layers
 from lib.progress import bar
+from lib.slicing.kinds import SlicingError
 from lib.slicing.masks import Masks, masked, masks_of, ranking, whole_masks
 from lib.slicing.profiling import NeuronProfile, profile
 from lib.slicing.pruning import METHODS, OF_CLASSES, Bank, centred, centres, decisions
 from lib.slicing.scores import class_scores
 
+Range = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
 VERSION = 1  # raise it when the numbers change
 COLUMNS = ["method", "ratio", "compensation", "group", "right", "n"]
 Scores = dict[str, dict[str, Tensor]]
@@ -38,58 +40,85 @@ class Settings(settings.Settings):
     """Settings of the experiment; nothing of it is in the source, whose networks have ten classes.
 
     Attributes:
-        targets: network -> the first and the last of its target classes. Networks are the scale's, on `data`, or of
-            `pretrained.NETWORKS`, on their own data set.
+        network, target: a network of the scale, and the first and the last of its target classes.
+        pretrained, pretrained_target: the same of networks of `pretrained.NETWORKS`, where they can be had.
         theta: of the slices, in [0, 1).
         ratios: shares of each layer's weights that are dropped.
-        images: of the set, at most; of half of them the profile and the scores are made, the others are tested on.
+        images: of the network's test set, at most; of half of them the profile and the scores are made, the others are
+            tested on.
         scored: of the first half, images of the target classes whose slices make the scores, at most.
     """
 
     study: ClassVar[str] = "nnslicer"
     section: ClassVar[str] = "large"
 
-    targets: dict[str, tuple[int, int]] = Field(min_length=1, title="networks and their target classes")
+    network: str = "nnslicer-resnet10"
+    target: Range = (2, 7)
+    pretrained: tuple[str, ...] = Field((), title="pretrained networks")
+    pretrained_target: Range = (151, 268)
     theta: float = Field(0.2, ge=0, lt=1, title="theta")
     ratios: tuple[Share, ...] = Field((0.1, 0.2, 0.3, 0.5), min_length=1, title="pruning ratios")
-    images: int = Field(1000, ge=4, title="images")
+    images: Count = Field(1000, title="images")
     scored: Count = Field(100, title="images behind the scores")
 
-    _each_once = field_validator("ratios")(once)
+    _each_once = field_validator("ratios", "pretrained")(once)
 
-    @field_validator("targets")
+    @field_validator("target", "pretrained_target")
     @classmethod
-    def _in_order(cls, targets: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-        if wrong := [name for name, (first, last) in targets.items() if not 0 <= first <= last]:
-            raise ValueError(f"{wrong[0]}: want the first and the last target class, from 0")
-        return targets
+    def _in_order(cls, target: Range) -> Range:
+        if target[0] > target[1]:
+            raise ValueError("want the first and the last target class, from 0")
+        return target
+
+    @field_validator("pretrained")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            pretrained.known(name)
+        return names
 
 
 class LargeRun(Run[Settings]):
     """Networks pruned for a group of their classes."""
 
+    def target(self, name: str) -> tuple[int, int]:
+        """A network's first and last target class."""
+        return self.settings.pretrained_target if name in self.settings.pretrained else self.settings.target
+
+    def images_of(self, name: str) -> str:
+        """The set that a network was trained on."""
+        if name in self.settings.pretrained:
+            return pretrained.known(name).data
+        return self.preset.recipe(name).data
+
     def halves(self, name: str) -> tuple[ImageSet, ImageSet]:
         """Images that a network's profile and scores are made of, and those that it is tested on.
 
-        Raises: DataError where the set is not there, ConfigError where it does not have the target classes.
+        Raises: DataError where the set is not there, ConfigError where target classes or others have no image.
         """
-        known = pretrained.NETWORKS.get(name)
-        first, second = halved(self.images("test", self.settings.images, known.data if known else None))
-        (lowest, highest), count = self.settings.targets[name], len(first.classes)
-        if highest >= count:
-            raise config.ConfigError(f"targets of {name}: classes are numbered from 0 to {count - 1}")
-        if highest - lowest + 1 == count:
-            raise config.ConfigError(f"targets of {name}: some of its {count} classes have to be others")
-        return first, second
+        whole = data.load(self.images_of(name), "test")
+        halves = halved(whole.stratified(min(self.settings.images, len(whole)), seed=0))
+        (first, last), count = self.target(name), len(whole.classes)
+        if last >= count:
+            raise config.ConfigError(f"target of {name}: its classes are numbered from 0 to {count - 1}")
+        for half in halves:
+            mine = self.in_group(name, half)
+            if not mine.any() or mine.all():
+                raise config.ConfigError(
+                    f"{name}: of {len(half)} images {int(mine.sum())} are of its target classes, {first} to {last}; "
+                    "want some of them and some of others: other classes, or more `images`"
+                )
+        return halves
 
     def load(self, name: str) -> nn.Module:
         """A network, on the scale's device. Raises: MissingWeightsError where a pretrained one is not installed."""
-        known = pretrained.NETWORKS.get(name)
-        return known.load().to(compute.device(self.preset.compute.device)) if known else self.network(name)
+        if name in self.settings.pretrained:
+            return pretrained.known(name).load().to(compute.device(self.preset.compute.device))
+        return self.network(name)
 
     def in_group(self, name: str, images: ImageSet) -> Tensor:
         """Which images are of a network's target classes, bool (N,)."""
-        first, last = self.settings.targets[name]
+        first, last = self.target(name)
         return (images.labels >= first) & (images.labels <= last)
 
     def profile(self, model: nn.Module, images: ImageSet) -> NeuronProfile:
@@ -97,7 +126,10 @@ class LargeRun(Run[Settings]):
         return profile(model, images.images, images.labels, len(images.classes), None, batch_size=10, together=True)
 
     def scores(self, name: str, model: nn.Module, known: NeuronProfile, images: ImageSet) -> Scores:
-        """Method -> layer -> a score for each weight, over the images of the target classes."""
+        """Method -> layer -> a score for each weight, over the images of the target classes.
+
+        Raises: SlicingError where the network gets none of them right.
+        """
         group = images.subset(self.in_group(name, images).nonzero()[: self.settings.scored, 0])
         given = {"nnslicer": {"profile": known, "theta": self.settings.theta, "reference": "dataset"}}
         found = {}
@@ -105,14 +137,16 @@ class LargeRun(Run[Settings]):
             own: dict[str, Any] = given.get(method, {})
             made = class_scores(model, group.images, group.labels, len(images.classes), method, together=True, **own)
             found[method] = {layer: score[0] for layer, score in made.items()}
+            if not any(score.any() for score in found[method].values()):
+                raise SlicingError(f"{name} classifies none of {len(group)} images of its target classes correctly")
         return found
 
-    def pruned(self, name: str) -> pd.DataFrame | str:
-        """A network's right decisions after each pruning; kept. Or why it cannot be tried here.
+    def pruned(self, name: str) -> pd.DataFrame:
+        """A network's right decisions after each pruning; kept.
 
         Returns: rows as `COLUMNS`, method "" with nothing dropped, where centring changes nothing.
         """
-        chosen, known = self.settings, pretrained.NETWORKS.get(name)
+        chosen = self.settings
 
         def rows() -> Iterator[list[Any]]:
             model = self.load(name)
@@ -131,18 +165,15 @@ class LargeRun(Run[Settings]):
                                 right = decisions(model, bank, batch=50, precision="float32") == bank.labels
                                 yield [method, ratio, compensation, group, int(right.sum()), len(right)]
 
-        try:
-            first, second = self.halves(name)
-            key = {"network": name, "targets": list(chosen.targets[name]), "theta": chosen.theta}
-            key |= {"ratios": list(chosen.ratios), "scored": chosen.scored}
-            key |= {"images": [first.fingerprint, second.fingerprint]}
-            if known:
-                return self.table("nnslicer-large", {**key, "weights": known.weights}, rows, None, VERSION, COLUMNS)
-            return self.table("nnslicer-large", key, rows, name, VERSION, COLUMNS)
-        except (data.DataError, pretrained.efficientnet_lite.MissingWeightsError) as error:
-            if known is None:
-                raise
-            return str(error)
+        first, second = self.halves(name)
+        key: dict[str, Any] = {"network": name, "target": list(self.target(name)), "theta": chosen.theta}
+        key |= {"ratios": list(chosen.ratios), "scored": chosen.scored}
+        key |= {"images": [first.fingerprint, second.fingerprint]}
+        if guest := name in chosen.pretrained:
+            key["weights"] = pretrained.known(name).weights
+        found = self.table("nnslicer-large", key, rows, None if guest else name, VERSION, COLUMNS)
+        self.images("test", None, self.images_of(name))  # notes it
+        return found
 
 
 def masks(model: nn.Module, scores: Scores, method: str, ratio: float) -> Masks:
@@ -156,14 +187,15 @@ def measured(chosen: Settings, seed: int) -> pd.DataFrame:
     Returns: tidy, "accuracy" at {network, method ("dense": nothing dropped), ratio, compensation, group (of `GROUPS`)};
         beside the record "skipped" at {network}: why a pretrained one could not be tried, as note.
     """
-    run = LargeRun(chosen, seed)
-    rows: list[dict[str, Any]] = []
-    for name in chosen.targets:
-        if name in pretrained.NETWORKS and seed != chosen.seeds[0]:
-            continue  # the same at every seed
-        table = run.pruned(name)
-        if isinstance(table, str):
-            rows.append({"measure": "skipped", "network": name, "value": 0.0, "n": 1, "note": table})
+    run, rows = LargeRun(chosen, seed), []
+    guests = chosen.pretrained if seed == chosen.seeds[0] else ()  # the same at every seed
+    for name in (chosen.network, *guests):
+        try:
+            table = run.pruned(name)
+        except pretrained.UNAVAILABLE as error:
+            if name == chosen.network:
+                raise
+            rows.append({"measure": "skipped", "network": name, "value": 0.0, "n": 1, "note": str(error)})
             continue
         table = table.assign(accuracy=table["right"] / table["n"]).replace({"method": {"": "dense"}})
         table["compensation"] = table["compensation"].astype(bool)
@@ -188,7 +220,8 @@ def draw(results: Results) -> Figure:
         dense = results.values("accuracy", group="target", network=name, method="dense")["value"].item()
         ax.axhline(dense, color="#777777", linewidth=0.8, marker="", linestyle="-", label="nothing dropped")
         plots.curves(ax, here, x="ratio", hue="method", order=[NAMES[method] for method in METHODS])
-        first, last = results.settings.targets[name]
+        guest = name in results.settings.pretrained
+        first, last = results.settings.pretrained_target if guest else results.settings.target
         words = "centred" if compensation else f"{title(name)},\nclasses {first} to {last}"
         ax.set(title=words, ylim=(0, 1.02), xlabel="share dropped" if name == networks[-1] else "")
         ax.set_ylabel("accuracy on\nthe target classes" if place % 2 == 0 else "")
@@ -202,6 +235,6 @@ TABLE = pivot(
 )  # fmt: skip
 LARGE = Item(
     "nnslicer_large", measured, {"accuracy": SHARE}, table=TABLE, draw=draw,
-    about=("targets", "theta", "ratios", "images", "scored"),
+    about=("pretrained", "theta", "ratios", "images", "scored"),
 )  # fmt: skip
 ITEMS = (LARGE,)

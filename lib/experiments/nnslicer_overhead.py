@@ -177,10 +177,12 @@ class OverheadRun(SlicingRun[Settings]):
             rows.append({"axis": "batch", "size": len(some), "value": seconds, "n": len(some)})
         usual = torch.get_num_threads()
         for count in chosen.threads if next(self.model.parameters()).device.type == "cpu" else ():
-            torch.set_num_threads(count)
-            seconds = best(self.slice, self.model, images, known, threads=count) / len(images)
+            try:
+                torch.set_num_threads(count)
+                seconds = best(self.slice, self.model, images, known) / len(images)
+            finally:
+                torch.set_num_threads(usual)
             rows.append({"axis": "threads", "size": count, "value": seconds, "n": len(images)})
-        torch.set_num_threads(usual)
         few = images[: min(8, len(images))]
         shapes = [("width", width, (1, 1, 1, 1), width) for width in chosen.widths]
         middle = min(16, max(chosen.widths))

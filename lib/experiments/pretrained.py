@@ -8,8 +8,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from lib.data import DataError
 from lib.lancet.errors import LancetError
 from lib.models import Normalise, efficientnet_lite
+
+UNAVAILABLE = (DataError, efficientnet_lite.MissingWeightsError)
+"""What is raised where a pretrained network's images or weights are not there: it is skipped, with the reason."""
 
 
 @dataclass(frozen=True)

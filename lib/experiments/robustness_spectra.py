@@ -103,7 +103,7 @@ def weighed(settings: Settings, seed: int, network: str = "") -> pd.DataFrame:
 
 
 def collapsed(results: Results, rise: float = 0.1) -> pd.DataFrame:
-    """Robust twins that a stronger FGSM attack fools less often: robust to the one step of their training only.
+    """Robust twins that a stronger FGSM attack fools less often: robust to the steps of their training only.
 
     Source: Wong, Rice and Kolter 2020, section 5 (catastrophic overfitting).
 

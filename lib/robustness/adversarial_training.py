@@ -34,8 +34,8 @@ def frozen_batch_statistics(model: nn.Module) -> Iterator[None]:
 class Pgd(Hook):
     """Training hook: replaces each batch by adversarial examples of it (PGD).
 
-    delta ~ U[-eps, eps]; at each step delta <- clip(delta + alpha sign(grad), +-eps); x + delta stays in [0, 1]. One
-    extra forward and backward a step, gradients with respect to the images only: parameter gradients are not touched,
+    delta ~ U[-eps, eps]; at each step delta <- clip(delta + alpha sign(grad), +-eps); x + delta stays in [0, 1]. Each
+    takes an extra forward and backward pass, with gradients of the images only: parameter gradients are not touched,
     and the number of optimiser steps equals the natural twin's. The attack sees the network as it trains (train mode,
     batch statistics, the recipe's temperature and precision), but running statistics move only in the training pass.
 
@@ -98,13 +98,13 @@ class Pgd(Hook):
 
 
 class FgsmRs(Pgd):
-    """The same with one step of 1.25 eps: FGSM from a random start, at two fifths of the cost.
+    """The same with one step of 1.25 eps: FGSM from a random start.
 
     On some networks it ends in one that withstands this very step and nothing else.
 
     Args:
         epsilon: as for `Pgd`.
-
+    Raises: as `Pgd`.
     Source: Wong, Rice and Kolter, "Fast is better than free", ICLR 2020, https://arxiv.org/abs/2001.03994, Algorithm 3.
     """
 

@@ -114,6 +114,9 @@ def test_training_repeats_and_withstands_more():
 def test_refuses_settings(arguments):
     with pytest.raises(ValueError, match=r"epsilon|alpha|steps"):
         Pgd(**arguments)
+    for epsilon in (0.0, 8.0):
+        with pytest.raises(ValueError, match="epsilon"):
+            FgsmRs(epsilon)
 
 
 def test_scaled_last_layer_multiplies_the_logits():
