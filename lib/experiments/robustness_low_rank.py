@@ -83,7 +83,7 @@ def by_weight(settings: Settings, seed: int, network: str = "") -> pd.DataFrame:
     run, shown = RobustnessRun(settings, seed), robustness.only(normed(settings), network)
     rows: list[dict[str, Any]] = list(run.accuracies(shown))
     for name, where in shown.items():
-        ranks = run.table("robustness-ranks", {}, lambda name=name: mean_ranks(run, name), name, robustness.VERSION)  # type: ignore[misc]
+        ranks = run.table("robustness-ranks", {}, partial(mean_ranks, run, name), name, robustness.VERSION)
         rows += [{"measure": rank, **where, "value": ranks[rank].iloc[0], "n": 1} for rank in RANKS]
     return run.tidy(rows)
 

@@ -1,4 +1,4 @@
-"""Attacks that know the defence: from invented tables to numbers and figures, where companions are found and where not."""
+"""Attacks that know the defence: from invented tables to numbers and figures, whether companions are found or not."""
 
 from types import SimpleNamespace
 
@@ -53,19 +53,13 @@ def test_a_mask_of_nothing_counts_as_not_found(monkeypatch):
     attack = SimpleNamespace(trigger=SimpleNamespace(mask=corner), target=0)
     monkeypatch.setattr(evasions, "stamped_pairs", lambda *_: (None, None, None))
     monkeypatch.setattr(evasions, "companions", lambda *_, **__: made)
-    for name, value in (
-        ("attack", attack),
-        ("network", None),
-        ("images_of", (None, None)),
-        ("key", {}),
-        ("address", ""),
-    ):
-        monkeypatch.setattr(
-            evasions.EvasionRun, name, lambda *_, value=value, **__: dict(value) if value == {} else value
-        )
-    monkeypatch.setattr(
-        evasions.EvasionRun, "table", lambda run, kind, key, rows, *_: pd.DataFrame(list(rows()), columns=_[-1])
-    )
-    rows = evasions.EvasionRun(evasions.Settings.of("smoke"), 0).regions("lancet-misleading")
+    run = evasions.EvasionRun
+    monkeypatch.setattr(run, "attack", lambda *_: attack)
+    monkeypatch.setattr(run, "network", lambda *_: None)
+    monkeypatch.setattr(run, "images_of", lambda *_: (None, None))
+    monkeypatch.setattr(run, "key", lambda *_, **__: {})
+    monkeypatch.setattr(run, "address", lambda *_: "")
+    monkeypatch.setattr(run, "table", lambda *given: pd.DataFrame(list(given[3]()), columns=given[-1]))
+    rows = run(evasions.Settings.of("smoke"), 0).regions("lancet-misleading")
     assert rows["found"].tolist() == [False, True]
     assert rows.iloc[0, 1:].isna().all() and rows.iloc[1, 1:].tolist() == [0.5, 1 / 8, 1.0]

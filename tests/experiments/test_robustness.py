@@ -195,7 +195,10 @@ def test_every_case_is_a_network_of_the_scale_and_none_is_trained_for_nothing(sc
     for experiment in (robustness_magnitude_pruning, robustness_low_rank):
         settings = experiment.Settings.of(scale)
         shown |= {name for base in experiment.BASES for name in experiment.networks(settings, base)}
-    shown |= set(robustness_low_rank.normed(robustness_low_rank.Settings.of(scale)))
+    by_weight = robustness_low_rank.normed(robustness_low_rank.Settings.of(scale))
+    hooks = [config.thaw(preset.recipe(name).hooks)[0] for name, where in by_weight.items() if where["weight"]]
+    assert len(hooks) > 1 and all({**hook, "weight": 0} == {**hooks[0], "weight": 0} for hook in hooks)
+    shown |= set(by_weight)
     for experiment in (robustness_temperature, robustness_spectra):
         shown |= set(experiment.networks(experiment.Settings.of(scale)))
     assert shown <= set(preset.networks)
