@@ -121,6 +121,7 @@ def draw_weights(results: Results) -> Figure:
     axes[1].set(xlabel="weight of the nuclear norm", ylabel="effective rank,\nmean over layers", ylim=(0, None))
     weights = sorted(ranks["weight"])
     axes[1].set_xscale("symlog", linthresh=weights[1], linscale=0.5)
+    axes[1].set_xlim(-weights[1] / 4, 1.3 * weights[-1])
     axes[1].set_xticks(weights, [f"{weight:g}" for weight in weights])
     axes[1].minorticks_off()
     axes[0].legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
