@@ -7,10 +7,9 @@ not load torch. The first figure: what `./run_all.sh smoke --only ITEM` does onc
 an empty cache and no results, until the first figure of that notebook is on disk; the run is ended then. The explorer:
 seconds from opening its panel at `smoke` to the first answer of each tab, one after another, its networks there before.
 
-Not reached: all of `smoke` in six minutes. With 26 notebooks (there are more now) it took 8.6 minutes and 954
-core-seconds on two cores of a Xeon with AMX: 35 steps took 46 % of it, the notebooks 30, 21 trainings 21. Each of the
-84 processes imported for 2 seconds, a fifth of all; fewer processes, or settings with which networks learn too little,
-would take it further.
+Not reached: all of `smoke` in six minutes. With 31 notebooks it took 8.0 minutes and 894 core-seconds on two
+cores of a Xeon with AMX: 40 steps took 45 % of it, the notebooks 30, 23 trainings 22. Each of the 96 processes imported
+for 2 seconds, a fifth of all; fewer processes, or settings with which networks learn too little, would take it further.
 """
 
 import argparse
