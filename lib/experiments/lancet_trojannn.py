@@ -49,7 +49,7 @@ def draw(results: Results) -> Figure:
     shown = {name: results.values(name) for name in PANELS}
     names = list(dict.fromkeys(shown["accuracy"]["network"]))
     order = [method for method in METHODS if method in set(shown["accuracy"]["method"])]
-    figure, flat = plots.grid(2 * len(names), 2, 2.55 + 0.7 / len(names), plots.SINGLE, sharex=True)
+    figure, flat = plots.grid(2 * len(names), 2, 3 + 0.7 / len(names), plots.SINGLE, sharex=True)
     for row, network in zip(flat.reshape(-1, 2), names, strict=True):
         for ax, rows in zip(row, shown.values(), strict=True):
             for index, (flag, known) in enumerate(KNOWN.items()):

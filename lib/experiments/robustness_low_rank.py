@@ -41,7 +41,7 @@ class Settings(robustness.Robustness):
     }
 
     rank_ratios: tuple[Share, ...] = Field((0.5, 0.25, 0.125), min_length=1)
-    norm_weights: tuple[float, ...] = (0.003, 0.01, 0.03)
+    norm_weights: tuple[float, ...] = Field((0.003, 0.01, 0.03), title="weights of the norm beside .001")
 
 
 def networks(settings: Settings, base: str) -> robustness.Networks:
@@ -130,12 +130,16 @@ def draw_weights(results: Results) -> Figure:
 
 FIGURE_5, FIGURE_6 = tuple(
     Item(
-        f"robustness_fig{number}", partial(robustness.swept, networks=networks, base=base), robustness.SWEEP, draw=draw
+        f"robustness_fig{number}",
+        partial(robustness.swept, networks=networks, base=base),
+        robustness.SWEEP,
+        draw=draw,
+        about=("test_images",),
     )
     for number, base in enumerate(BASES, 5)
 )
 NUCLEAR_NORM = Item(
     "robustness_nuclear_norm", by_weight, robustness.SWEEP | dict.fromkeys(RANKS, "singular directions"),
-    table=layout, draw=draw_weights, about=("test_images",),
+    table=layout, draw=draw_weights, about=("test_images", "norm_weights"),
 )  # fmt: skip
 ITEMS = (FIGURE_5, FIGURE_6, NUCLEAR_NORM)
