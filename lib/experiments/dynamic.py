@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from torch import nn
 
 from lib import compute, config, data, recipes, training
@@ -51,6 +51,7 @@ class Dynamic(Settings):
 
     Attributes:
         gate_images: training images that gates are learned with, a tenth of them held out; the source: all 50,000.
+        gates_in_full: networks whose gates see all of their training images all the same.
         gate_epochs: epochs of that; the source: 10.
         gate_batch: images a step; the source: 128.
         gate_rate: learning rate of Adam; the source: .01.
@@ -63,6 +64,7 @@ class Dynamic(Settings):
     study: ClassVar[str] = "dynamic"
 
     gate_images: Count = Field(50000, title="images for the gates")
+    gates_in_full: tuple[str, ...] = ()
     gate_epochs: Count = Field(10, title="epochs of the gates")
     gate_batch: Count = 128
     gate_rate: Positive = 0.01
@@ -70,6 +72,12 @@ class Dynamic(Settings):
     gate_ratio: float = Field(0.2, gt=0, le=1)
     latency_batches: Batches = (1, 64)
     latency_repeats: Count = 20
+
+    @field_validator("gates_in_full")
+    @classmethod
+    def _are_there(cls, chosen: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        check_networks(chosen, info.data["scale"])
+        return chosen
 
 
 S = TypeVar("S", bound=Dynamic)
@@ -133,10 +141,14 @@ class DynamicRun(Run[S]):
         """Multiply-accumulates of an image's pass through the whole network, widened or not."""
         return cost.macs(self.fresh(name, expansion), self.shape(name))
 
+    def gate_images(self, name: str) -> int:
+        """How many training images a network's gates are learned with."""
+        train = len(self.train_images(name))
+        return train if name in self.settings.gates_in_full else min(self.settings.gate_images, train)
+
     def gates(self, name: str, model: nn.Module) -> Gates:
         """Gates learned on a network with these settings; its weights stay."""
-        chosen, train = self.settings, self.train_images(name)
-        part = train.stratified(min(chosen.gate_images, len(train)), seed=0)
+        chosen, part = self.settings, self.train_images(name).stratified(self.gate_images(name), seed=0)
         return learn_gates(
             model,
             part.images,
@@ -261,6 +273,8 @@ class DynamicRun(Run[S]):
     def gate_key(self, name: str) -> dict[str, Any]:
         """What learning the gates depends on, beside the network."""
         of_gates = {key: getattr(self.settings, key) for key in Dynamic.model_fields if key.startswith("gate_")}
+        if name in self.settings.gates_in_full:
+            of_gates["gate_images"] = self.gate_images(name)
         precision = self.preset.compute.training_precision
         return {**of_gates, "images": self.train_images(name).fingerprint, "precision": precision}
 

@@ -118,17 +118,17 @@ class ScratchRun(DynamicRun[Settings]):
 
     def from_fresh(self, name: str, method: str, budget: float) -> list[dict[str, Any]]:
         """A structure's network trained for as many epochs as the whole one and, of some, for as much work."""
-        chosen, train = self.settings, len(self.train_images(name))
+        chosen = self.settings
         rows = self.structure(name, method, budget, chosen.expansion)
         first, channels = rows.iloc[0], channels_of(rows)
         wide, epochs, gates = float(first["expansion"]), self.preset.recipe(name).epochs, method in ("scratch", "plain")
-        looked = chosen.gate_epochs * min(chosen.gate_images, train) if gates else 0
+        looked = chosen.gate_epochs * self.gate_images(name) if gates else 0
         work = GATE_PASSES * looked * self.macs(name, wide)
         lengths = {method: epochs}
         if f"{method}-budget" in METHODS:
             lengths[f"{method}-budget"] = max(1, round(epochs / budget))
         if f"{method}-counted" in METHODS:
-            spent = epochs * work / (PASSES * seen(self.recipe(name), train) * self.macs(name))
+            spent = epochs * work / (PASSES * seen(self.recipe(name), len(self.train_images(name))) * self.macs(name))
             lengths[f"{method}-counted"] = max(1, round((epochs - spent) / budget))
         shared = {key: first[key] for key in ("share", "zeros", "mean_gate", "rule")}
         shared |= {"search_seconds": first["seconds"], "search_images": looked, "search_work": work}
