@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lib import lazy
 
 if TYPE_CHECKING:
-    from lib.robustness.adversarial_training import FgsmRs, Pgd
+    from lib.robustness.adversarial_training import Pgd
     from lib.robustness.bounds import certified_epsilons, lipschitz_bound, operator_norm, sensitivities
     from lib.robustness.fgsm import cross_entropy_gradient, fgsm_correct, fgsm_sweep
     from lib.robustness.low_rank import NuclearNorm, decompose, nuclear_norm
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
-        "adversarial_training": ("FgsmRs", "Pgd"),
+        "adversarial_training": ("Pgd",),
         "bounds": ("certified_epsilons", "lipschitz_bound", "operator_norm", "sensitivities"),
         "fgsm": ("cross_entropy_gradient", "fgsm_correct", "fgsm_sweep"),
         "low_rank": ("NuclearNorm", "decompose", "nuclear_norm"),

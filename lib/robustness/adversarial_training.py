@@ -39,6 +39,10 @@ class Pgd(Hook):
     and the number of optimiser steps equals the natural twin's. The attack sees the network as it trains (train mode,
     batch statistics, the recipe's temperature and precision), but running statistics move only in the training pass.
 
+    With one step of 1.25 eps it is FGSM from a random start (Wong, Rice and Kolter, "Fast is better than free", ICLR
+    2020, https://arxiv.org/abs/2001.03994, Algorithm 3): four times as fast, but some networks that are trained so
+    withstand this very step and nothing else.
+
     On a CPU the random starts come from the run's own generator, on another device from one there, seeded from the
     run's: 1.5 MB a step need not be drawn on the CPU and sent. So the two devices start from different points.
 
@@ -95,18 +99,3 @@ class Pgd(Hook):
                 (gradient,) = torch.autograd.grad(loss, made)
             made = torch.clamp(made.detach() + self.alpha * gradient.sign(), lowest, highest)
         return made
-
-
-class FgsmRs(Pgd):
-    """The same with one step of 1.25 eps: FGSM from a random start.
-
-    On some networks it ends in one that withstands this very step and nothing else.
-
-    Args:
-        epsilon: as for `Pgd`.
-    Raises: as `Pgd`.
-    Source: Wong, Rice and Kolter, "Fast is better than free", ICLR 2020, https://arxiv.org/abs/2001.03994, Algorithm 3.
-    """
-
-    def __init__(self, epsilon: float = 8 / 255) -> None:
-        super().__init__(epsilon, steps=1, alpha=1.25 * epsilon)
