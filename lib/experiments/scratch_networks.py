@@ -4,7 +4,8 @@ Training budget, counted in multiply-accumulates of the whole network: with E ep
 share s of its FLOPs trains E epochs ("E epochs", cost s) or E / s epochs ("budget", cost 1, the search not counted, as
 in the paper). With the search counted ("gates counted", ours), what the gates cost is taken off the training. The
 pruning of a trained network spends half of the budget on training the whole network for E / 2 epochs and half on
-fine-tuning the pruned one for E / (2 s): cost 1 too, its search counted.
+fine-tuning the pruned one for E / (2 s): cost 1 too, its search counted. "narrowed" chooses nothing there: of a trained
+network the last channels of each layer go.
 """
 
 from __future__ import annotations
@@ -41,13 +42,15 @@ METHODS = {
     "random": "random structure",
     "uniform": "uniform",
     "uniform-budget": "uniform, budget",
+    "narrowed": "trained, narrowed uniformly",
     "l1": "L1 norm",
     "slimming": "network slimming",
     "slimming-floor": "network slimming, a tenth of each layer stays",
 }
 FRESH = ("scratch", "plain", "random", "uniform")
-TRAINED = {"l1": "half", "slimming": "half-slim", "slimming-floor": "half-slim"}
+TRAINED = {"narrowed": "half", "l1": "half", "slimming": "half-slim", "slimming-floor": "half-slim"}
 """Pruned from a trained network: which variant of the whole one."""
+CUTS = {"narrowed": static.uniform_structure, "l1": static.l1_structure}
 PASSES, GATE_PASSES = 3, 2
 """Forward passes that an image costs in training (the gradients of activations and of weights cost one each), and in
 learning gates, where no weight has a gradient."""
@@ -140,7 +143,7 @@ class ScratchRun(DynamicRun[Settings]):
         ]
 
     def from_trained(self, name: str, method: str, budget: float) -> dict[str, Any]:
-        """The row of a trained network that is pruned by L1 norm or slimming, and fine-tuned."""
+        """The row of a trained network that is pruned, and fine-tuned."""
         rows, found = self.pruned(name, method, budget)
         first, base = rows.iloc[0], f"{name}-{TRAINED[method]}"
         card = self.card(base)
@@ -160,12 +163,12 @@ class ScratchRun(DynamicRun[Settings]):
         }
 
     def pruned(self, name: str, method: str, budget: float) -> tuple[pd.DataFrame, dict[str, Any]]:
-        """The structure of a trained network by L1 norm or slimming, and what the fine-tuned network is."""
+        """The structure of a trained network by a method of `TRAINED`, and what the fine-tuned network is."""
         base, shape = f"{name}-{TRAINED[method]}", self.shape(name)
         whole = self.preset.recipe(name)
         epochs = max(1, round((whole.epochs - self.preset.recipe(base).epochs) / budget))
         recipe = self.recipe(name, epochs, learning_rate=whole.learning_rate * self.settings.finetune_rate)
-        cut: Any = static.l1_structure if method == "l1" else static.slimming_structure
+        cut: Any = CUTS.get(method, static.slimming_structure)
         options = {"least": LEAST} if method == "slimming-floor" else {}
         key = {**self.network_key(name), "method": method, "budget": budget, **options}
 
@@ -187,11 +190,11 @@ class ScratchRun(DynamicRun[Settings]):
         return rows, dict(tuned.iloc[0])
 
     def _with_latency(self, name: str, rows: Sequence[dict[str, Any]], budget: float) -> Iterator[dict[str, Any]]:
-        """The rows of a budget, each with the latency of its structure."""
-        narrow = [row for row in rows if row["method"] in (*FRESH, *TRAINED)]
+        """The rows of a budget, each with the latency of its structure; that of "narrowed" is the uniform one's."""
+        narrow = [row for row in rows if row["method"] in {*FRESH, *TRAINED} - {"narrowed"}]
         found = self.latencies(name, {row["method"]: (row["channels"], row["expansion"]) for row in narrow}, budget)
         for row in rows:
-            method = row["method"].removesuffix("-budget").removesuffix("-counted")
+            method = row["method"].removesuffix("-budget").removesuffix("-counted").replace("narrowed", "uniform")
             yield {**row, "latency": found[found["method"] == method].set_index("batch")["median"].to_dict()}
 
     def structures(self, name: str, budget: float) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from lib.dynamic.errors import DynamicError
 from lib.experiments import scratch_pruning
 from lib.experiments.dynamic import titled
 from lib.experiments.run import Run
-from lib.experiments.scratch_networks import METHODS, ScratchRun, Settings
+from lib.experiments.scratch_networks import METHODS, TRAINED, ScratchRun, Settings
 
 tiny = scratch_tools.tiny
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -130,7 +130,7 @@ def test_every_row_and_nothing_is_done_twice(tiny, trainings):
     settings = Settings.of("smoke")
     run = ScratchRun(settings, 0)
     first = list(run.rows())
-    assert [row["method"] for row in first] == ["full", *FRESH_METHODS, "l1", "slimming", "slimming-floor"]
+    assert [row["method"] for row in first] == ["full", *FRESH_METHODS, *TRAINED]
     by = {row["method"]: row for row in first}
     assert by["scratch-budget"]["epochs"] == 4 and by["l1"]["epochs"] == 2
     assert by["full"]["train_work"] == 3 * 2 * 64 * by["full"]["macs"]
@@ -142,6 +142,9 @@ def test_every_row_and_nothing_is_done_twice(tiny, trainings):
     assert all(abs(row["share"] - 0.5) < 0.1 for row in first[1:])
     assert by["l1"]["source_epochs"] is by["scratch"]["source_epochs"] is None  # paper has no such network
     assert by["l1"]["search_images"] == 64 and by["uniform"]["search_images"] == 0
+    narrowed, uniform = by["narrowed"], by["uniform"]
+    assert all(narrowed[key] == uniform[key] for key in ("channels", "macs", "latency"))
+    assert narrowed["search_images"] == 64 and narrowed["epochs"] == by["l1"]["epochs"]
     done = len(trainings)
     with cache.only_kept():
         assert [row["accuracy"] for row in ScratchRun(settings, 0).rows()] == [row["accuracy"] for row in first]
@@ -149,6 +152,15 @@ def test_every_row_and_nothing_is_done_twice(tiny, trainings):
         for figure in (found.figure, scratch_pruning.draw_structures(settings, 0)):
             assert len(plots.render(figure, "png")) > 5000
     assert len(trainings) == done
+
+
+@pytest.mark.slow
+def test_gates_in_full_see_all_images(tiny):
+    few, full = (ScratchRun(Settings.of("smoke", gates_in_full=names), 0) for names in ([], ["tiny"]))
+    assert (few.gate_images("tiny"), full.gate_images("tiny")) == (40, 64)
+    assert few.gate_key("tiny") != full.gate_key("tiny")
+    with pytest.raises(ValueError, match="other"):
+        Settings.of("smoke", gates_in_full=["other"])
 
 
 @pytest.mark.slow
