@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import html
+import json
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -15,6 +16,7 @@ from samples import accuracies, falling, write
 from lib import cite, claims, config, names, record, report
 from lib.report import entries
 from lib.report.page import pages
+from lib.report.times import training_times
 
 
 @pytest.fixture(autouse=True)
@@ -338,3 +340,23 @@ def test_command_prints_the_path_and_says_what_has_not_run(results, capsys):
 )
 def test_durations(seconds, text):
     assert report.duration(seconds) == text
+
+
+def test_trainings_stand_beside_their_estimates_by_paper_and_machine(results):
+    """Only networks that the scale still has, and for which it has a rate; two threads count twice."""
+    folder = results / "networks"
+    folder.mkdir(parents=True)
+    machines = {"resnet18-t1": ("cpu One", 2), "resnet18-t20": ("cuda Two", 4), "fc5-b512": ("cpu One", 1)}
+    for name, (device, threads) in {**machines, "gone": ("cpu One", 1)}.items():
+        card = {"name": name, "device": device, "threads": threads, "seconds": 90.0}
+        (folder / f"{name}-seed0.json").write_text(json.dumps(card))
+    preset = config.load("smoke")
+    rows = {row["machine"]: row for row in training_times("smoke")}
+    assert {machine: row["networks"] for machine, row in rows.items()} == {"One": 2, "Two": 1}
+    assert rows["One"]["measured"] == config.in_words(270) and rows["Two"]["measured"] == config.in_words(90)
+    estimated = sum(config.network_seconds(preset, name) for name in ("resnet18-t1", "fc5-b512"))
+    assert rows["One"]["estimated"] == config.in_words(estimated)
+    assert rows["One"]["ratio"] == f"{270 / estimated:.1f}"
+    temperature()
+    report.build("smoke")
+    assert Page((results / "index.html").read_text()).text.count(config.in_words(270)) == 1

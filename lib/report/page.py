@@ -28,6 +28,7 @@ def build(scale: str = "smoke") -> Path:
         and say so.
     """
     from lib.report import notebooks
+    from lib.report.times import training_times
 
     folder, items = config.results_dir(scale), config.items()
     judged = claims.judge_all(scale)
@@ -61,6 +62,7 @@ def build(scale: str = "smoke") -> Path:
         "tally": entries.tally(judged),
         "frozen": claims.frozen_in_words(judged_at),
         "notebooks": executed,
+        "times": training_times(scale),
         "files": [
             name for name in ("tables/claims.csv", "tables/claims.tex", "claims.json") if (folder / name).is_file()
         ],
