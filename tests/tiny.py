@@ -33,6 +33,13 @@ def write(folder: Path) -> Path:
             "spectra": {
                 "prunable_images": 40,
             },
+            "autoattack": {
+                "networks": ["resnet18-b128-adversarial", "resnet18-t20"],
+                "images": 8,
+                "steps": 3,
+                "targets": 1,
+                "queries": 5,
+            },
             "bounds": {
                 "networks": ["resnet18-b128", "resnet18-b128-adversarial", "fc5-b512", "resnet18-t20"],
                 "ray_images": 20,

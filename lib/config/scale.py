@@ -17,7 +17,7 @@ from lib.config.values import ConfigError, build, freeze, mapping, one_of, only_
 SCALES = ("smoke", "cpu", "gpu", "paper")
 """From the smallest to the largest."""
 SECTIONS = {
-    "robustness": ("magnitude_pruning", "low_rank", "temperature", "spectra", "bounds"),
+    "robustness": ("magnitude_pruning", "low_rank", "temperature", "spectra", "bounds", "autoattack"),
     "nnslicer": ("overhead", "anatomy", "detection", "pruning", "protection", "theta_sweep", "large"),
     "dynamic": ("pruning", "training", "decisions", "detection", "scratch", "diversity", "gates"),
     "lancet": (

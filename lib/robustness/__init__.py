@@ -9,6 +9,7 @@ from lib import lazy
 
 if TYPE_CHECKING:
     from lib.robustness.adversarial_training import Pgd
+    from lib.robustness.autoattack import autoattack_correct
     from lib.robustness.bounds import certified_epsilons, lipschitz_bound, operator_norm, sensitivities
     from lib.robustness.fgsm import cross_entropy_gradient, fgsm_correct, fgsm_sweep
     from lib.robustness.low_rank import NuclearNorm, decompose, nuclear_norm
@@ -22,6 +23,7 @@ __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "adversarial_training": ("Pgd",),
+        "autoattack": ("autoattack_correct",),
         "bounds": ("certified_epsilons", "lipschitz_bound", "operator_norm", "sensitivities"),
         "fgsm": ("cross_entropy_gradient", "fgsm_correct", "fgsm_sweep"),
         "low_rank": ("NuclearNorm", "decompose", "nuclear_norm"),
