@@ -11,7 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from lib import config, dotplots, plots
 from lib.experiments.item import SHARE, Item, Results
-from lib.experiments.robustness import Networks, RobustnessRun, Step, only
+from lib.experiments.robustness import RobustnessRun, Step
 from lib.experiments.run import measures
 from lib.experiments.settings import Count, once
 from lib.experiments.settings import Settings as Base
@@ -98,16 +98,11 @@ def attacked(settings: Settings, seed: int, network: str = "") -> pd.DataFrame:
 
     Returns: tidy, "accuracy" at {network, epsilon, attack}.
     """
-    run, named = AutoAttackRun(settings, seed), networks(settings)
-    rows: list[dict[str, Any]] = []
-    for name, where in only(named, network).items():
-        rows += measures(run.attacked(name), ["accuracy"], ["epsilon", "attack"], **where)
+    run, rows = AutoAttackRun(settings, seed), []
+    for name in settings.networks:
+        if network in ("", name):
+            rows += measures(run.attacked(name), ["accuracy"], ["epsilon", "attack"], network=name)
     return run.tidy(rows)
-
-
-def networks(settings: Settings) -> Networks:
-    """The networks of some settings, and what tells them apart."""
-    return {name: {"network": name} for name in settings.networks}
 
 
 def layout(results: Results) -> pd.DataFrame:
