@@ -40,7 +40,6 @@ OVERRIDES = {
     "01_robustness_magnitude_pruning": ("test_images", 20),
     "02_robustness_low_rank": ("test_images", 20),
     "03_robustness_temperature": ("pgd_steps", 2),
-    "04_robustness_spectra": ("prunable_tolerance", 0.02),
     "11_nnslicer_overhead": ("inputs", 2),
     "12_nnslicer_anatomy": ("theta", 0.1),
     "13_nnslicer_detection": ("adaptive_epsilon", 48),
