@@ -349,7 +349,9 @@ def test_trainings_stand_beside_their_estimates_by_paper_and_machine(results):
     machines = {"resnet18-t1": ("cpu One", 2), "resnet18-t20": ("cuda Two", 4), "fc5-b512": ("cpu One", 1)}
     for name, (device, threads) in {**machines, "gone": ("cpu One", 1)}.items():
         card = {"name": name, "device": device, "threads": threads, "seconds": 90.0}
+        card |= {"seed": 0, "test_accuracy": 0.5, "recipe": {"arch": "fc5", "data": "mnist5k"}}
         (folder / f"{name}-seed0.json").write_text(json.dumps(card))
+    (folder / "damaged-seed0.json").write_text("{")
     preset = config.load("smoke")
     rows = {row["machine"]: row for row in training_times("smoke")}
     assert {machine: row["networks"] for machine, row in rows.items()} == {"One": 2, "Two": 1}

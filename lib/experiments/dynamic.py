@@ -51,7 +51,7 @@ class Dynamic(Settings):
 
     Attributes:
         gate_images: training images that gates are learned with, a tenth of them held out; the source: all 50,000.
-        gates_in_full: networks whose gates see all of their training images all the same.
+        gates_in_full: networks whose gates are learned with all of their training images, whatever `gate_images` says.
         gate_epochs: epochs of that; the source: 10.
         gate_batch: images a step; the source: 128.
         gate_rate: learning rate of Adam; the source: .01.

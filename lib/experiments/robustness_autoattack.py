@@ -15,19 +15,14 @@ from lib.experiments.robustness import RobustnessRun, Step
 from lib.experiments.run import measures
 from lib.experiments.settings import Count, once
 from lib.experiments.settings import Settings as Base
+from lib.robustness.autoattack import STAGES, autoattack_correct
 from lib.robustness.fgsm import fgsm_correct
 
 VERSION = 1  # raise it when a change in lib.robustness.autoattack or .fgsm changes the numbers
 SEED = 0  # of the attacks' random starts and windows
 FGSM = "FGSM"
-ATTACKS = {
-    "none": "none",
-    FGSM: "FGSM",
-    "APGD, cross-entropy": "APGD, cross-entropy",
-    "APGD, targeted DLR": "then APGD, targeted DLR",
-    "Square": "then Square",
-}
-"""In words; each of the last three is tried on what the ones before have left. No attacker knows a temperature."""
+ATTACKS = (STAGES[0], FGSM, *STAGES[1:])
+"""The last three are tried one after another on what is left. No attacker knows a temperature."""
 
 
 class Settings(Base):
@@ -78,8 +73,6 @@ class AutoAttackRun(RobustnessRun[Any]):
         budget = {"steps": chosen.steps, "targets": chosen.targets, "queries": chosen.queries, "seed": SEED}
 
         def rows() -> Iterator[dict[str, Any]]:
-            from lib.robustness.autoattack import STAGES, autoattack_correct
-
             model, given = self.network(network), (images.images, images.labels)
             for distance in chosen.distances:
                 epsilon = distance / 255
@@ -98,7 +91,8 @@ def attacked(settings: Settings, seed: int, network: str = "") -> pd.DataFrame:
 
     Returns: tidy, "accuracy" at {network, epsilon, attack}.
     """
-    run, rows = AutoAttackRun(settings, seed), []
+    run = AutoAttackRun(settings, seed)
+    rows: list[dict[str, Any]] = []
     for name in settings.networks:
         if network in ("", name):
             rows += measures(run.attacked(name), ["accuracy"], ["epsilon", "attack"], network=name)
@@ -110,7 +104,7 @@ def layout(results: Results) -> pd.DataFrame:
     wide = results.values("accuracy").pivot_table(
         index=["network", "epsilon"], columns="attack", values="value", sort=False
     )
-    wide = wide[list(ATTACKS)].rename(columns=ATTACKS).reset_index()
+    wide = wide[list(ATTACKS)].rename(columns={"none": "no attack"}).reset_index()
     return wide.assign(epsilon=[f"{255 * epsilon:g}/255" for epsilon in wide["epsilon"]])
 
 
@@ -120,13 +114,15 @@ def draw(results: Results) -> Figure:
     distances = sorted(rows["epsilon"].unique())
     figure, axes = plots.grid(len(distances), 1, 0.5 + 0.42 * len(names), plots.SINGLE, sharex=True)
     for ax, epsilon in zip(axes, distances, strict=True):
-        for index, (attack, words) in enumerate(ATTACKS.items()):
+        for index, attack in enumerate(ATTACKS):
             part = rows[(rows["epsilon"] == epsilon) & (rows["attack"] == attack)]
             places = dotplots.row_of(part["network"], names) + 0.15 * (index - (len(ATTACKS) - 1) / 2)
-            dotplots.intervals(ax, part, places, index, label=words, markersize=3.5)
+            dotplots.intervals(
+                ax, part, places, index, label="no attack" if attack == "none" else attack, markersize=3.5
+            )
         plots.named_rows(ax, names, 0.6)
         plots.heading(ax, f"ε = {255 * epsilon:g}/255")
-        ax.set_xlim(-0.03, 1.0)
+        ax.set_xlim(-0.03, 1.03)
     axes[-1].set_xlabel("accuracy")
     plots.legend_below(axes, 2)
     return figure

@@ -1,8 +1,8 @@
 """Are gates learned for long enough? As many steps as in the source, from two kinds of first weights (notebook 24).
 
-The other experiments of a reduced scale learn gates for fewer steps. Here they are looked at after each epoch of a long
-learning: how many are zero, whether the published rule of selection is met, and how the structure that they stand for
-still changes.
+The other experiments of a reduced scale learn most gates for fewer steps. Here they are looked at after each epoch of a
+long learning: how many are zero, whether the published rule of selection is met, and how the structure that they stand
+for still changes.
 """
 
 from __future__ import annotations

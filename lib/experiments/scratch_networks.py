@@ -5,7 +5,8 @@ share s of its FLOPs trains E epochs ("E epochs", cost s) or E / s epochs ("budg
 in the paper). With the search counted ("gates counted", ours), what the gates cost is taken off the training. The
 pruning of a trained network spends half of the budget on training the whole network for E / 2 epochs and half on
 fine-tuning the pruned one for E / (2 s): cost 1 too, its search counted. "narrowed" chooses nothing there: of a trained
-network the last channels of each layer go.
+network the last channels of each layer go. Its structure is known from the start; the training before the cut counts as
+its search all the same, as for the others.
 """
 
 from __future__ import annotations
@@ -50,7 +51,12 @@ METHODS = {
 FRESH = ("scratch", "plain", "random", "uniform")
 TRAINED = {"narrowed": "half", "l1": "half", "slimming": "half-slim", "slimming-floor": "half-slim"}
 """Pruned from a trained network: which variant of the whole one."""
-CUTS = {"narrowed": static.uniform_structure, "l1": static.l1_structure}
+CUTS: Mapping[str, Any] = {
+    "narrowed": static.uniform_structure,
+    "l1": static.l1_structure,
+    "slimming": static.slimming_structure,
+    "slimming-floor": static.slimming_structure,
+}
 PASSES, GATE_PASSES = 3, 2
 """Forward passes that an image costs in training (the gradients of activations and of weights cost one each), and in
 learning gates, where no weight has a gradient."""
@@ -168,7 +174,7 @@ class ScratchRun(DynamicRun[Settings]):
         whole = self.preset.recipe(name)
         epochs = max(1, round((whole.epochs - self.preset.recipe(base).epochs) / budget))
         recipe = self.recipe(name, epochs, learning_rate=whole.learning_rate * self.settings.finetune_rate)
-        cut: Any = CUTS.get(method, static.slimming_structure)
+        cut = CUTS[method]
         options = {"least": LEAST} if method == "slimming-floor" else {}
         key = {**self.network_key(name), "method": method, "budget": budget, **options}
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from lib import checksums, claims, config, findings, names, record, store
 from lib.report import entries
 from lib.report.gallery import ReportError, write_readme
+from lib.report.times import training_times
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 
@@ -28,7 +29,6 @@ def build(scale: str = "smoke") -> Path:
         and say so.
     """
     from lib.report import notebooks
-    from lib.report.times import training_times
 
     folder, items = config.results_dir(scale), config.items()
     judged = claims.judge_all(scale)

@@ -1,23 +1,23 @@
 """How long the networks of a scale took to train, beside what the scale's file estimates."""
 
-import json
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
 from lib import config
+from lib.claims.material import Material
 
 
 def training_times(scale: str) -> list[dict[str, Any]]:
     """The time of all trainings of a scale that have a card with the results, by paper and machine.
 
-    Returns: rows of paper, machine, networks (how many), and of estimated, measured (in words, one core or GPU at a
-        time) and ratio (measured over estimated). Networks for which config/<scale>.yaml gives no rate are left out.
+    Returns: rows of paper, machine, networks (how many), and of estimated, measured (in words, of one core or GPU) and
+        ratio (measured over estimated). Networks that no item shows, and those for which config/<scale>.yaml gives no
+        rate, are left out.
     """
     preset, papers = config.load(scale), _papers(scale)
     sums: dict[tuple[str, str], list[float]] = {}
-    for path in sorted((config.results_dir(scale) / "networks").glob("*.json")):
-        card = json.loads(path.read_text(encoding="utf-8"))
+    for card in Material(scale).cards:
         family = preset.networks[card["name"]].family if card["name"] in preset.networks else ""
         estimated = config.network_seconds(preset, card["name"]) if family in papers else None
         if estimated is not None:

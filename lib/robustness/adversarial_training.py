@@ -40,7 +40,7 @@ class Pgd(Hook):
     batch statistics, the recipe's temperature and precision), but running statistics move only in the training pass.
 
     With one step of 1.25 eps it is FGSM from a random start (Wong, Rice and Kolter, "Fast is better than free", ICLR
-    2020, https://arxiv.org/abs/2001.03994, Algorithm 3): four times as fast, but some networks that are trained so
+    2020, https://arxiv.org/abs/2001.03994, Algorithm 3): a quarter of the passes, but some networks that are trained so
     withstand this very step and nothing else.
 
     On a CPU the random starts come from the run's own generator, on another device from one there, seeded from the

@@ -1,4 +1,4 @@
-"""Three attacks without a parameter to tune, one after the other on what is left: is it robust, or hard to attack?
+"""Three attacks without a parameter to tune, one after another on what is left: is it robust, or hard to attack?
 
 APGD ascends the cross-entropy, then the targeted DLR loss, which neither the size of the logits nor saturated
 probabilities can mislead, and Square needs no gradient at all. AutoAttack's fourth, FAB, is not among them;
@@ -6,7 +6,9 @@ probabilities can mislead, and Square needs no gradient at all. AutoAttack's fou
 
 Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
 attacks", ICML 2020, https://arxiv.org/abs/2003.01690, Algorithm 1 and section 4; Andriushchenko, Croce, Flammarion and
-Hein, "Square attack", ECCV 2020, https://arxiv.org/abs/1912.00049, Algorithms 1 and 2.
+Hein, "Square attack", ECCV 2020, https://arxiv.org/abs/1912.00049, Algorithms 1 and 2. As in the authors' code, and not
+in Algorithm 1, APGD's checkpoints are rounded down, and after a return to the best point the next value is compared
+with that of the point left.
 """
 
 from __future__ import annotations
@@ -22,11 +24,11 @@ from lib.data import with_gradients
 from lib.graph import logits_in
 from lib.robustness.fgsm import batches, check, known
 
-STAGES = ("none", "APGD, cross-entropy", "APGD, targeted DLR", "Square")
-"""What has been tried on an image, up to and with each row of `autoattack_correct`."""
+STAGES = ("none", "APGD, cross-entropy", "APGD, both losses", "APGD and Square")
+"""What has been tried on an image, row by row of what `autoattack_correct` returns."""
 MOMENTUM, RISES = 0.75, 0.75  # alpha and rho of Algorithm 1
 FIRST, SHORTER, LEAST = 0.22, 0.03, 0.06  # of all steps: the first checkpoint, each next one's shortening, the shortest
-START = 0.8  # share of the pixels in Square's first windows
+START = 0.8  # share of the pixels in Square's first windows, as AutoAttack has it
 HALVED = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries: where that share is halved
 
 Loss = Callable[[Tensor], Tensor]
@@ -54,7 +56,8 @@ def autoattack_correct(
         targets: most likely wrong classes that the targeted loss is ascended for, one run each, >= 1, all there are
             where the network has fewer; the source: 9.
         queries: forward passes of Square, >= 1; the source: 5000.
-        seed: of the random starts and windows, drawn on the CPU.
+        seed: of the random starts and windows. They are drawn on the CPU, batch by batch: another size of batch, as a
+            GPU has by default, gives others.
 
     Returns:
         bool (4, N) on the CPU, in the order of `STAGES`. Each attack is tried on what the ones before have left.
@@ -172,17 +175,16 @@ def _square(model: nn.Module, x: Tensor, y: Tensor, epsilon: float, queries: int
     lowest, highest = (x - epsilon).clamp_min(0.0), (x + epsilon).clamp_max(1.0)
     height, width = x.shape[2:]
 
-    def margins(at: Tensor, y: Tensor) -> Tensor:
+    def look(at: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             logits = logits_in(model(at))
         own = logits.gather(1, y[:, None])[:, 0]
-        return own - logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
+        return own - logits.scatter(1, y[:, None], -torch.inf).amax(dim=1), logits.argmax(dim=1) == y
 
     stripes = _uniform(x[:, :, :1], generator).sub_(0.5).sign_()
     at = (x + epsilon * stripes).clamp(lowest, highest)
-    margin = margins(at, y)
+    margin, left = look(at, y)
     for query in range(queries - 1):
-        left = margin > 0
         if not left.any():
             break
         reached = query * 10_000 / queries
@@ -193,11 +195,11 @@ def _square(model: nn.Module, x: Tensor, y: Tensor, epsilon: float, queries: int
         signs = _uniform(x[:, :, :1, :1], generator).sub_(0.5).sign_()
         tried = at[left].clone()
         tried[window] = (tried[window] + 2 * epsilon * signs[left]).clamp(lowest[left][window], highest[left][window])
-        found = margins(tried, y[left])
-        better = found < margin[left]
-        places = left.nonzero()[better, 0]
-        at[places], margin[places] = tried[better], found[better]
-    return margin > 0
+        found, right = look(tried, y[left])
+        better, place = found < margin[left], left.nonzero()[:, 0]
+        at[place[better]], margin[place[better]] = tried[better], found[better]
+        left[place[~right]] = False
+    return left
 
 
 def _uniform(like: Tensor, generator: Generator) -> Tensor:

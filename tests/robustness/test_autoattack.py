@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lib.robustness import ScaledLogits, autoattack_correct
+from lib.robustness import ScaledLogits, autoattack, autoattack_correct
 from lib.robustness.autoattack import STAGES, dlr
 from robustness.nets import batch, small
 
@@ -45,8 +45,100 @@ def test_a_linear_network_is_broken_exactly_where_its_closed_form_says():
     assert found[0].all()
     assert torch.equal(found[2], exact)
     assert torch.equal(found[3], exact)
-    square = autoattack_correct(model, images, labels, epsilon, steps=1, targets=1, queries=3000)
-    assert (square[3] | ~exact).all()  # none that no attack can break
+
+
+def test_square_alone_breaks_a_linear_network_exactly_where_its_closed_form_says():
+    model, images = linear()
+    with torch.no_grad():
+        labels = model(images).argmax(1)
+        exact = withstands(model, images, labels, 0.02)
+    left = autoattack._square(model, images, labels, 0.02, 3000, torch.Generator().manual_seed(0))
+    assert torch.equal(left, exact)
+
+
+def by_the_algorithm(model, x, y, epsilon, steps, generator):
+    """Algorithm 1 for one image, number by number: the points that it looks at, and its last step size."""
+    low, high = (x - epsilon).clamp(0, 1), (x + epsilon).clamp(0, 1)
+
+    def look(at):
+        at = at.clone().requires_grad_()
+        loss = nn.functional.cross_entropy(model(at[None]), y[None])
+        return loss.item(), torch.autograd.grad(loss, at)[0]
+
+    noise = torch.rand(x.shape, generator=generator) * 2 - 1
+    at = torch.minimum(torch.maximum(x + epsilon * noise / noise.abs().max(), low), high)
+    value, gradient = look(at)
+    points, values, best = [at], [value], (value, at, gradient)
+    step, before, halved, best_then = 2 * epsilon, at, True, value
+    length, since, rises = max(int(0.22 * steps), 1), 0, 0
+    for k in range(steps):
+        ahead = torch.minimum(torch.maximum(at + step * gradient.sign(), low), high)
+        share = 0.75 if k else 1.0
+        new = torch.minimum(torch.maximum(at + share * (ahead - at) + (1 - share) * (at - before), low), high)
+        before, at = at, new
+        value, gradient = look(at)
+        points.append(at)
+        rises, since = rises + (value > values[-1]), since + 1
+        values.append(value)
+        if value > best[0]:
+            best = (value, at, gradient)
+        if since == length:
+            stuck = rises <= 0.75 * length or (not halved and best_then == best[0])
+            if stuck:
+                step, at, gradient = step / 2, best[1], best[2]
+            halved, best_then, rises, since = stuck, best[0], 0, 0
+            length = max(length - max(int(0.03 * steps), 1), int(0.06 * steps), 1)
+    return points, step
+
+
+def test_apgd_is_algorithm_1_by_hand():
+    """On an image that is never broken it looks at every point, past checkpoints that halve the step."""
+    model, (images, _) = small().eval(), batch()
+    with torch.no_grad():
+        logits = model(images)
+    first, second = logits.topk(2, dim=1).values.unbind(1)
+    sure = (first - second).argmax()
+    x, y, seen = images[sure], logits[sure].argmax(), []
+    steps, epsilon = 40, 0.004
+
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, at):
+            seen.append(at.detach().clone())
+            return self.model(at)
+
+    def loss(logits):
+        return nn.functional.cross_entropy(logits, y[None], reduction="none")
+
+    points, step = by_the_algorithm(model, x, y, epsilon, steps, torch.Generator().manual_seed(1))
+    right = autoattack._apgd(Watched(), x[None], y[None], epsilon, loss, steps, torch.Generator().manual_seed(1))
+    assert right.item() and step <= epsilon / 2  # halved twice or more
+    assert len(seen) == len(points) == steps + 1
+    assert all(torch.allclose(one[0], other, atol=1e-6) for one, other in zip(seen, points, strict=True))
+
+
+def test_of_equal_logits_the_first_class_is_the_answer_all_along():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
+    nn.init.zeros_(model[1].weight)
+    nn.init.zeros_(model[1].bias)
+    labels = torch.tensor([0, 0, 1, 2])
+    found = autoattack_correct(model, torch.rand(4, 3, 4, 4), labels, 0.1, steps=3, targets=2, queries=5)
+    assert found.tolist() == [[True, True, False, False]] * 4
+
+
+def test_bytes_are_images_and_a_label_without_a_logit_is_refused():
+    model, (images, labels) = small().eval(), batch(8)
+    pixels = (images * 255).to(torch.uint8)
+    few = {"steps": 3, "targets": 1, "queries": 3}
+    assert torch.equal(
+        autoattack_correct(model, pixels, labels, 0.1, **few),
+        autoattack_correct(model, pixels.float() / 255, labels, 0.1, **few),
+    )
+    with pytest.raises(ValueError, match="label is 9"):
+        autoattack_correct(model, images, torch.full_like(labels, 9), 0.1, **few)
 
 
 def test_each_attack_only_takes_from_what_is_left_and_the_seed_repeats():
