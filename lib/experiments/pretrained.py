@@ -48,6 +48,9 @@ NETWORKS: dict[str, Pretrained] = {
         "EfficientNet-Lite0", "imagenet-sample", efficientnet_lite.pretrained, efficientnet_lite.WEIGHTS_SHA256
     ),
     "vgg16": Pretrained("VGG16", "imagenet", lambda: _torchvision("vgg16"), "torchvision vgg16 IMAGENET1K_V1"),
+    "resnet18": Pretrained(
+        "ResNet18", "imagenet", lambda: _torchvision("resnet18"), "torchvision resnet18 IMAGENET1K_V1"
+    ),
     "resnet50": Pretrained(
         "ResNet50", "imagenet", lambda: _torchvision("resnet50"), "torchvision resnet50 IMAGENET1K_V1"
     ),
