@@ -4,9 +4,7 @@ Training budget, counted in multiply-accumulates of the whole network: with E ep
 share s of its FLOPs trains E epochs ("E epochs", cost s) or E / s epochs ("budget", cost 1, the search not counted, as
 in the paper). With the search counted ("gates counted", ours), what the gates cost is taken off the training. The
 pruning of a trained network spends half of the budget on training the whole network for E / 2 epochs and half on
-fine-tuning the pruned one for E / (2 s): cost 1 too, its search counted. "narrowed" chooses nothing there: of a trained
-network the last channels of each layer go. Its structure is known from the start; the training before the cut counts as
-its search all the same, as for the others.
+fine-tuning the pruned one for E / (2 s): cost 1 too, its search counted.
 """
 
 from __future__ import annotations
@@ -43,16 +41,14 @@ METHODS = {
     "random": "random structure",
     "uniform": "uniform",
     "uniform-budget": "uniform, budget",
-    "narrowed": "trained, narrowed uniformly",
     "l1": "L1 norm",
     "slimming": "network slimming",
     "slimming-floor": "network slimming, a tenth of each layer stays",
 }
 FRESH = ("scratch", "plain", "random", "uniform")
-TRAINED = {"narrowed": "half", "l1": "half", "slimming": "half-slim", "slimming-floor": "half-slim"}
+TRAINED = {"l1": "half", "slimming": "half-slim", "slimming-floor": "half-slim"}
 """Pruned from a trained network: which variant of the whole one."""
 CUTS: Mapping[str, Any] = {
-    "narrowed": static.uniform_structure,
     "l1": static.l1_structure,
     "slimming": static.slimming_structure,
     "slimming-floor": static.slimming_structure,
@@ -196,11 +192,11 @@ class ScratchRun(DynamicRun[Settings]):
         return rows, dict(tuned.iloc[0])
 
     def _with_latency(self, name: str, rows: Sequence[dict[str, Any]], budget: float) -> Iterator[dict[str, Any]]:
-        """The rows of a budget, each with the latency of its structure; that of "narrowed" is the uniform one's."""
-        narrow = [row for row in rows if row["method"] in {*FRESH, *TRAINED} - {"narrowed"}]
+        """The rows of a budget, each with the latency of its structure."""
+        narrow = [row for row in rows if row["method"] in (*FRESH, *TRAINED)]
         found = self.latencies(name, {row["method"]: (row["channels"], row["expansion"]) for row in narrow}, budget)
         for row in rows:
-            method = row["method"].removesuffix("-budget").removesuffix("-counted").replace("narrowed", "uniform")
+            method = row["method"].removesuffix("-budget").removesuffix("-counted")
             yield {**row, "latency": found[found["method"] == method].set_index("batch")["median"].to_dict()}
 
     def structures(self, name: str, budget: float) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from lib.experiments.item import SHARE, Item, Results
 from lib.experiments.scratch_networks import FRESH, METHODS, TRAINED, ScratchRun, Settings
 from lib.intervals import of_mean
 
-AS_MUCH = ("uniform-budget", "narrowed", "l1", "slimming", "slimming-floor")
+AS_MUCH = ("uniform-budget", "l1", "slimming", "slimming-floor")
 RIVALS = {"scratch": ("uniform", "random"), "scratch-budget": AS_MUCH, "scratch-counted": AS_MUCH}
 """What is compared with what at an equal training budget: equally many epochs, or as much work."""
 PLACE = ["network", "method", "budget"]
@@ -280,8 +280,7 @@ def draw_structures(settings: Settings, seed: int) -> Figure:
     figure, axes = plots.panels(len(run.names), width=7.6, height=2.8, sharey=True)
     for ax, name in zip(axes, run.names, strict=True):
         rows = run.structures(name, budget)
-        rows = rows[~rows["method"].isin(["l1", "narrowed"])]  # the uniform one's channels, by other filters
-        rows = rows.replace({"method": METHODS})
+        rows = rows[rows["method"] != "l1"].replace({"method": METHODS})  # the uniform one's channels, by other filters
         rows = rows.assign(ratio=rows["kept"] / rows["width"], place=rows.groupby("method").cumcount() + 1)
         plots.curves(ax, rows, x="place", y="ratio", hue="method", order=list(dict.fromkeys(rows["method"])))
         ax.set(title=titled(name), xlabel="convolution with gates, in order", ylim=(0, 1.05))
