@@ -34,7 +34,7 @@ def write(folder: Path) -> Path:
                 "prunable_images": 40,
             },
             "autoattack": {
-                "networks": ["resnet18-b128-adversarial", "resnet18-t20"],
+                "networks": ["resnet18-b128-adversarial", "fc5-b512-adversarial"],
                 "images": 8,
                 "steps": 3,
                 "targets": 1,

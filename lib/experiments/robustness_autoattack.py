@@ -40,7 +40,7 @@ class Settings(Base):
     section: ClassVar[str] = "autoattack"
 
     networks: tuple[str, ...] = Field(
-        ("resnet18-b128-adversarial", "alexnet-b128-adversarial", "fc5-b512-adversarial", "resnet18-t100"),
+        ("resnet18-b128-adversarial", "alexnet-b128-adversarial", "fc5-b512-adversarial"),
         min_length=1,
         title="networks",
         validate_default=True,
