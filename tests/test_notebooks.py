@@ -45,7 +45,7 @@ OVERRIDES = {
     "13_nnslicer_detection": ("adaptive_epsilon", 48),
     "14_nnslicer_pruning": ("theta", 0.1),
     "15_nnslicer_protection": ("share", 0.3),
-    "16_nnslicer_theta": ("theta", 0.1),
+    "16_nnslicer_theta": ("thetas", [0.1, 0.4]),
     "17_nnslicer_large": ("theta", 0.1),
     "21_lcs_pruning": ("images", 90),
     "26_lcs_training": ("images", 90),

@@ -95,6 +95,7 @@ def write(folder: Path) -> Path:
                 "subsets": 2,
                 "test_images": 100,
             },
+            "theta_detection": {"thetas": [0.1, 0.5], "attacks": ["fgsm_8", "deepfool_l2"], "per_class": 20},
             "large": {"images": 60, "scored": 6},
             "protection": {
                 "test_images": 100,

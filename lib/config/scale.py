@@ -18,7 +18,16 @@ SCALES = ("smoke", "cpu", "gpu", "paper")
 """From the smallest to the largest."""
 SECTIONS = {
     "robustness": ("magnitude_pruning", "low_rank", "temperature", "spectra", "bounds", "autoattack"),
-    "nnslicer": ("overhead", "anatomy", "detection", "pruning", "protection", "theta_sweep", "large"),
+    "nnslicer": (
+        "overhead",
+        "anatomy",
+        "detection",
+        "pruning",
+        "protection",
+        "theta_sweep",
+        "theta_detection",
+        "large",
+    ),
     "dynamic": ("pruning", "training", "decisions", "detection", "scratch", "diversity", "gates"),
     "lancet": (
         "companions",
