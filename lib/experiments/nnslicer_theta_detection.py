@@ -39,7 +39,9 @@ class Settings(nnslicer.NNSlicer):
     section: ClassVar[str] = "theta_detection"
 
     thetas: tuple[Theta, ...] = Field((0.05, 0.1, 0.2, 0.3, 0.5), min_length=1)
-    attacks: tuple[str, ...] = Field(("fgsm_2", "fgsm_8", "rpgd_8", "deepfool_l2", "cw_l2", "spatial"), min_length=1, title="attacks")
+    attacks: tuple[str, ...] = Field(
+        ("fgsm_2", "fgsm_8", "rpgd_8", "deepfool_l2", "cw_l2", "spatial"), min_length=1, title="attacks"
+    )
     per_class: Count = Field(1000, title="training images a class for the trees")
     tree_seed: Seed = 3
 
