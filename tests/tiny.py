@@ -171,6 +171,8 @@ def write(folder: Path) -> Path:
                 "calibration_images": 100,
                 "latency_seconds": 0.01,
             },
+            "sweep": {"weights": [1], "images": 100, "calibration_images": 100},
+            "curve": {"budgets": [0.5], "images": 100, "calibration_images": 100, "latency_seconds": 0.01},
             "decisions": {
                 "images": 100,
                 "permutations": 20,

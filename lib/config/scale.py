@@ -28,7 +28,7 @@ SECTIONS = {
         "theta_detection",
         "large",
     ),
-    "dynamic": ("pruning", "training", "sweep", "decisions", "detection", "scratch", "diversity", "gates"),
+    "dynamic": ("pruning", "training", "sweep", "curve", "decisions", "detection", "scratch", "diversity", "gates"),
     "lancet": (
         "companions",
         "localisation",

@@ -134,23 +134,23 @@ def table(results: Results) -> pd.DataFrame:
 
 
 def draw(results: Results) -> Figure:
-    """Over lambda, a line a target rate: the FLOPs that training leaves, entries at zero, and the accuracies."""
-    figure, axes = plots.panels(3, plots.SINGLE, height=2.3)
-    shown = (
-        ("share", "FLOPs that training leaves"),
-        ("zeros", "mask entries at zero"),
-        ("cut_accuracy", "accuracy, cut to the budget"),
-    )
-    for ax, (measure, words) in zip(axes, shown, strict=True):
+    """Over lambda, a line a target rate: above the FLOPs that training leaves, below the accuracy."""
+    figure, (flops, accuracy) = plots.grid(2, 1, 2.0, plots.SINGLE, sharex=True)
+    order = [f"r = {target:g}" for target in results.settings.targets]
+    for ax, measure in ((flops, "share"), (accuracy, "cut_accuracy")):
         rows = results.values(measure)
         rows = rows.assign(rate=rows["target"].map("r = {:g}".format))
-        plots.curves(ax, rows, x="weight", hue="rate", order=list(dict.fromkeys(rows["rate"])))
-        ax.set_xscale("log", base=2)
-        ax.set_xticks(results.settings.weights, [f"{weight:g}" for weight in results.settings.weights])
-        ax.minorticks_off()
-        ax.set(xlabel="λ", ylabel=words, ylim=(0, 1.02))
-    axes[0].axhline(results.settings.budget, color="#777777", linewidth=0.8, marker="", linestyle="-")
-    plots.legend_below(axes, 2)
+        plots.curves(ax, rows, x="weight", hue="rate", order=order)
+        ax.set_ylim(0, 1.02)
+    budget = results.settings.budget
+    flops.axhline(budget, color="#777777", linewidth=0.8, marker="", linestyle="-", label=f"budget, {budget:g}")
+    flops.set_ylabel("share of the FLOPs\nthat training leaves")
+    accuracy.set_ylabel("accuracy,\ncut to the budget")
+    accuracy.set_xscale("log", base=2)
+    accuracy.set_xticks(results.settings.weights, [f"{weight:g}" for weight in results.settings.weights])
+    accuracy.minorticks_off()
+    accuracy.set_xlabel("λ, weight of the sparsity term")
+    flops.legend(loc="lower left")
     return figure
 
 

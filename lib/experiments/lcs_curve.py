@@ -1,0 +1,141 @@
+"""Accuracy against FLOPs, and against time, of layerwise channel selection and of pruning once (notebook 26).
+
+Every point starts from one trained network, the dynamic ones from the units that were trained in it, and is trained on
+for as long as every other.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar
+
+import pandas as pd
+from matplotlib.figure import Figure
+from pydantic import Field, ValidationInfo, field_validator
+
+from lib import plots, training
+from lib.dynamic.lcs.optimise import Frozen
+from lib.dynamic.scratch.build import shrink
+from lib.dynamic.static import l1_structure
+from lib.experiments import lcs_pruning
+from lib.experiments.dynamic import Budgets, Names, check_networks, titled
+from lib.experiments.item import SHARE, Item, Results
+from lib.experiments.lcs_pruning import METHODS, LcsRun
+from lib.experiments.settings import Count
+from lib.progress import bar
+
+FORM = "stated"
+COMPARED = ("stated", "stated-static", "l1")
+WHOLE = "dense-on"
+
+
+class Settings(lcs_pruning.Settings):
+    """Settings of the experiment.
+
+    Attributes:
+        networks: dense networks D of the scale, with recipes D-on (how they are trained on) and D-stated (units).
+        epochs: that every point is trained on for; the source: 160.
+    """
+
+    section: ClassVar[str] = "curve"
+
+    networks: Names = Field(("dynamic-vgg16",), title="networks")
+    budgets: Budgets = Field((0.9, 0.7, 0.5, 0.3), title="budgets", validate_default=True)
+    epochs: Count = Field(160, title="epochs of fine-tuning")
+
+    @field_validator("budgets")
+    @classmethod
+    def _are_trained(cls, chosen: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        bases = info.data.get("networks", ())
+        check_networks([f"{base}{end}" for base in bases for end in ("", "-on", f"-{FORM}")], info.data["scale"])
+        return chosen
+
+
+class CurveRun(LcsRun):
+    """One seed's networks."""
+
+    settings: Settings
+
+    def point(self, base: str, method: str, budget: float) -> pd.DataFrame:
+        """A network at a share of the FLOPs, trained on and measured as `LcsRun.measured` does; kept.
+
+        Args:
+            base: the dense network.
+            method: of `COMPARED`, or `WHOLE`.
+            budget: share of the dense network's FLOPs; 1 for `WHOLE`.
+        """
+        recipe = self.recipe(f"{base}-on", self.settings.epochs)
+        key = self._key(base, method, budget) | {"recipe": recipe.plain()}
+        key |= {"units": self.card(f"{base}-{FORM}")["weights"]} if method.startswith(FORM) else {}
+
+        def make() -> pd.DataFrame:
+            choose = "static" if method.endswith("-static") else "decided"
+            hooks = [Frozen(budget=budget, choose=choose)] if method.startswith(FORM) else []
+            model: Any = copy.deepcopy(self.network(f"{base}-{FORM}" if hooks else base))
+            if method == "l1":
+                model = shrink(model, l1_structure(model, budget, self.shape(base)).keep)
+            device = self.preset.compute.device
+            training.fit(model, self.train_images(base), recipe, seed=self.seed, hooks=hooks, device=device)
+            ready = {"stated": self.skipping, "stated-static": lcs_pruning.narrow}.get(method, lcs_pruning.as_it_is)
+            return pd.DataFrame([self.measured(base, *ready(model.eval()), method, budget)])
+
+        return self.table("lcs-curve", key, make, base)
+
+
+def curve(settings: Settings, seed: int) -> pd.DataFrame:
+    """Accuracy, FLOPs and time of every method at every budget.
+
+    Returns: tidy, "accuracy" and "share" at {network, method, budget}; "time" (as a share of the dense network's) at
+        {network, method, budget, batch}.
+    """
+    run, rows = CurveRun(settings, seed), []
+    cases = [(method, budget) for method in COMPARED for budget in settings.budgets]
+    for base in run.of_this_seed(settings.networks):
+        for method, budget in bar([(WHOLE, 1.0), *cases], desc=base):
+            row = run.point(base, method, budget).iloc[0]
+            where = {"network": base, "method": method, "budget": float(budget), "n": int(row["n"])}
+            rows += [{"measure": measure, "value": row[measure], **where} for measure in ("accuracy", "share")]
+            for batch in settings.latency_batches:
+                rows.append({"measure": "time", "value": row[f"time_{batch}"], "batch": batch, **where})
+    return run.tidy(rows)
+
+
+def table(results: Results) -> pd.DataFrame:
+    """A row a network, method and budget."""
+    keys = ["network", "method", "budget"]
+    wide = results.wide({"accuracy": "accuracy", "share": "FLOPs"}, keys).set_index(keys)
+    for batch, rows in results.values("time").groupby("batch"):
+        wide[f"time, batch {int(batch)}"] = rows.set_index(keys)["value"]
+    wide = wide.reset_index()
+    return wide.assign(network=wide["network"].map(titled), method=wide["method"].map(METHODS))
+
+
+def draw(results: Results) -> Figure:
+    """Accuracy over FLOPs above, over time in the largest batch below; of the first network, a line a method."""
+    figure, axes = plots.grid(2, 1, 2.1, plots.SINGLE, sharey=True)
+    keys, base = ["method", "budget"], results.settings.networks[0]
+    accuracy = results.values("accuracy", network=base)
+    batch = max(results.settings.latency_batches)
+    shown = {
+        "share of the whole network's FLOPs": results.values("share", network=base),
+        f"share of its time, batches of {batch}": results.values("time", network=base, batch=batch),
+    }
+    for ax, (words, cost) in zip(axes, shown.items(), strict=True):
+        rows = accuracy.merge(cost[[*keys, "value"]].rename(columns={"value": "cost"}), on=keys)
+        for index, method in enumerate(COMPARED):
+            part = rows[rows["method"] == method].sort_values("cost")
+            plots.banded(ax, part["cost"], part, **plots.look(index, linestyle="-", label=METHODS[method]))
+        whole = rows[rows["method"] == WHOLE].iloc[0]
+        ax.axhline(whole["value"], color="#777777", linewidth=0.8, marker="", linestyle="-", label=METHODS[WHOLE])
+        ax.set(xlabel=words, ylabel="accuracy")
+    plots.legend_below(axes, 1)
+    return figure
+
+
+UNITS = {
+    "accuracy": SHARE,
+    "share": "fraction of the whole network's FLOPs",
+    "time": lcs_pruning.UNITS["time"],
+}
+CURVE = Item("lcs_curve", curve, UNITS, table=table, draw=draw, about=("networks", "budgets", "epochs", "images"))
+ITEMS = (CURVE,)

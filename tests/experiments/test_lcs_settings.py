@@ -1,0 +1,95 @@
+"""Other lambda, rates and budgets: what is told is what a training by hand gives, and everything is kept."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+from training_tools import write_config
+
+from experiments.test_lcs_pruning import networks
+from lib import cache, config, permission, training, zoo
+from lib.dynamic.cost import macs
+from lib.dynamic.lcs import budget as budgets
+from lib.dynamic.lcs.network import insert
+from lib.dynamic.lcs.optimise import Alternate, Frozen
+from lib.experiments import lcs_curve, lcs_sweep
+
+BASE, COUNT = "dynamic-resnet", 60
+
+
+@pytest.fixture
+def tiny(house):
+    few = {"images": COUNT, "calibration_images": COUNT}
+    study = {
+        "data": "mnist5k",
+        "seeds": [0],
+        "latency_batches": [1, 8],
+        "sweep": {"network": BASE, "weights": [0, 300], "targets": [0.9, 0.1], "epochs": 2, **few},
+        "curve": {"networks": [BASE], "budgets": [0.8, 0.5], "epochs": 2, "latency_seconds": 0.01, **few},
+    }
+    compute = {"device": "cpu", "training_precision": "float32", "channels_last": False}
+    write_config(house / "config", smoke={"compute": compute, "networks": networks(), "study": {"dynamic": study}})
+    with permission.asked():
+        yield
+
+
+@pytest.mark.slow
+def test_units_at_a_setting_are_those_that_a_training_by_hand_gives(tiny):
+    settings = lcs_sweep.Settings.of("smoke")
+    results = lcs_sweep.SWEEP.of(settings)
+    run = lcs_sweep.SweepRun(settings, 0)
+    recipe = replace(config.load("smoke").recipe(f"{BASE}-on"), epochs=2)
+    lcs = insert(copy.deepcopy(zoo.get(BASE, "smoke")), masks=lcs_sweep.MASKS)
+    history = training.fit(lcs, run.train_images(BASE), recipe, hooks=[Alternate(weight=300, target=0.1)])
+    test, at = run.images("test", COUNT), {"weight": 300, "target": 0.1}
+    lcs.eval()
+    then = results.values("zeros_then", **at).sort_values("step")
+    steps = len(run.train_images(BASE)) // recipe.batch
+    assert list(then["step"]) == [steps, 2 * steps]
+    assert then["value"].tolist() == pytest.approx([row["zeros"] for row in history])
+    assert results.value("magnitude", **at) == pytest.approx(history[-1]["magnitude"])
+    assert results.value("share", **at) == pytest.approx(budgets.share_of(lcs, test.float()))
+    assert results.value("accuracy", **at) == pytest.approx(training.accuracy(lcs, test))
+    pulled = {target: results.value("magnitude", weight=300, target=target) for target in (0.9, 0.1)}
+    assert pulled[0.1] < pulled[0.9]
+    free = {target: results.value("magnitude", weight=0, target=target) for target in (0.9, 0.1)}
+    assert free[0.1] == free[0.9]  # where lambda is 0, r says nothing
+    with cache.only_kept():
+        again = lcs_sweep.SWEEP.of(settings)
+    assert again.numbers == results.numbers and len(again.table) == 4 and again.figure is not None
+
+
+@pytest.mark.slow
+def test_points_of_the_curve_meet_their_budget_and_are_trained_alike(tiny):
+    settings = lcs_curve.Settings.of("smoke")
+    results = lcs_curve.CURVE.of(settings)
+    share = results.values("share").set_index(["method", "budget"])["value"]
+    assert share[lcs_curve.WHOLE, 1.0] == 1
+    for method in lcs_curve.COMPARED:
+        assert share[method, 0.5] < share[method, 0.8] and share[method, 0.8] <= 0.88
+    run = lcs_curve.CurveRun(settings, 0)
+    recipe = replace(config.load("smoke").recipe(f"{BASE}-on"), epochs=2)
+    lcs = zoo.get(f"{BASE}-stated", "smoke")
+    training.fit(lcs, run.train_images(BASE), recipe, hooks=[Frozen(budget=0.5)])
+    test = run.images("test", COUNT)
+    own = {"method": "stated", "budget": 0.5}
+    assert results.value("accuracy", **own) == pytest.approx(training.accuracy(lcs.eval(), test))
+    spent = budgets.image_macs(lcs, test.float()).double().mean().item()
+    assert results.value("share", **own) == pytest.approx(spent / macs(zoo.get(BASE, "smoke"), run.shape(BASE)))
+    assert set(results.values("time")["batch"]) == {1, 8} and (results.values("time")["value"] > 0).all()
+    with cache.only_kept():
+        again = lcs_curve.CURVE.of(settings)
+    assert again.numbers == results.numbers and len(again.table) == 7 and again.figure is not None
+
+
+@pytest.mark.parametrize("kind", [lcs_sweep.Settings, lcs_curve.Settings])
+def test_a_network_without_recipes_is_refused(tiny, kind):
+    own = {"network": "dynamic-none"} if kind is lcs_sweep.Settings else {"networks": ["dynamic-none"]}
+    with pytest.raises(config.ConfigError, match="dynamic-none"):
+        kind.of("smoke", **own)
+
+
+@pytest.mark.parametrize("changed", [{"weights": [-1]}, {"targets": [1.5]}, {"weights": [1, 1]}, {"budget": 1.0}])
+def test_settings_that_cannot_be_are_refused(tiny, changed):
+    with pytest.raises(config.ConfigError):
+        lcs_sweep.Settings.of("smoke", **changed)
