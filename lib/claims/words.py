@@ -50,12 +50,14 @@ def _sides(rule: Rule) -> str:
     """What is set beside what."""
     measure = measure_words(rule.measure)
     if rule.right is None:
-        return f"{measure} of {_conditions(rule.left)}"
+        return f"{measure} of {_conditions(rule.left)}" if rule.left else measure
     keys = {**rule.left, **rule.right}
     shared = [key for key in keys if rule.left.get(key, rule) == rule.right.get(key, rule)]
     left, right = ({k: v for k, v in side.items() if k not in shared} for side in (rule.left, rule.right))
-    other = f"{rule.right_measure.replace('_', ' ')} " if rule.right_measure else ""
-    return f"{measure}{' as a ratio' if rule.relative else ''}, {_conditions(left)} against {other}{_conditions(right)}"
+    first = f"{measure}{' as a ratio' if rule.relative else ''}"
+    other = rule.right_measure.replace("_", " ") if rule.right_measure else ""
+    one, two = (filter(None, side) for side in ((first, _conditions(left)), (other, _conditions(right))))
+    return f"{', '.join(one)} against {' '.join(two)}"
 
 
 def measure_words(measure: str) -> str:
