@@ -96,7 +96,7 @@ def shown(wildcards):
     if not made:
         others = [f"{DONE}/notebook/{name}" for name, items in NOTEBOOKS.items() if items]
         return trained(families, 0) if families else others
-    ahead = {(ITEMS[item].study, name) for item in made for name in ITEMS[item].steps}
+    ahead = {(ITEMS[item].study, name) for item in made for name in ITEMS[item].steps if PRESET.compute.steps}
     found = [f"{DONE}/train/{node.family}-seed{node.seed}.txt" for node in NODES if node.family in families]
     return found + stepped(step for step in STEPS.values() if (step.study, step.name) in ahead)
 

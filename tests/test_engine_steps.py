@@ -125,3 +125,21 @@ def test_a_run_does_steps_after_training_and_before_notebooks(shop):
     shop.write("lib/attacks/__init__.py", "# changed\n")
     assert shop.call("--only", "02_two").returncode == 0
     assert sorted(shop.lines("ahead")) == ["attacked 0", "dense-fgsm+ifgsm 0", "dense-pgd 0"]
+
+
+@pytest.mark.slow
+def test_a_scale_may_leave_its_steps_to_the_notebooks(shop):
+    scale = {**SMOKE, "attacks": {"suite": ["pgd"], "images": 10}}
+    shop.configure({**scale, "compute": {**SMOKE.get("compute", {}), "steps": False}})
+    done = shop.call("--cores", "2")
+    assert done.returncode == 0, done.stderr
+    assert "step robustness" not in done.stderr and "attack dense" not in done.stderr
+    assert not (shop.root / "cache/smoke/ahead.txt").exists()
+    assert done.stderr.index("done    train dense seed 0") < done.stderr.index("start   notebook 01_one")
+    assert (shop.root / "results/smoke/numbers/robustness_one.json").exists()
+
+
+def test_whether_steps_are_jobs_is_true_or_false(shop):
+    shop.configure({**SMOKE, "compute": {**SMOKE.get("compute", {}), "steps": "no"}})
+    with pytest.raises(config.ConfigError, match=r"compute\.steps is 'no': true or false"):
+        config.load("smoke")

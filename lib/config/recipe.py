@@ -12,18 +12,26 @@ from lib.config.values import ConfigError, build, counts, freeze, mapping, only_
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and how a scale computes."""
+    """Where and how a scale computes.
+
+    Attributes:
+        steps: whether each step of config/steps.yaml has a job of its own, ahead of the notebooks that show it; else a
+            notebook makes what it shows, which saves starting as many processes where each is done in seconds.
+    """
 
     device: str = "auto"
     threads: int = 1
     training_precision: str = "bfloat16"
     channels_last: bool = True
+    steps: bool = True
 
     def __post_init__(self) -> None:
         if self.training_precision not in ("bfloat16", "float32"):
             raise ConfigError(f"compute.training_precision is {self.training_precision!r}: bfloat16 or float32")
         if not counts(self.threads):
             raise ConfigError(f"compute.threads is {self.threads!r}: a whole number from 1")
+        if not isinstance(self.steps, bool):
+            raise ConfigError(f"compute.steps is {self.steps!r}: true or false")
 
 
 @dataclass(frozen=True)

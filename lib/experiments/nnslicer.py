@@ -26,6 +26,7 @@ NAMES = {
     "weight": "Weight",
     "channel": "Channel",
     "random": "Random",
+    "position": "Position",
 }
 """The methods as figures and tables show them."""
 

@@ -1,7 +1,7 @@
 """Protecting a network (notebook 15): which hidden weights does an attacker miss most?
 
-Weight and Random hide alike whatever the target classes, so that one attack stands for every subset; its right
-decisions are counted class by class. Each attack is kept, so that a run that was stopped goes on from there.
+Weight, Random and Position hide alike whatever the target classes, so that one attack stands for every subset; its
+right decisions are counted class by class. Each attack is kept, so that a run that was stopped goes on from there.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from lib.slicing.protection import (
     METHODS,
     OF_CLASSES,
     convolutions,
+    equal_scores,
     hidden_masks,
     labelled,
     random_scores,
@@ -118,6 +119,8 @@ class ProtectionRun(SlicingRun[Settings]):
             return subset_scores(self.scores(method), classes)
         if method == "weight":
             return weight_scores(self.model)
+        if method == "position":
+            return equal_scores(self.model)
         return random_scores(self.model, Generator().manual_seed(APART + self.seed))
 
     def kept(self, key: dict[str, Any], columns: list[str], rows: Callable[[], Iterable[Any]]) -> pd.DataFrame:

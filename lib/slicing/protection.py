@@ -23,7 +23,7 @@ from lib.graph import copied
 from lib.slicing.masks import Masks, apply, masks_of, ranking
 from lib.slicing.pruning import Bank, correct_by_class
 
-METHODS = ("nnslicer", "effective-path", "weight", "random")
+METHODS = ("nnslicer", "effective-path", "weight", "random", "position")
 OF_CLASSES = ("nnslicer", "effective-path")  # the others hide alike whatever the target classes
 
 ATTACK: dict[str, Any] = {
@@ -56,6 +56,11 @@ def random_scores(model: nn.Module, generator: torch.Generator) -> dict[str, Ten
         generator: on the CPU.
     """
     return {name: torch.rand(layer.weight.shape, generator=generator) for name, layer in convolutions(model).items()}
+
+
+def equal_scores(model: nn.Module) -> dict[str, Tensor]:
+    """Scores that are all alike, so that weights are hidden by their position alone: the first filters, whole."""
+    return {name: torch.zeros(layer.weight.shape) for name, layer in convolutions(model).items()}
 
 
 def hidden_masks(model: nn.Module, scores: Mapping[str, Tensor], share: float) -> Masks:

@@ -51,6 +51,15 @@ def test_visible_norm_is_the_mean_over_layers():
     assert protection.visible_norm(model, everything) == pytest.approx(1)
 
 
+def test_equal_scores_hide_the_first_filters_whole():
+    model = resnet()
+    hidden = protection.hidden_masks(model, protection.equal_scores(model), 0.5)
+    for name, layer in protection.convolutions(model).items():
+        first = layer.out_channels // 2
+        assert layer.out_channels % 2 == 0
+        assert not hidden[name][:first].any() and hidden[name][first:].all()
+
+
 def test_random_scores_follow_their_generator():
     model = resnet()
     first, again, other = (protection.random_scores(model, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
