@@ -98,8 +98,9 @@ class ProtectionRun(SlicingRun[Settings]):
         return found[: self.settings.sweep_subsets] if sweep else found
 
     def hiders(self, sweep: bool = False) -> list[tuple[str, tuple[int, ...] | None]]:
-        """Each method with each subset that it is told, or with None."""
-        blind: list[tuple[str, tuple[int, ...] | None]] = [(m, None) for m in METHODS if m not in OF_CLASSES]
+        """Each method with each subset that it is told, or with None; the sweep is without hiding by position."""
+        methods = [m for m in METHODS if m not in OF_CLASSES and not (sweep and m == "position")]
+        blind: list[tuple[str, tuple[int, ...] | None]] = [(method, None) for method in methods]
         return blind + [(method, classes) for classes in self.targets(sweep) for method in OF_CLASSES]
 
     @cached_property
