@@ -131,7 +131,7 @@ def test_sizes_are_means_over_the_sets(results_of):
 
 
 def test_widths_are_those_of_the_recipes(monkeypatch):
-    names = ["backdoor-width-mnist-8", "backdoor-width-mnist-32"]
+    names = ["backdoor-width-mnist-8", "backdoor-width-mnist-16"]
     table = pd.concat(
         [
             table_of(("regular-2",), ("mnist5k",)).assign(network=name, accuracy_change=-0.1 / (1 + k))
@@ -141,9 +141,9 @@ def test_widths_are_those_of_the_recipes(monkeypatch):
     monkeypatch.setattr(widths, "tables", lambda run: table)
     found = widths.WIDTHS.of(widths.Settings.of("smoke", seeds=[0]))
     rows = found.values("accuracy_change", method="flip-stated", reversed=True).set_index("width")["value"]
-    assert rows.to_dict() == {8: -0.1, 32: -0.05}
-    assert list(found.table["width"].unique()) == [8, 32]
-    assert [list(ax.get_lines()[0].get_xdata()) for ax in found.figure.axes] == [[8, 32], [8, 32]]
+    assert rows.to_dict() == {8: -0.1, 16: -0.05}
+    assert list(found.table["width"].unique()) == [8, 16]
+    assert [list(ax.get_lines()[0].get_xdata()) for ax in found.figure.axes] == [[8, 16], [8, 16]]
 
 
 def drawn(ax, marker):
