@@ -50,6 +50,11 @@ class Settings(lcs_pruning.Settings):
         check_networks([f"{base}{end}" for base in bases for end in ("", "-on", f"-{FORM}")], info.data["scale"])
         return chosen
 
+    @property
+    def cases(self) -> list[tuple[str, float]]:
+        """Each method with each budget, the whole network first."""
+        return [(WHOLE, 1.0), *((method, budget) for method in COMPARED for budget in self.budgets)]
+
 
 class CurveRun(LcsRun):
     """One seed's networks."""
@@ -82,6 +87,21 @@ class CurveRun(LcsRun):
         return self.table("lcs-curve", key, make, base)
 
 
+def make(scale: str, seed: int, **part: Any) -> None:
+    """All that is measured of one seed: a step of the graph; or, with the arguments of `parts`, one point."""
+    settings = Settings.of(scale)
+    if seed in settings.seeds:
+        for one in [part] if part else parts(scale, seed):
+            CurveRun(settings, seed).point(**one)
+
+
+def parts(scale: str, seed: int) -> list[dict[str, Any]]:
+    """What `make` can be asked for one by one."""
+    settings = Settings.of(scale)
+    bases = CurveRun(settings, seed).of_this_seed(settings.networks) if seed in settings.seeds else []
+    return [{"base": base, "method": method, "budget": share} for base in bases for method, share in settings.cases]
+
+
 def curve(settings: Settings, seed: int) -> pd.DataFrame:
     """Accuracy, FLOPs and time of every method at every budget.
 
@@ -89,9 +109,8 @@ def curve(settings: Settings, seed: int) -> pd.DataFrame:
         {network, method, budget, batch}.
     """
     run, rows = CurveRun(settings, seed), []
-    cases = [(method, budget) for method in COMPARED for budget in settings.budgets]
     for base in run.of_this_seed(settings.networks):
-        for method, budget in bar([(WHOLE, 1.0), *cases], desc=base):
+        for method, budget in bar(settings.cases, desc=base):
             row = run.point(base, method, budget).iloc[0]
             where = {"network": base, "method": method, "budget": float(budget), "n": int(row["n"])}
             rows += [{"measure": measure, "value": row[measure], **where} for measure in ("accuracy", "share")]

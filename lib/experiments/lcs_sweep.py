@@ -61,6 +61,11 @@ class Settings(Dynamic):
         check_networks([name, f"{name}-on"], info.data["scale"])
         return name
 
+    @property
+    def cases(self) -> list[tuple[float, float]]:
+        """Each lambda with each rate."""
+        return [(weight, target) for weight in self.weights for target in self.targets]
+
 
 class SweepRun(DynamicRun[Settings]):
     """One seed's network, with units trained at each setting."""
@@ -107,6 +112,19 @@ class SweepRun(DynamicRun[Settings]):
         return self.preset.recipe(f"{self.settings.network}-on").learning_rate
 
 
+def make(scale: str, seed: int, weight: float | None = None, target: float | None = None) -> None:
+    """All that is measured of one seed: a step of the graph; or, with the arguments of `parts`, one setting."""
+    settings = Settings.of(scale)
+    if seed in settings.seeds:
+        for part in parts(scale, seed) if weight is None else [{"weight": weight, "target": target}]:
+            SweepRun(settings, seed).units(**part)
+
+
+def parts(scale: str, seed: int) -> list[dict[str, Any]]:
+    """What `make` can be asked for one by one."""
+    return [{"weight": w, "target": t} for w, t in Settings.of(scale).cases]
+
+
 def swept(settings: Settings, seed: int) -> pd.DataFrame:
     """Zeros, size and FLOPs of the masks, and the accuracy, at each setting.
 
@@ -115,8 +133,7 @@ def swept(settings: Settings, seed: int) -> pd.DataFrame:
     """
     run, rows = SweepRun(settings, seed), []
     n = len(run.images("test", settings.images))
-    cases = [(weight, target) for weight in settings.weights for target in settings.targets]
-    for weight, target in bar(cases, desc="settings"):
+    for weight, target in bar(settings.cases, desc="settings"):
         table, where = run.units(weight, target), {"weight": weight, "target": target, "n": n}
         rows += [{"measure": measure, "value": table[measure].iloc[-1], **where} for measure in MEASURES]
         rows += list(_then(table, where))
