@@ -190,6 +190,26 @@ def test_a_level_needs_no_other_side(rules):
         assert found.verdict == verdict and found.effects[0]["value"] == pytest.approx(level)
 
 
+def test_a_side_may_be_every_number_of_its_measure(rules):
+    values = {"same": (0.5, 0.6), "other": (0.4, 0.45)}
+    numbers = [
+        record.number(
+            name, {"layer": str(layer)}, {seed: value + 0.001 * seed for seed in range(3)}, "Jaccard index", 200
+        )
+        for name, pair in values.items()
+        for layer, value in enumerate(pair)
+    ]
+    both = {"left": {}, "right": {}, "measure": "same", "right_measure": "other", "where": None, "mean": None}
+    rules({**both, "expect": {"higher": 0.01}})
+    found = judged(numbers)
+    assert found.verdict == "reproduced" and found.effects[0]["value"] == pytest.approx((0.1 + 0.15) / 2)
+    assert found.rule.startswith("Same against other. ")
+    rules({**both, "right": None, "right_measure": None, "expect": {"at least": 0.5, "tolerance": 0.02, "as": "half"}})
+    found = judged(numbers)
+    assert found.verdict == "reproduced" and found.effects[0]["value"] == pytest.approx(0.551)
+    assert found.rule.startswith("Same. ")
+
+
 def test_ratios_are_compared_by_their_logarithm(rules):
     rules({"measure": "changed", "left": {"method": "ours"}, "right": {"method": "theirs"}, "where": None, "mean": None,
            "relative": True, "expect": {"lower": 0.5, "tolerance": 0.1}})  # fmt: skip
@@ -332,6 +352,8 @@ def test_counterparts_are_found_or_named(rules):
         ({"rule": {"expect": {"at most": 0.1}}}, "at most needs its number and a tolerance"),
         ({"rule": {"expect": {"lower": 0.1, "margin": 0.1}}}, "expect is"),
         ({"rule": {"right": None}}, "lower needs a right side"),
+        ({"rule": {"left": {}, "right": {}}}, "left and right are the same"),
+        ({"rule": {"left": {}, "right": {}, "right_measure": "accuracy"}}, "left and right are the same"),
         ({"rule": {"where": {"epsilon": {"above": 0}}}}, "unknown key 'above'"),
         ({"rule": {"where": {"epsilon": {"gt": "a lot"}}}}, "neither a number nor a fraction"),
         ({"rule": {"both_above": 1}}, "both_above"),

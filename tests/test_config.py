@@ -121,7 +121,10 @@ def trunk_and(**branch) -> dict:
         ({"recipes": 3}, "recipes: expected a mapping, found 3"),
         ({**networks(a=TINY), "ship": ["a", "b*"]}, r"ship: \['b\*'\] are not networks of this scale"),
         ({"study": "all"}, "study: expected a mapping, found 'all'"),
-        ({"compute": {"gpu": 1}}, "compute: unknown key 'gpu'; one of channels_last, device, steps, threads, training_prec"),
+        (
+            {"compute": {"gpu": 1}},
+            "compute: unknown key 'gpu'; one of channels_last, device, steps, threads, training_prec",
+        ),
         ({"compute": {"threads": 0}}, "compute.threads is 0: a whole number from 1"),
         ({"compute": {"threads": "two"}}, "compute.threads is 'two'"),
         ({"compute": {"training_precision": "half"}}, "compute.training_precision is 'half': bfloat16 or float32"),

@@ -142,7 +142,10 @@ class Rule(_Checked):
             (self.amount >= 0 or self.expect in LEVEL, "the expected number must be from 0"),
             (self.level_as == "" or self.expect in LEVEL, "`as` is for a level"),
             (self.right is not None or self.expect in LEVEL or self.values, f"{self.expect} needs a right side"),
-            (self.left or self.right or self.right is None or self.right_measure, "left and right are the same"),
+            (
+                self.left or self.right or self.right is None or self.right_measure not in ("", self.measure),
+                "left and right are the same",
+            ),
             (self.right is not None or not self.relative, "relative needs a right side"),
             (self.premise in ("", *PREMISES), f"premise {self.premise!r} is no function"),
             (self.values in ("", *VALUES), f"values {self.values!r} is no function"),

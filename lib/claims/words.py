@@ -12,7 +12,14 @@ from lib.claims.numbers import Pair, listed, value_words
 from lib.claims.rules import ABOUT, HIGHER, LOWER, NO_HIGHER, NO_LOWER, WITHIN, Claim, Rule, free
 
 Parts = Sequence[tuple[Rule, Sequence[Pair], Judgement]]
-_MEASURES = {"attack_success": "attack success rate", "auroc": "area under the ROC curve", "f1": "F1"}
+_MEASURES = {
+    "attack_success": "attack success rate",
+    "auroc": "area under the ROC curve",
+    "f1": "F1",
+    "returns": "share of images whose right answer comes back",
+    "same_class": "Jaccard index of slices of one class",
+    "other_class": "Jaccard index of slices of two classes",
+}
 _SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
@@ -55,7 +62,7 @@ def _sides(rule: Rule) -> str:
     shared = [key for key in keys if rule.left.get(key, rule) == rule.right.get(key, rule)]
     left, right = ({k: v for k, v in side.items() if k not in shared} for side in (rule.left, rule.right))
     first = f"{measure}{' as a ratio' if rule.relative else ''}"
-    other = rule.right_measure.replace("_", " ") if rule.right_measure else ""
+    other = measure_words(rule.right_measure) if rule.right_measure else ""
     one, two = (filter(None, side) for side in ((first, _conditions(left)), (other, _conditions(right))))
     return f"{', '.join(one)} against {' '.join(two)}"
 

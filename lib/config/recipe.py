@@ -15,8 +15,9 @@ class Compute:
     """Where and how a scale computes.
 
     Attributes:
-        steps: whether each step of config/steps.yaml has a job of its own, ahead of the notebooks that show it; else a
-            notebook makes what it shows, which saves starting as many processes where each is done in seconds.
+        steps: whether each step of config/steps.yaml, and each set of adversarial images, has a job of its own ahead of
+            the notebooks that show it; else a notebook makes what it shows, which saves starting as many processes
+            where each is done in seconds.
     """
 
     device: str = "auto"

@@ -83,7 +83,8 @@ def settings(scale: Scale, files: Iterable[str], families: Iterable[str]) -> dic
         }
         for each in (scale, *paper)
     }
-    return {"compute": vars(scale.compute), **read}
+    compute = {key: value for key, value in vars(scale.compute).items() if key != "steps"}  # which changes no result
+    return {"compute": compute, **read}
 
 
 def code(files: Iterable[str]) -> str:

@@ -1,12 +1,11 @@
-"""Accuracy against FLOPs, and against time, of layerwise channel selection and of pruning once (notebook 26).
+"""Accuracy against FLOPs, and against time, of layerwise channel selection and of one mask for all (notebook 27).
 
-Every point starts from one trained network, the dynamic ones from the units that were trained in it, and is trained on
-for as long as every other.
+Both start from the same network with trained units, are cut to the same budget and then trained on alike, so that
+nothing but the choice of channels tells them apart.
 """
 
 from __future__ import annotations
 
-import copy
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -15,26 +14,24 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from lib import plots, training
 from lib.dynamic.lcs.optimise import Frozen
-from lib.dynamic.scratch.build import shrink
-from lib.dynamic.static import l1_structure
 from lib.experiments import lcs_pruning
 from lib.experiments.dynamic import Budgets, Names, check_networks, titled
 from lib.experiments.item import SHARE, Item, Results
 from lib.experiments.lcs_pruning import METHODS, LcsRun
+from lib.experiments.lcs_training import FORM
 from lib.experiments.settings import Count
 from lib.progress import bar
 
-FORM = "stated"
-COMPARED = ("stated", "stated-static", "l1")
-WHOLE = "dense-on"
+COMPARED = (FORM, f"{FORM}-static")
+UNCUT = 1.0  # the budget of masks as they were trained
 
 
 class Settings(lcs_pruning.Settings):
-    """Settings of the experiment.
+    """Settings of the experiment; `calibration_images` are not used: a budget is met on a batch of training images.
 
     Attributes:
         networks: dense networks D of the scale, with recipes D-on (how they are trained on) and D-stated (units).
-        epochs: that every point is trained on for; the source: 160.
+        epochs: that every point is trained on for, decisions frozen; the source: 160.
     """
 
     section: ClassVar[str] = "curve"
@@ -52,8 +49,8 @@ class Settings(lcs_pruning.Settings):
 
     @property
     def cases(self) -> list[tuple[str, float]]:
-        """Each method with each budget, the whole network first."""
-        return [(WHOLE, 1.0), *((method, budget) for method in COMPARED for budget in self.budgets)]
+        """Each method with each budget, masks as trained first."""
+        return [(method, budget) for method in COMPARED for budget in (UNCUT, *self.budgets)]
 
 
 class CurveRun(LcsRun):
@@ -62,48 +59,46 @@ class CurveRun(LcsRun):
     settings: Settings
 
     def point(self, base: str, method: str, budget: float) -> pd.DataFrame:
-        """A network at a share of the FLOPs, trained on and measured as `LcsRun.measured` does; kept.
+        """A network at a share of the FLOPs, trained on; kept.
 
         Args:
             base: the dense network.
-            method: of `COMPARED`, or `WHOLE`.
-            budget: share of the dense network's FLOPs; 1 for `WHOLE`.
+            method: of `COMPARED`.
+            budget: share of the dense network's FLOPs, in (0, 1]; `UNCUT`: as the units were trained.
+        Returns: one row, as `LcsRun.measured` has it.
+        Raises: DynamicError where the budget cannot be met, as each row of a mask keeps a tenth of its channels.
         """
         recipe = self.recipe(f"{base}-on", self.settings.epochs)
         key = self._key(base, method, budget) | {"recipe": recipe.plain()}
-        key |= {"units": self.card(f"{base}-{FORM}")["weights"]} if method.startswith(FORM) else {}
 
         def make() -> pd.DataFrame:
-            choose = "static" if method.endswith("-static") else "decided"
-            hooks = [Frozen(budget=budget, choose=choose)] if method.startswith(FORM) else []
-            model: Any = copy.deepcopy(self.network(f"{base}-{FORM}" if hooks else base))
-            if method == "l1":
-                model = shrink(model, l1_structure(model, budget, self.shape(base)).keep)
+            static = method != FORM
+            hook = Frozen(budget=None if budget == UNCUT else budget, choose="static" if static else "decided")
+            lcs: Any = self.network(f"{base}-{FORM}")
             device = self.preset.compute.device
-            training.fit(model, self.train_images(base), recipe, seed=self.seed, hooks=hooks, device=device)
-            ready = {"stated": self.skipping, "stated-static": lcs_pruning.narrow}.get(method, lcs_pruning.as_it_is)
-            return pd.DataFrame([self.measured(base, *ready(model.eval()), method, budget)])
+            training.fit(lcs, self.train_images(base), recipe, seed=self.seed, hooks=[hook], device=device)
+            lcs.eval()
+            pair = lcs_pruning.narrow(lcs) if static else self.skipping(lcs)
+            return pd.DataFrame([self.measured(base, *pair, method, budget)])
 
-        return self.table("lcs-curve", key, make, base)
+        return self.table("lcs-curve", key, make, f"{base}-{FORM}")
 
 
 def make(scale: str, seed: int, **part: Any) -> None:
     """All that is measured of one seed: a step of the graph; or, with the arguments of `parts`, one point."""
-    settings = Settings.of(scale)
-    if seed in settings.seeds:
-        for one in [part] if part else parts(scale, seed):
-            CurveRun(settings, seed).point(**one)
+    for one in [part] if part else parts(scale, seed):
+        CurveRun(Settings.of(scale), seed).point(**one)
 
 
 def parts(scale: str, seed: int) -> list[dict[str, Any]]:
-    """What `make` can be asked for one by one."""
+    """What `make` can be asked for one by one; nothing at a seed that the scale does not give the experiment."""
     settings = Settings.of(scale)
     bases = CurveRun(settings, seed).of_this_seed(settings.networks) if seed in settings.seeds else []
     return [{"base": base, "method": method, "budget": share} for base in bases for method, share in settings.cases]
 
 
 def curve(settings: Settings, seed: int) -> pd.DataFrame:
-    """Accuracy, FLOPs and time of every method at every budget.
+    """Accuracy, FLOPs and time of both methods at every budget.
 
     Returns: tidy, "accuracy" and "share" at {network, method, budget}; "time" (as a share of the dense network's) at
         {network, method, budget, batch}.
@@ -144,8 +139,6 @@ def draw(results: Results) -> Figure:
         for index, method in enumerate(COMPARED):
             part = rows[rows["method"] == method].sort_values("cost")
             plots.banded(ax, part["cost"], part, **plots.look(index, linestyle="-", label=METHODS[method]))
-        whole = rows[rows["method"] == WHOLE].iloc[0]
-        ax.axhline(whole["value"], color="#777777", linewidth=0.8, marker="", linestyle="-", label=METHODS[WHOLE])
         ax.set(xlabel=words, ylabel="accuracy")
     plots.legend_below(axes, 1)
     return figure
@@ -153,7 +146,7 @@ def draw(results: Results) -> Figure:
 
 UNITS = {
     "accuracy": SHARE,
-    "share": "fraction of the whole network's FLOPs",
+    "share": lcs_pruning.UNITS["share"],
     "time": lcs_pruning.UNITS["time"],
 }
 CURVE = Item("lcs_curve", curve, UNITS, table=table, draw=draw, about=("networks", "budgets", "epochs", "images"))

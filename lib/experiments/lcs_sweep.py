@@ -1,15 +1,13 @@
-"""Is the setting to blame? Decision units at several lambda and target rates, from one network (notebook 26)."""
+"""Is the setting to blame? Decision units at several lambda and target rates, from one network (notebook 27)."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 import pandas as pd
 from matplotlib.figure import Figure
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from lib import plots, training
 from lib.dynamic.lcs import budget as budgets
@@ -36,9 +34,9 @@ class Settings(Dynamic):
     """Settings of the experiment.
 
     Attributes:
-        network: of the scale, trained, with a recipe <name>-on of how it is trained on; each setting starts from it.
+        network: dense, of the scale, with a recipe <name>-on of how it is trained on; each setting starts from it.
         weights: lambda, how much the term of sparsity counts; the source: 1.
-        targets: r, the mean mask size that it asks for; the source's code: .5.
+        targets: r, the mean mask size that it asks for; not stated, the released code: .7.
         epochs: that units and network are trained for; the source: 100.
         budget: share of the FLOPs that the masks are cut to afterwards, in (0, 1).
         images: test images.
@@ -57,7 +55,7 @@ class Settings(Dynamic):
 
     @field_validator("network")
     @classmethod
-    def _is_there(cls, name: str, info: Any) -> str:
+    def _is_there(cls, name: str, info: ValidationInfo) -> str:
         check_networks([name, f"{name}-on"], info.data["scale"])
         return name
 
@@ -71,13 +69,16 @@ class SweepRun(DynamicRun[Settings]):
     """One seed's network, with units trained at each setting."""
 
     def units(self, weight: float, target: float) -> pd.DataFrame:
-        """What units trained at one setting come to; kept.
+        """What units trained at one setting come to; kept. Their first weights are the same for every seed.
 
+        Args:
+            weight: lambda, from 0.
+            target: r, in [0, 1].
         Returns: one row an epoch: step (steps so far), zeros, magnitude; in the last also share (of the network's
             FLOPs), accuracy, and cut_accuracy once the smallest entries are cut to the budget and BN is measured anew.
         """
         chosen, name = self.settings, self.settings.network
-        recipe = replace(self.recipe(name), epochs=chosen.epochs, learning_rate=self.rate)
+        recipe = self.recipe(f"{name}-on", chosen.epochs)
         test = self.images("test", chosen.images, recipe.data)
         held = self.images("train", chosen.calibration_images, recipe.data)
         train = self.train_images(name)
@@ -85,7 +86,7 @@ class SweepRun(DynamicRun[Settings]):
         key |= {"train": train.fingerprint, "images": test.fingerprint, "calibration": held.fingerprint}
 
         def make() -> pd.DataFrame:
-            lcs: Any = insert(copy.deepcopy(self.network(name)), masks=MASKS)
+            lcs: Any = insert(self.network(name), masks=MASKS)
             hooks = [Alternate(weight=weight, target=target)]
             device = self.preset.compute.device
             history = training.fit(lcs, train, recipe, seed=self.seed, hooks=hooks, device=device)
@@ -106,23 +107,17 @@ class SweepRun(DynamicRun[Settings]):
 
         return self.table("lcs-sweep", key, make, name)
 
-    @property
-    def rate(self) -> float:
-        """The learning rate of the recipe that trains the network on."""
-        return self.preset.recipe(f"{self.settings.network}-on").learning_rate
-
 
 def make(scale: str, seed: int, weight: float | None = None, target: float | None = None) -> None:
     """All that is measured of one seed: a step of the graph; or, with the arguments of `parts`, one setting."""
-    settings = Settings.of(scale)
-    if seed in settings.seeds:
-        for part in parts(scale, seed) if weight is None else [{"weight": weight, "target": target}]:
-            SweepRun(settings, seed).units(**part)
+    for part in parts(scale, seed) if weight is None else [{"weight": weight, "target": target}]:
+        SweepRun(Settings.of(scale), seed).units(**part)
 
 
 def parts(scale: str, seed: int) -> list[dict[str, Any]]:
-    """What `make` can be asked for one by one."""
-    return [{"weight": w, "target": t} for w, t in Settings.of(scale).cases]
+    """What `make` can be asked for one by one; nothing at a seed that the scale does not give the experiment."""
+    settings = Settings.of(scale)
+    return [{"weight": w, "target": t} for w, t in settings.cases if seed in settings.seeds]
 
 
 def swept(settings: Settings, seed: int) -> pd.DataFrame:
@@ -132,7 +127,8 @@ def swept(settings: Settings, seed: int) -> pd.DataFrame:
         "zeros_then", after each.
     """
     run, rows = SweepRun(settings, seed), []
-    n = len(run.images("test", settings.images))
+    (name,) = run.of_this_seed([settings.network])
+    n = len(run.images("test", settings.images, run.preset.recipe(name).data))
     for weight, target in bar(settings.cases, desc="settings"):
         table, where = run.units(weight, target), {"weight": weight, "target": target, "n": n}
         rows += [{"measure": measure, "value": table[measure].iloc[-1], **where} for measure in MEASURES]
@@ -163,7 +159,8 @@ def draw(results: Results) -> Figure:
     flops.axhline(budget, color="#777777", linewidth=0.8, marker="", linestyle="-", label=f"budget, {budget:g}")
     flops.set_ylabel("share of the FLOPs\nthat training leaves")
     accuracy.set_ylabel("accuracy,\ncut to the budget")
-    accuracy.set_xscale("log", base=2)
+    smallest = min(weight for weight in (*results.settings.weights, 1.0) if weight > 0)
+    accuracy.set_xscale("symlog", base=2, linthresh=smallest)  # as lambda may be 0
     accuracy.set_xticks(results.settings.weights, [f"{weight:g}" for weight in results.settings.weights])
     accuracy.minorticks_off()
     accuracy.set_xlabel("λ, weight of the sparsity term")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import pandas as pd
 import torch
@@ -29,6 +29,7 @@ NAMES = {
     "position": "Position",
 }
 """The methods as figures and tables show them."""
+Theta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class NNSlicer(Settings):
@@ -46,7 +47,7 @@ class NNSlicer(Settings):
     study: ClassVar[str] = "nnslicer"
 
     network: str = "nnslicer-resnet10"
-    theta: float = Field(0.2, ge=0, lt=1, title="theta")
+    theta: Theta = Field(0.2, title="theta")
     reference: Literal["predicted", "dataset"] = "predicted"
     neuron: Literal["position", "channel"] = "position"
     profile_per_class: Count = Field(1000, title="training images a class for the profile")

@@ -7,7 +7,7 @@ theta with a mean for each channel in place of one for each position.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from lib import data, plots
 from lib.experiments import nnslicer, nnslicer_anatomy, nnslicer_pruning
 from lib.experiments.item import SHARE, Item, Results
-from lib.experiments.nnslicer import NAMES, NNSlicer, SlicingRun, mean_accuracies, spread
+from lib.experiments.nnslicer import NAMES, NNSlicer, SlicingRun, Theta, mean_accuracies, spread
 from lib.experiments.nnslicer_anatomy import TWO_CLASSES, AnatomyRun, any_synapse, short
 from lib.experiments.nnslicer_pruning import CHUNK, COLUMNS, PruningRun
 from lib.experiments.nnslicer_sets import draw_sets, parts, set_table
@@ -31,7 +31,6 @@ from lib.slicing.slices import Slices
 VERSION = 1  # raise it when the numbers change
 VERSION_OF_LAYERS = 2  # and this one when those of `ThetaRun.layers` do
 NEURONS = {"position": "a mean for each position", "channel": "one mean a channel"}
-Theta = Annotated[float, Field(ge=0, lt=1)]
 Other = TypeVar("Other", bound=NNSlicer)
 
 

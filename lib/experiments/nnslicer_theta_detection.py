@@ -5,7 +5,7 @@ Trees and forests are those of `nnslicer_detection`, on slices at each theta in 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -15,7 +15,7 @@ from lib import plots
 from lib.attacks import find
 from lib.experiments import nnslicer, nnslicer_detection, nnslicer_detection_inputs
 from lib.experiments.item import Item, Results
-from lib.experiments.nnslicer import SlicingRun
+from lib.experiments.nnslicer import SlicingRun, Theta
 from lib.experiments.nnslicer_detection import label
 from lib.experiments.run import measures
 from lib.experiments.settings import Count, Seed, once
@@ -23,7 +23,6 @@ from lib.progress import bar
 
 RATES = {"recall": "adversarials flagged", "fpr": "clean images flagged", "auroc": "AUROC"}
 RULES = ("tree", "forest")
-Theta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Settings(nnslicer.NNSlicer):
@@ -55,8 +54,8 @@ class Settings(nnslicer.NNSlicer):
         return names
 
     def at(self, theta: float, seed: int) -> nnslicer_detection.Study:
-        """Detection by slices at a theta, of one network."""
-        shared = ("data", "network", "profile_per_class", "attacks", "per_class")
+        """Detection by slices at a theta, in [0, 1), of the network of a seed, otherwise with these settings."""
+        shared = ("data", "network", "neuron", "profile_per_class", "attacks", "per_class")
         own = {name: getattr(self, name) for name in shared}
         chosen = nnslicer_detection_inputs.Settings.of(
             self.scale, theta=theta, seeds=[seed], tree_seeds=[self.tree_seed], **own
@@ -68,8 +67,11 @@ class ThetaDetectionRun(SlicingRun[Settings]):
     """Adversarials of one network, found by their slices at every theta."""
 
     def rates(self, theta: float) -> pd.DataFrame:
-        """The source's rule at a theta, with a tree and with a forest; kept.
+        """The source's rule at a theta, with a tree and with a forest; kept here, as `Study` keeps tables at other
+        settings than the scale's in the cache.
 
+        Args:
+            theta: in [0, 1).
         Returns: one row a rule and attack: rule, attack, the measures of `RATES`, n (adversarials, and as many clean
             images). Attacks without success have no row.
         """

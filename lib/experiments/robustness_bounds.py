@@ -220,7 +220,8 @@ def distributed(settings: Settings, seed: int) -> pd.DataFrame:
             for epsilon in points:
                 at = {**where, "attack": attack, "epsilon": float(epsilon)}
                 rows.append({"measure": "share_left", **at, "value": float((found > epsilon).mean()), "n": len(part)})
-        rows.append({"measure": "returns", **where, "value": float(table["returns"].mean()), "n": len(table)})
+        again = table["returns"].astype(bool) & (table["fgsm"].fillna(np.inf) > 0)  # of those that were right at first
+        rows.append({"measure": "returns", **where, "value": float(again.mean()), "n": len(table)})
     return run.tidy(rows)
 
 

@@ -59,7 +59,11 @@ def random_scores(model: nn.Module, generator: torch.Generator) -> dict[str, Ten
 
 
 def equal_scores(model: nn.Module) -> dict[str, Tensor]:
-    """Scores that are all alike, so that weights are hidden by their position alone: the first filters, whole."""
+    """Scores that are all alike, as `hidden_masks` takes them: weights are hidden by their position alone, filter after
+    filter from the first on.
+
+    Returns: convolution -> zeros of its weight's shape.
+    """
     return {name: torch.zeros(layer.weight.shape) for name, layer in convolutions(model).items()}
 
 

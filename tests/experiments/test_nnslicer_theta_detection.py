@@ -62,3 +62,16 @@ def test_rows_are_those_of_detection_at_each_theta_and_kept():
 def test_settings_that_cannot_be_are_refused(changed):
     with pytest.raises(config.ConfigError):
         Settings.of("smoke", **changed)
+
+
+def test_what_is_chosen_beside_theta_reaches_the_detection():
+    own = {"neuron": "channel", "profile_per_class": 3, "per_class": 7, "attacks": ["fgsm_8"], "tree_seed": 5}
+    study = Settings.of("smoke", **own).at(0.1, 0)
+    chosen = study.settings
+    assert (chosen.neuron, chosen.profile_per_class, chosen.per_class, chosen.attack_names) == (
+        "channel",
+        3,
+        7,
+        ["fgsm_8"],
+    )
+    assert chosen.theta == 0.1 and chosen.tree_seeds == (5,) and study.seed == 0
