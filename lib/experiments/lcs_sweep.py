@@ -159,9 +159,12 @@ def draw(results: Results) -> Figure:
     flops.axhline(budget, color="#777777", linewidth=0.8, marker="", linestyle="-", label=f"budget, {budget:g}")
     flops.set_ylabel("share of the FLOPs\nthat training leaves")
     accuracy.set_ylabel("accuracy,\ncut to the budget")
-    smallest = min(weight for weight in (*results.settings.weights, 1.0) if weight > 0)
-    accuracy.set_xscale("symlog", base=2, linthresh=smallest)  # as lambda may be 0
-    accuracy.set_xticks(results.settings.weights, [f"{weight:g}" for weight in results.settings.weights])
+    weights = sorted(results.settings.weights)
+    if weights[0] > 0:
+        accuracy.set_xscale("log", base=2)
+    else:
+        accuracy.set_xscale("symlog", base=2, linthresh=(*weights, 1.0)[1])
+    accuracy.set_xticks(weights, [f"{weight:g}" for weight in weights])
     accuracy.minorticks_off()
     accuracy.set_xlabel("λ, weight of the sparsity term")
     flops.legend(loc="lower left")

@@ -121,7 +121,7 @@ def draw(results: Results) -> Figure:
     for ax, rule in zip(axes, RULES, strict=True):
         part = rows[rows["rule"] == rule]
         plots.curves(ax, part, x="theta", hue="shown", order=list(dict.fromkeys(rows["shown"])))
-        ax.set(title=rule, xlabel="θ", ylim=(0, 1.02))
+        ax.set(title=rule, xlabel="θ", ylim=(0, 1.02), xticks=sorted(results.settings.thetas))
         ax.axhline(0.5, color="#777777", linewidth=0.8, marker="", linestyle="-")
     axes[0].set_ylabel("AUROC (0.5: chance)")
     plots.legend_below(axes, 2)
