@@ -40,6 +40,7 @@ from lib.slicing.protection import (
 from lib.slicing.pruning import Bank, correct_by_class
 
 CLASSES = {"target": "target classes", "all": "all classes"}
+CONTROL = "position"  # ours: attacked with the fewest images alone, and not in the sweep
 APART = 10_000  # between the seeds of a network and of its random masks: equal ones would draw its first weights again
 
 
@@ -99,7 +100,7 @@ class ProtectionRun(SlicingRun[Settings]):
 
     def hiders(self, sweep: bool = False) -> list[tuple[str, tuple[int, ...] | None]]:
         """Each method with each subset that it is told, or with None; the sweep is without hiding by position."""
-        methods = [m for m in METHODS if m not in OF_CLASSES and not (sweep and m == "position")]
+        methods = [m for m in METHODS if m not in OF_CLASSES and not (sweep and m == CONTROL)]
         blind: list[tuple[str, tuple[int, ...] | None]] = [(method, None) for method in methods]
         return blind + [(method, classes) for classes in self.targets(sweep) for method in OF_CLASSES]
 
@@ -120,7 +121,7 @@ class ProtectionRun(SlicingRun[Settings]):
             return subset_scores(self.scores(method), classes)
         if method == "weight":
             return weight_scores(self.model)
-        if method == "position":
+        if method == CONTROL:
             return equal_scores(self.model)
         return random_scores(self.model, Generator().manual_seed(APART + self.seed))
 
@@ -191,7 +192,8 @@ class ProtectionRun(SlicingRun[Settings]):
         chosen, parts = self.settings, []
         images = (chosen.sweep_images,) if sweep else chosen.images
         shares = chosen.sweep_shares if sweep else (chosen.share,)
-        wanted = [Attack(*who, n, float(share)) for share in shares for n in images for who in self.hiders(sweep)]
+        every = [Attack(*who, n, float(share)) for share in shares for n in images for who in self.hiders(sweep)]
+        wanted = [one for one in every if one.method != CONTROL or one.images == min(images)]
         for one in bar(wanted, desc="attacks"):
             counts = self.attacked(one)
             for target in self.targets(sweep) if one.classes is None else [one.classes]:
@@ -260,7 +262,7 @@ def draw(results: Results) -> Figure:
         for index, images in enumerate(counts):
             place = np.arange(len(METHODS)) + (index - (len(counts) - 1) / 2) * 0.22
             part = rows[(rows["images"] == images) & (rows["classes"] == classes)].set_index("method")
-            last, best, hidden = (part[part["epoch"] == end].loc[list(METHODS)] for end in ("last", "best", "hidden"))
+            last, best, hidden = (part[part["epoch"] == end].reindex(METHODS) for end in ("last", "best", "hidden"))
             label = f"{int(images):,} images"
             own = {"marker": "o", "capsize": 2, "elinewidth": None, "label": f"{label}, last epoch"}
             dotplots.intervals(ax, last, place, index, upright=True, **own)
@@ -294,6 +296,7 @@ def layout(results: Results) -> pd.DataFrame:
     rows = results.values("accuracy")
     wide = rows.pivot(index=["images", "method", "classes"], columns="epoch", values="value")
     places = [(n, m, classes) for n in sorted(rows["images"].unique()) for m in METHODS for classes in CLASSES]
+    places = [place for place in places if place in wide.index]
     wide = wide.loc[places, ["hidden", "last", "best"]].reset_index().rename_axis(columns=None)
     return wide.assign(method=wide["method"].map(NAMES), images=wide["images"].astype(int))
 
