@@ -9,8 +9,8 @@ seconds from opening its panel at `smoke` to the first answer of each tab, one a
 
 Not reached: all of `smoke` in six minutes. With 31 notebooks it took 8.0 minutes and 894 core-seconds on two
 cores of a Xeon with AMX: 40 steps took 45 % of it, the notebooks 30, 23 trainings 22. Each of the 96 processes imported
-for 2 seconds, a fifth of all. Since then notebooks make what they show, without steps ahead of them, so that 56 processes
-are left with one notebook more; that machine has not measured it again.
+for 2 seconds, a fifth of all. Since then notebooks make what they show, without steps ahead of them, so that 56
+processes are left with one notebook more; that machine has not measured it again.
 """
 
 import argparse
