@@ -17,7 +17,6 @@ def write(folder: Path) -> Path:
     raw = yaml.safe_load(smoke.read_text())
     for recipe in ("base", "resnet18", "dynamic", "scratch-resnet20", "scratch-vgg16"):
         raw["recipes"][recipe]["train_limit"] = 128
-    del raw["networks"]["resnet18-b512"]["train_limit"]
     _merge(
         raw["study"]["robustness"],
         {
