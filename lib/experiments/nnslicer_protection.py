@@ -172,8 +172,14 @@ class ProtectionRun(SlicingRun[Settings]):
 
     def visible(self) -> pd.DataFrame:
         """What hiding leaves: method, target ("" for any), norm (share of the squared norm that the attacker sees,
-        averaged over the layers), by_position (share of the hidden weights that ties left to their position)."""
-        share, hiders = self.settings.share, self.hiders()
+        averaged over the layers), by_position (share of the hidden weights that ties left to their position). That of
+        the control is kept by itself, as it needs no scores."""
+        hiders = self.hiders()
+        groups = ([who for who in hiders if (who[0] == CONTROL) is control] for control in (False, True))
+        return pd.concat([self._visible(group) for group in groups], ignore_index=True)
+
+    def _visible(self, hiders: list[tuple[str, tuple[int, ...] | None]]) -> pd.DataFrame:
+        share = self.settings.share
 
         def rows() -> Iterator[list[Any]]:
             for method, classes in hiders:
@@ -183,7 +189,8 @@ class ProtectionRun(SlicingRun[Settings]):
                 yield [method, name_of(classes or ()), norm, tied]
 
         key = {"part": "visible", "share": share, "whom": [[m, c and list(c)] for m, c in hiders]}
-        key |= {"scores": {method: self.scores_key(method) for method in OF_CLASSES}, "drawn": APART + self.seed}
+        if any(method in OF_CLASSES for method, _ in hiders):
+            key |= {"scores": {method: self.scores_key(method) for method in OF_CLASSES}, "drawn": APART + self.seed}
         return self.kept(key, ["method", "target", "norm", "by_position"], rows)
 
     def attacks(self, sweep: bool = False) -> pd.DataFrame:
