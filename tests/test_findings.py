@@ -91,7 +91,7 @@ def test_each_result_without_a_claim_or_a_stated_number_has_a_finding_of_its_own
 def test_the_first_claim_told_is_the_sources_and_one_that_could_be_tested(monkeypatch):
     monkeypatch.delenv("NEURONS_RESULTS")
     known, told = claims.load(), 0
-    for item in ("robustness_fig5", "robustness_masking", "lancet_trojannn", "robustness_smallest_epsilon"):
+    for item in ("robustness_fig5", "robustness_masking", "lancet_trojannn", "lcs_curve"):
         found = record.read(item, "cpu")
         judged, text = claims.alone(found), findings.finding(found)
         tested = [v for v in judged if v.verdict != claims.NOT_TESTABLE]
