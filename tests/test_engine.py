@@ -501,7 +501,8 @@ def test_the_graph_of_this_package_holds_every_family_and_notebook(scale, tmp_pa
     assert done.returncode == 0, done.stdout + done.stderr
     _, due = done.stdout.split("Out of date now: ")
     preset = config.load(scale)
-    nodes, notebooks, steps = engine.nodes(preset), engine.notebooks(), engine.steps(preset)
+    nodes, notebooks = engine.nodes(preset), engine.notebooks()
+    steps = engine.steps(preset) if preset.compute.steps else []  # else notebooks make what they show
     counts = {
         "train": len(nodes),
         "attack": len(engine.attacks(steps)),

@@ -49,7 +49,7 @@ OVERRIDES = {
     "17_nnslicer_large": ("theta", 0.1),
     "21_lcs_pruning": ("images", 90),
     "26_lcs_training": ("images", 90),
-    "27_lcs_settings": ("images", 90),
+    "27_lcs_sweep": ("images", 90),
     "24_scratch_pruning": ("gate_epochs", 2),
     "25_scratch_diversity": ("budget", 0.6),
     "31_lancet_companions": ("companion_steps", 30),
