@@ -25,6 +25,11 @@ def tiny(house):
             own["start"] = {"network": _longer(own["start"]["network"])}
         made[_longer(name)] = own
     made["dynamic-resnet-long-stated"]["epochs"] = EPOCHS
+    hook = {"use": "lib.dynamic.lcs.optimise.Alternate", "weight": 300.0, "target": 0.0}
+    made["dynamic-resnet-long-reached"] = {**made["dynamic-resnet-long-stated"], "hooks": [hook]}
+    for end in ("-b0.5", "-b0.5-static"):
+        stated = made[f"dynamic-resnet-long-stated{end}"]
+        made[f"dynamic-resnet-long-reached{end}"] = {**stated, "start": {"network": "dynamic-resnet-long-reached"}}
     for name, recipe in made.items():
         if "-long" in name:
             recipe["family"] = "dynamic-resnet-long"
@@ -40,17 +45,29 @@ def tiny(house):
 def test_longer_networks_are_those_of_the_first_seed_and_their_training_is_told_epoch_by_epoch(tiny):
     settings = lcs_training.Settings.of("smoke")
     results = lcs_training.TRAINING.of(settings)
-    seeds = results.values("steps").set_index("network")["per_seed"].map(len)
-    assert dict(seeds) == {"dynamic-resnet": 2, "dynamic-resnet-long": 1}
-    steps = results.values("steps").set_index("network")["value"]
-    assert steps["dynamic-resnet-long"] == EPOCHS * steps["dynamic-resnet"]
-    zeros = results.values("zeros", network="dynamic-resnet-long").sort_values("step")
-    assert len(zeros) == EPOCHS and zeros["step"].iloc[-1] == steps["dynamic-resnet-long"]
-    units = zoo.get("dynamic-resnet-long-stated", "smoke", 0)
-    assert zeros["value"].iloc[-1] == pytest.approx(units.sparsity(), abs=1e-6)
-    trained = results.value("stage_share", network="dynamic-resnet-long", stage="trained")
-    assert results.value("stage_share", network="dynamic-resnet-long", stage="thresholded") <= max(trained, 0.5)
-    assert len(results.table) == 2 and results.figure is not None
+    steps = results.values("steps").set_index(["network", "form"])
+    seeds = {
+        ("dynamic-resnet", "stated"): 2,
+        ("dynamic-resnet-long", "stated"): 1,
+        ("dynamic-resnet-long", "reached"): 1,
+    }
+    assert dict(steps["per_seed"].map(len)) == seeds
+    steps = steps["value"]
+    for form in ("stated", "reached"):
+        own = {"network": "dynamic-resnet-long", "form": form}
+        assert steps["dynamic-resnet-long", form] == EPOCHS * steps["dynamic-resnet", "stated"]
+        zeros = results.values("zeros", **own).sort_values("step")
+        assert len(zeros) == EPOCHS and zeros["step"].iloc[-1] == steps["dynamic-resnet-long", form]
+        units = zoo.get(f"dynamic-resnet-long-{form}", "smoke", 0)
+        assert zeros["value"].iloc[-1] == pytest.approx(units.sparsity(), abs=1e-6)
+        trained = results.value("stage_share", **own, stage="trained")
+        assert results.value("stage_share", **own, stage="thresholded") <= max(trained, 0.5)
+    sizes = results.values("magnitude", network="dynamic-resnet-long", step=zeros["step"].iloc[-1]).set_index("form")
+    assert sizes["value"]["reached"] < sizes["value"]["stated"]
+    methods = results.values("accuracy").groupby("network")["method"].agg(set)
+    assert methods["dynamic-resnet-long"] == set(lcs_training.COMPARED)
+    assert methods["dynamic-resnet"] == {m for m in lcs_training.COMPARED if not m.startswith("reached")}
+    assert len(results.table) == 3 and results.figure is not None
 
 
 def test_a_network_without_recipes_is_refused_and_so_is_a_seed_that_none_is_trained_at(tiny):
