@@ -435,6 +435,11 @@ def test_fresh_seeds_are_told_apart(rules):
     assert found.fresh["effects"][0]["repetitions"] == 2 and found.effects[0]["repetitions"] == 5
     assert found.fresh["effects"][0]["value"] == pytest.approx(-0.1)
     assert material.frozen("smoke")["date"] == "2026-01-02" and material.frozen("cpu")["seen"] == []
+    for more, new in (([3], [4]), ([3, 4], [])):  # known when this claim's rule was written
+        frozen["seen_too"] = {"smoke": {found.id: more, "another": [0, 1, 2, 3, 4]}}
+        (folder / "verdicts.yaml").write_text(yaml.safe_dump({"frozen": frozen}))
+        own = judged(accuracies(STRENGTHS, shifted(0, 0, 0, -0.1), seeds=range(5)))
+        assert own.fresh["seeds"] == new and own.fresh["seen"] == [0, 1, 2, *more]
     rules({"left": {"strength": 3}})
     assert material.frozen("smoke")["date"] is None  # the rule is another one
 
@@ -444,6 +449,8 @@ def test_the_packages_rules_are_frozen():
     assert known["rules"] == material.rules_hash(), (
         "a rule has changed: in config/verdicts.yaml renew rules (the second one here), date, and the seeds seen by now"
     )
+    named = {claim for scale in known["seen_too"].values() for claim in scale}
+    assert named <= set(config.claims())
 
 
 def test_every_item_and_claim_of_the_package_know_each_other():

@@ -24,7 +24,6 @@ class Material:
 
     def __init__(self, scale: str) -> None:
         self.scale = scale
-        self.seen: list[int] = frozen(scale)["seen"]
         self._numbers: dict[str, list[Cell] | str] = {}
 
     @classmethod
@@ -33,6 +32,16 @@ class Material:
         made = cls(found["scale"])
         made._numbers[found["item"]], made.cards = cells(found), []
         return made
+
+    @cached_property
+    def _seen(self) -> tuple[list[int], dict[str, list[int]]]:
+        known = settings().get("frozen") or {}
+        return frozen(self.scale)["seen"], (known.get("seen_too") or {}).get(self.scale) or {}
+
+    def seen(self, claim: str) -> list[int]:
+        """The seeds whose numbers were known when a claim's rule was last changed."""
+        every, more = self._seen
+        return sorted({*every, *more.get(claim, ())})
 
     def numbers(self, item: str) -> list[Cell] | str:
         """An item's numbers; why there are none, in words, where its record is missing or damaged."""

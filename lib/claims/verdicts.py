@@ -282,7 +282,7 @@ def _judged(claim: Claim, material: Material) -> Verdict:
         controls=controls,
         causes=causes,
         because=claim.because if causes else "",
-        fresh=_fresh(counting, material.seen),
+        fresh=_fresh(counting, material.seen(claim.id)),
     )
 
 

@@ -343,7 +343,8 @@ def fresh_words(fresh: Mapping[str, Any]) -> str:
         return f"Seeds {seen} had been seen when the rules were last changed; none is fresh."
     effects = "; ".join(f"{row['text']}, {row['outcome']}" for row in fresh["effects"])
     before = f", {seen} had been seen when the rules were last changed" if seen else ""
-    return f"Seeds {new} are fresh{before}{f'; the fresh alone: {effects}' if effects and seen else ''}."
+    are = "Seeds {} are" if len(fresh["seeds"]) > 1 else "Seed {} is"
+    return f"{are.format(new)} fresh{before}{f'; the fresh alone: {effects}' if effects and seen else ''}."
 
 
 def _percent(share: float) -> str:
