@@ -1,13 +1,11 @@
-"""Accuracy against FLOPs, and against time, of layerwise channel selection and its rivals (notebook 27).
+"""Accuracy against FLOPs, and against time, of layerwise channel selection and of one mask for all (notebook 27).
 
-With decisions or with one mask for all, a network starts from the same trained units, is cut to the budget and trained
-on alike, so that nothing but the choice of channels tells the two apart. Pruned by L1 norm, the network that the units
-were put into is trained for as long as units and fine-tuning together.
+Both start from the same network with trained units, are cut to the same budget and then trained on alike, so that
+nothing but the choice of channels tells them apart.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -16,8 +14,6 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from lib import plots, training
 from lib.dynamic.lcs.optimise import Frozen
-from lib.dynamic.scratch.build import shrink
-from lib.dynamic.static import l1_structure
 from lib.experiments import lcs_pruning
 from lib.experiments.dynamic import Budgets, Names, check_networks, titled
 from lib.experiments.item import SHARE, Item, Results
@@ -26,8 +22,7 @@ from lib.experiments.lcs_training import FORM
 from lib.experiments.settings import Count
 from lib.progress import bar
 
-OF_UNITS = (FORM, f"{FORM}-static")
-COMPARED = (*OF_UNITS, "l1")
+COMPARED = (FORM, f"{FORM}-static")
 UNCUT = 1.0  # the budget of masks as they were trained
 
 
@@ -36,7 +31,7 @@ class Settings(lcs_pruning.Settings):
 
     Attributes:
         networks: dense networks D of the scale, with recipes D-on (how they are trained on) and D-stated (units).
-        epochs: that every point is trained on for, decisions frozen; the source: 160. L1: the units' epochs more.
+        epochs: that every point is trained on for, decisions frozen; the source: 160.
     """
 
     section: ClassVar[str] = "curve"
@@ -55,8 +50,7 @@ class Settings(lcs_pruning.Settings):
     @property
     def cases(self) -> list[tuple[str, float]]:
         """Each method with each budget, masks as trained first."""
-        kept = [(method, budget) for method in OF_UNITS for budget in (UNCUT, *self.budgets)]
-        return kept + [("l1", budget) for budget in self.budgets]
+        return [(method, budget) for method in COMPARED for budget in (UNCUT, *self.budgets)]
 
 
 class CurveRun(LcsRun):
@@ -75,24 +69,19 @@ class CurveRun(LcsRun):
         Raises: DynamicError where the budget cannot be met, as each row of a mask keeps a tenth of its channels.
         """
         recipe = self.recipe(f"{base}-on", self.settings.epochs)
-        if method == "l1":
-            recipe = replace(recipe, epochs=self.preset.recipe(f"{base}-{FORM}").epochs + recipe.epochs)
-        begun = base if method == "l1" else f"{base}-{FORM}"
         key = self._key(base, method, budget) | {"recipe": recipe.plain()}
 
         def make() -> pd.DataFrame:
-            model: Any = self.network(begun)
-            if method == "l1":
-                model, hooks = shrink(model, l1_structure(model, budget, self.shape(base)).keep), []
-            else:
-                choose = "decided" if method == FORM else "static"
-                hooks = [Frozen(budget=None if budget == UNCUT else budget, choose=choose)]
+            static = method != FORM
+            hook = Frozen(budget=None if budget == UNCUT else budget, choose="static" if static else "decided")
+            lcs: Any = self.network(f"{base}-{FORM}")
             device = self.preset.compute.device
-            training.fit(model, self.train_images(base), recipe, seed=self.seed, hooks=hooks, device=device)
-            prepared = {FORM: self.skipping, "l1": lcs_pruning.as_it_is}.get(method, lcs_pruning.narrow)
-            return pd.DataFrame([self.measured(base, *prepared(model.eval()), method, budget)])
+            training.fit(lcs, self.train_images(base), recipe, seed=self.seed, hooks=[hook], device=device)
+            lcs.eval()
+            pair = lcs_pruning.narrow(lcs) if static else self.skipping(lcs)
+            return pd.DataFrame([self.measured(base, *pair, method, budget)])
 
-        return self.table("lcs-curve", key, make, begun)
+        return self.table("lcs-curve", key, make, f"{base}-{FORM}")
 
 
 def make(scale: str, seed: int, **part: Any) -> None:
@@ -109,7 +98,7 @@ def parts(scale: str, seed: int) -> list[dict[str, Any]]:
 
 
 def curve(settings: Settings, seed: int) -> pd.DataFrame:
-    """Accuracy, FLOPs and time of each method at every budget.
+    """Accuracy, FLOPs and time of both methods at every budget.
 
     Returns: tidy, "accuracy" and "share" at {network, method, budget}; "time" (as a share of the dense network's) at
         {network, method, budget, batch}.
