@@ -1,6 +1,7 @@
-"""Accuracy against FLOPs, and against time, of layerwise channel selection and of one mask for all (notebook 27).
+"""Accuracy against FLOPs, and against time, of layerwise channel selection and two rivals (notebook 27).
 
-Both start from the same network with trained units, are cut to the same budget and then trained on alike, so that
+Choosing by image and one mask for all start from the same network with trained units; pruning by L1 norm starts from
+one that was trained on for as long without them. All are cut to the same budget and then trained on alike, so that
 nothing but the choice of channels tells them apart.
 """
 
@@ -14,6 +15,8 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from lib import plots, training
 from lib.dynamic.lcs.optimise import Frozen
+from lib.dynamic.scratch.build import shrink
+from lib.dynamic.static import l1_structure
 from lib.experiments import lcs_pruning
 from lib.experiments.dynamic import Budgets, Names, check_networks, titled
 from lib.experiments.item import SHARE, Item, Results
@@ -22,15 +25,17 @@ from lib.experiments.lcs_training import FORM
 from lib.experiments.settings import Count
 from lib.progress import bar
 
-COMPARED = (FORM, f"{FORM}-static")
-UNCUT = 1.0  # the budget of masks as they were trained
+PLAIN = "l1"
+COMPARED = (FORM, f"{FORM}-static", PLAIN)
+UNCUT = 1.0  # the budget of what was trained, before any cut
 
 
 class Settings(lcs_pruning.Settings):
     """Settings of the experiment; `calibration_images` are not used: a budget is met on a batch of training images.
 
     Attributes:
-        networks: dense networks D of the scale, with recipes D-on (how they are trained on) and D-stated (units).
+        networks: dense networks D of the scale, with recipes D-on (how they are trained on), D-stated (with units) and
+            D-plain (without, for as long).
         epochs: that every point is trained on for, decisions frozen; the source: 160.
     """
 
@@ -44,12 +49,14 @@ class Settings(lcs_pruning.Settings):
     @classmethod
     def _are_trained(cls, chosen: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
         bases = info.data.get("networks", ())
-        check_networks([f"{base}{end}" for base in bases for end in ("", "-on", f"-{FORM}")], info.data["scale"])
+        check_networks(
+            [f"{base}{end}" for base in bases for end in ("", "-on", f"-{FORM}", "-plain")], info.data["scale"]
+        )
         return chosen
 
     @property
     def cases(self) -> list[tuple[str, float]]:
-        """Each method with each budget, masks as trained first."""
+        """Each method with each budget, what was trained first."""
         return [(method, budget) for method in COMPARED for budget in (UNCUT, *self.budgets)]
 
 
@@ -64,24 +71,28 @@ class CurveRun(LcsRun):
         Args:
             base: the dense network.
             method: of `COMPARED`.
-            budget: share of the dense network's FLOPs, in (0, 1]; `UNCUT`: as the units were trained.
+            budget: share of the dense network's FLOPs, in (0, 1]; `UNCUT`: as it was trained.
         Returns: one row, as `LcsRun.measured` has it.
         Raises: DynamicError where the budget cannot be met, as each row of a mask keeps a tenth of its channels.
         """
         recipe = self.recipe(f"{base}-on", self.settings.epochs)
         key = self._key(base, method, budget) | {"recipe": recipe.plain()}
+        begun = f"{base}-plain" if method == PLAIN else f"{base}-{FORM}"
 
         def make() -> pd.DataFrame:
-            static = method != FORM
-            hook = Frozen(budget=None if budget == UNCUT else budget, choose="static" if static else "decided")
-            lcs: Any = self.network(f"{base}-{FORM}")
+            model: Any = self.network(begun)
+            hooks = []
+            if method != PLAIN:
+                choose = "decided" if method == FORM else "static"
+                hooks.append(Frozen(budget=None if budget == UNCUT else budget, choose=choose))
+            elif budget != UNCUT:
+                model = shrink(model, l1_structure(model, budget, self.shape(base)).keep)
             device = self.preset.compute.device
-            training.fit(lcs, self.train_images(base), recipe, seed=self.seed, hooks=[hook], device=device)
-            lcs.eval()
-            pair = lcs_pruning.narrow(lcs) if static else self.skipping(lcs)
-            return pd.DataFrame([self.measured(base, *pair, method, budget)])
+            training.fit(model, self.train_images(base), recipe, seed=self.seed, hooks=hooks, device=device)
+            prepared = {FORM: self.skipping, PLAIN: lcs_pruning.as_it_is}.get(method, lcs_pruning.narrow)
+            return pd.DataFrame([self.measured(base, *prepared(model.eval()), method, budget)])
 
-        return self.table("lcs-curve", key, make, f"{base}-{FORM}")
+        return self.table("lcs-curve", key, make, begun)
 
 
 def make(scale: str, seed: int, **part: Any) -> None:
@@ -98,7 +109,7 @@ def parts(scale: str, seed: int) -> list[dict[str, Any]]:
 
 
 def curve(settings: Settings, seed: int) -> pd.DataFrame:
-    """Accuracy, FLOPs and time of both methods at every budget.
+    """Accuracy, FLOPs and time of each method at every budget.
 
     Returns: tidy, "accuracy" and "share" at {network, method, budget}; "time" (as a share of the dense network's) at
         {network, method, budget, batch}.
