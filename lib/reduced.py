@@ -12,7 +12,8 @@ from typing import Any
 from lib import config
 
 OTHER = "different, not smaller: "
-LONGER = "-long"  # in a network's name: as the one without, at other lengths of training
+OTHERWISE = {"-long": "", "-reached": "-stated"}
+"""In a network's name: as the one that is named so in its place, at other lengths of training or other settings."""
 
 _RECIPE = {
     "data": "data set",
@@ -60,8 +61,8 @@ def phrases(
     Args:
         scale: smoke, cpu, gpu or paper.
         networks: names of the networks that a figure rests on, and with them those that they started from; one that
-            is trained for longer here is compared with the one of the name without LONGER. What the paper scale does
-            not have is left out.
+            is trained for longer or at other settings is compared with the one that `OTHERWISE` names. What the paper
+            scale does not have is left out.
         study: settings that the run used, as {"seeds": [0], "test images": 2000}; lists are compared by length.
         full: the same settings at the paper scale; a setting that is not there is not compared.
         paper: whose stated settings count for `study`, as config/items.yaml names it.
@@ -74,7 +75,7 @@ def phrases(
     by_network = {
         name: split(_of_network(like, here.recipe(name), there.recipe(like), sources, defaults))
         for name in _with_parents(here, networks)
-        if (like := name if name in there.networks else name.replace(LONGER, "")) in there.networks
+        if (like := name if name in there.networks else _counterpart(name)) in there.networks
     }
     stated = sources.of_paper(paper)
     of_study = split([_difference(key, value, full[key], key in stated) for key, value in study.items() if key in full])
@@ -83,6 +84,12 @@ def phrases(
         shared = _together({name: tuple(both[part]) for name, both in by_network.items()}, here)
         found += [mark + phrase for phrase in dict.fromkeys([*shared, *of_study[part]])]
     return found
+
+
+def _counterpart(name: str) -> str:
+    for part, other in OTHERWISE.items():
+        name = name.replace(part, other)
+    return name
 
 
 def split(found: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -29,6 +29,7 @@ def two_scales(monkeypatch, tmp_path):
                 "same": FULL,
                 "only-here": small,
                 "a-long": {**small, "epochs": 30},
+                "a-long-reached": {**small, "epochs": 12},
                 "deep": small,
                 "plain": plain,
                 "more": more,
@@ -38,6 +39,7 @@ def two_scales(monkeypatch, tmp_path):
         paper={
             "networks": {
                 "a": FULL,
+                "a-stated": FULL,
                 "b": {**FULL, "epochs": 200},
                 "fc": FC,
                 "same": FULL,
@@ -97,13 +99,14 @@ def test_networks_that_differ_are_told_apart_by_architecture_and_data():
     assert reduced.phrases("smoke", ["a", "same"], {}, {})[0].startswith("a: "), "not all networks of a kind differ"
 
 
-def test_a_network_that_is_trained_for_longer_is_compared_with_its_like():
+def test_a_network_that_is_trained_for_longer_or_at_other_settings_is_compared_with_its_like():
     stated(networks=[ALL])
     assert reduced.phrases("smoke", ["a", "a-long"], {}, {}) == [
         "width 16 instead of 64",
         "a: 5 epochs instead of 100",
         "a-long: 30 epochs instead of 100",
     ]
+    assert "12 epochs instead of 100" in reduced.phrases("smoke", ["a-long-reached"], {}, {})
 
 
 def test_another_architecture_is_said():

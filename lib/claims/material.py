@@ -34,14 +34,12 @@ class Material:
         return made
 
     @cached_property
-    def _seen(self) -> tuple[list[int], dict[str, list[int]]]:
-        known = settings().get("frozen") or {}
-        return frozen(self.scale)["seen"], (known.get("seen_too") or {}).get(self.scale) or {}
+    def _frozen(self) -> dict[str, Any]:
+        return frozen(self.scale)
 
     def seen(self, claim: str) -> list[int]:
-        """The seeds whose numbers were known when a claim's rule was last changed."""
-        every, more = self._seen
-        return sorted({*every, *more.get(claim, ())})
+        """The seeds whose numbers were known when the rules were frozen, or when this claim's was written."""
+        return sorted({*self._frozen["seen"], *self._frozen["seen_too"].get(claim, ())})
 
     def numbers(self, item: str) -> list[Cell] | str:
         """An item's numbers; why there are none, in words, where its record is missing or damaged."""
@@ -153,10 +151,12 @@ def rules_hash() -> str:
 
 
 def frozen(scale: str) -> dict[str, Any]:
-    """Since when the rules are as they are: {rules, date (None: changed since), seen: the scale's seeds known then}."""
+    """Since when the rules are as they are: {rules, date (None: changed since), seen: the scale's seeds known then,
+    seen_too: claim -> more of them that were known when its rule was written}."""
     known, rules = settings().get("frozen") or {}, rules_hash()
     date = str(known["date"]) if known.get("rules") == rules else None
-    return {"rules": rules, "date": date, "seen": list((known.get("seen") or {}).get(scale, ()))}
+    seen, more = ((known.get(key) or {}).get(scale) for key in ("seen", "seen_too"))
+    return {"rules": rules, "date": date, "seen": list(seen or ()), "seen_too": dict(more or {})}
 
 
 def frozen_in_words(scale: str) -> str:
@@ -164,5 +164,6 @@ def frozen_in_words(scale: str) -> str:
     known = frozen(scale)
     seen = ", ".join(map(str, known["seen"]))
     seeds = f"the numbers of seeds {seen} had been seen by then" if seen else "no numbers of this scale had been seen"
+    seeds += f", for {len(known['seen_too'])} claims those of more seeds" if known["seen_too"] else ""
     since = f"last changed on {known['date']}; {seeds}" if known["date"] else "changed since they were last frozen"
     return f"Rules {known['rules'][:19]}, {since}."

@@ -52,7 +52,8 @@ class Verdict:
         controls: one row a control, as effects.
         causes: one row each, as effects, of what shows why the claim does not hold; none where it is not so.
         because: what these show, in words.
-        fresh: {seeds: not seen when the rules were frozen, seen, effects: of the fresh alone, where there are two}.
+        fresh: {seeds: not seen when the rules were frozen or the claim's own was written, seen, effects: of the fresh
+            alone, where there are two}.
         items, rule: what it rests on, and the rule in words.
     """
 
@@ -309,7 +310,7 @@ def _compared(claim: Claim, rule: Rule, numbers: Mapping[str, Sequence[Cell]]) -
 
 
 def _fresh(counting: Sequence[tuple[Rule, Sequence[Pair]]], seen: Sequence[int]) -> dict[str, Any]:
-    """The seeds that had not been seen when the rules were frozen, and the effects of them alone."""
+    """The seeds that had not been seen when the rules were frozen or this one was written, and their effects alone."""
     by_seed = [(rule, found) for rule, found in counting if rule.sample is None]
     seeds = sorted({seed for _, found in by_seed for pair in found for seed in pair.value})
     new = [seed for seed in seeds if seed not in seen]

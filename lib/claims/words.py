@@ -340,7 +340,8 @@ def fresh_words(fresh: Mapping[str, Any]) -> str:
         return ""
     seen, new = (", ".join(map(str, fresh[key])) for key in ("seen", "seeds"))
     if not new:
-        return f"Seeds {seen} had been seen when the rules were last changed; none is fresh."
+        one = "Seed" if len(fresh["seen"]) == 1 else "Seeds"
+        return f"{one} {seen} had been seen when the rules were last changed; none is fresh."
     effects = "; ".join(f"{row['text']}, {row['outcome']}" for row in fresh["effects"])
     before = f", {seen} had been seen when the rules were last changed" if seen else ""
     are = "Seeds {} are" if len(fresh["seeds"]) > 1 else "Seed {} is"

@@ -1,8 +1,9 @@
 """Accuracy against FLOPs, and against time, of layerwise channel selection and two rivals (notebook 27).
 
-Choosing by image and one mask for all start from the same network with trained units; pruning by L1 norm starts from
-one that was trained on for as long without them. All are cut to the same budget and then trained on alike, so that
-nothing but the choice of channels tells them apart.
+Choosing by image and one mask for all start from the same network with trained units, are cut to the same budget and
+trained on alike: nothing but the choice of channels tells these two apart. Beside them, where the scale has a recipe of
+it, is what a usual pruning comes to after as long a training: a network that was trained on without units is pruned by
+L1 norm, as large a share of every layer, and trained on alike.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import Field, ValidationInfo, field_validator
 
-from lib import plots, training
+from lib import config, plots, training
 from lib.dynamic.lcs.optimise import Frozen
 from lib.dynamic.scratch.build import shrink
 from lib.dynamic.static import l1_structure
@@ -34,9 +35,9 @@ class Settings(lcs_pruning.Settings):
     """Settings of the experiment; `calibration_images` are not used: a budget is met on a batch of training images.
 
     Attributes:
-        networks: dense networks D of the scale, with recipes D-on (how they are trained on), D-stated (with units) and
-            D-plain (without, for as long).
-        epochs: that every point is trained on for, decisions frozen; the source: 160.
+        networks: dense networks D of the scale, with recipes D-on (how they are trained on) and D-stated (with units);
+            and D-plain (without units, for as long), else there is no line of L1 norm.
+        epochs: that every point is trained on for, decisions of units frozen; the source: 160.
     """
 
     section: ClassVar[str] = "curve"
@@ -49,15 +50,17 @@ class Settings(lcs_pruning.Settings):
     @classmethod
     def _are_trained(cls, chosen: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
         bases = info.data.get("networks", ())
-        check_networks(
-            [f"{base}{end}" for base in bases for end in ("", "-on", f"-{FORM}", "-plain")], info.data["scale"]
-        )
+        check_networks([f"{base}{end}" for base in bases for end in ("", "-on", f"-{FORM}")], info.data["scale"])
         return chosen
 
-    @property
-    def cases(self) -> list[tuple[str, float]]:
+    def methods(self, base: str) -> list[str]:
+        """What is compared, of `COMPARED`, in a network."""
+        there = config.load(self.scale).networks
+        return [method for method in COMPARED if method != PLAIN or f"{base}-plain" in there]
+
+    def cases(self, base: str) -> list[tuple[str, float]]:
         """Each method with each budget, what was trained first."""
-        return [(method, budget) for method in COMPARED for budget in (UNCUT, *self.budgets)]
+        return [(method, budget) for method in self.methods(base) for budget in (UNCUT, *self.budgets)]
 
 
 class CurveRun(LcsRun):
@@ -73,7 +76,8 @@ class CurveRun(LcsRun):
             method: of `COMPARED`.
             budget: share of the dense network's FLOPs, in (0, 1]; `UNCUT`: as it was trained.
         Returns: one row, as `LcsRun.measured` has it.
-        Raises: DynamicError where the budget cannot be met, as each row of a mask keeps a tenth of its channels.
+        Raises: DynamicError where the budget cannot be met: each row of a mask keeps a tenth of its channels, each
+            layer pruned by L1 norm one.
         """
         recipe = self.recipe(f"{base}-on", self.settings.epochs)
         key = self._key(base, method, budget) | {"recipe": recipe.plain()}
@@ -105,7 +109,9 @@ def parts(scale: str, seed: int) -> list[dict[str, Any]]:
     """What `make` can be asked for one by one; nothing at a seed that the scale does not give the experiment."""
     settings = Settings.of(scale)
     bases = CurveRun(settings, seed).of_this_seed(settings.networks) if seed in settings.seeds else []
-    return [{"base": base, "method": method, "budget": share} for base in bases for method, share in settings.cases]
+    return [
+        {"base": base, "method": method, "budget": share} for base in bases for method, share in settings.cases(base)
+    ]
 
 
 def curve(settings: Settings, seed: int) -> pd.DataFrame:
@@ -116,7 +122,7 @@ def curve(settings: Settings, seed: int) -> pd.DataFrame:
     """
     run, rows = CurveRun(settings, seed), []
     for base in run.of_this_seed(settings.networks):
-        for method, budget in bar(settings.cases, desc=base):
+        for method, budget in bar(settings.cases(base), desc=base):
             row = run.point(base, method, budget).iloc[0]
             where = {"network": base, "method": method, "budget": float(budget), "n": int(row["n"])}
             rows += [{"measure": measure, "value": row[measure], **where} for measure in ("accuracy", "share")]
@@ -147,7 +153,7 @@ def draw(results: Results) -> Figure:
     }
     for ax, (words, cost) in zip(axes, shown.items(), strict=True):
         rows = accuracy.merge(cost[[*keys, "value"]].rename(columns={"value": "cost"}), on=keys)
-        for index, method in enumerate(COMPARED):
+        for index, method in enumerate(results.settings.methods(base)):
             part = rows[rows["method"] == method].sort_values("cost")
             plots.banded(ax, part["cost"], part, **plots.look(index, linestyle="-", label=METHODS[method]))
         ax.set(xlabel=words, ylabel="accuracy")

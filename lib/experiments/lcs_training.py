@@ -14,18 +14,20 @@ from typing import Any, ClassVar
 
 import pandas as pd
 from matplotlib.figure import Figure
+from pydantic import ValidationInfo, field_validator
 
-from lib import config, dotplots, plots
+from lib import config, dotplots, plots, recipes
+from lib.dynamic.lcs.optimise import Alternate
 from lib.experiments import lcs_pruning
-from lib.experiments.dynamic import titled
+from lib.experiments.dynamic import check_networks, titled
 from lib.experiments.item import SHARE, Item, Results
 from lib.experiments.lcs_pruning import STAGES, LcsRun, tuned
 
 FORM = "stated"
 REACHED = "reached"  # lambda and r such that training reaches the budget, where the scale has recipes of it
 METHODS = lcs_pruning.METHODS | {
-    "reached": "LCS, budget reached by training",
-    "reached-static": "the same, one mask for all",
+    "reached": "LCS, stronger term of sparsity",
+    "reached-static": "LCS, stronger term, one mask for all",
 }
 MASKS = {"zeros": ("share that is zero", "-"), "magnitude": ("mean size", (0, (3, 2)))}
 COMPARED = ("dense", "dense-on", "stated", "stated-static", "reached", "reached-static", "boosting", "l1")
@@ -38,15 +40,32 @@ class Settings(lcs_pruning.Settings):
     section: ClassVar[str] = "training"
     forms: ClassVar[tuple[str, ...]] = (FORM,)
 
+    def trained(self, base: str) -> dict[str, Alternate]:
+        """The ways in which units of a network are trained: form -> the hook of its recipe, which has lambda and r."""
+        known = config.load(self.scale).networks
+        found = {}
+        for form in (FORM, REACHED):
+            for function, given in map(
+                recipes.plug, known[f"{base}-{form}"].hooks if f"{base}-{form}" in known else ()
+            ):
+                if function is Alternate:
+                    found[form] = Alternate(**given)
+        return found
+
+    @field_validator("budgets")
+    @classmethod
+    def _are_fine_tuned(cls, chosen: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        known = config.load(info.data["scale"]).networks
+        for name in (f"{base}-{REACHED}" for base in info.data.get("networks", ())):
+            ends = [f"-b{budget:g}{end}" for budget in chosen for end in ("", "-static")]
+            check_networks([name + end for end in ends if name in known], info.data["scale"])
+        return chosen
+
 
 class TrainingRun(LcsRun):
     """One seed's networks."""
 
     settings: Settings
-
-    def forms(self, base: str) -> list[str]:
-        """The ways in which units of a network are trained."""
-        return [form for form in (FORM, REACHED) if f"{base}-{form}" in self.preset.networks]
 
     def units(self, base: str, form: str) -> Iterator[dict[str, Any]]:
         """How units were trained: steps in all; zeros and magnitude of their masks at the end of each epoch, where the
@@ -70,7 +89,7 @@ class TrainingRun(LcsRun):
                 yield {"measure": f"stage_{measure}", "value": row[measure], **where}
 
     def compared(self, base: str) -> Iterator[dict[str, Any]]:
-        """Accuracy and share of the FLOPs of each method, each trained on from the dense network for as long."""
+        """Accuracy and share of the FLOPs of each method; all but "dense" were trained on from there for as long."""
         budget = self.settings.budgets[0]
         named = partial(self.named, base)
         tables = {
@@ -79,7 +98,7 @@ class TrainingRun(LcsRun):
             "boosting": named(f"{base}-boosting-b{budget:g}", "boosting", budget, lcs_pruning.as_it_is),
             "l1": self.pruned_once(base, "l1", budget),
         }
-        for form in self.forms(base):
+        for form in self.settings.trained(base):
             name, static = tuned(base, form, budget), f"{tuned(base, form, budget)}-static"
             tables[form] = named(name, form, budget, self.skipping)
             tables[f"{form}-static"] = named(static, f"{form}-static", budget, lcs_pruning.narrow)
@@ -100,7 +119,7 @@ def training(settings: Settings, seed: int) -> pd.DataFrame:
     run = TrainingRun(settings, seed)
     rows: list[dict[str, Any]] = []
     for base in run.of_this_seed(settings.networks):
-        for form in run.forms(base):
+        for form in settings.trained(base):
             rows += [*run.units(base, form), *run.stage_rows(base, form)]
         rows += run.compared(base)
     return run.tidy(rows)
@@ -123,7 +142,8 @@ def table(results: Results) -> pd.DataFrame:
 
 
 def draw(results: Results) -> Figure:
-    """The masks while units are trained, and below the accuracy of each method, a training of units a colour."""
+    """The masks while units are trained, and below the accuracy of each method: a training of units a colour, which
+    rivals share with the units as stated."""
     figure, axes = plots.mosaic("A;B", 5.0, height_ratios=(1, 1.3))
     above, below = axes["A"], axes["B"]
     trained = list(results.values("steps")[["network", "form"]].itertuples(index=False))
@@ -154,8 +174,8 @@ def legend_of(results: Results, name: str, form: str) -> str:
     rows = results.values("steps")
     row = rows[(rows["network"] == name) & (rows["form"] == form)].iloc[0]
     few = ", one seed" if len(row["per_seed"]) < rows["per_seed"].map(len).max() else ""
-    hook = config.load(results.settings.scale).recipe(f"{name}-{form}").hooks[0]
-    setting = f"λ {hook.get('weight', 1):g}, r {hook.get('target', 0.5):g}"
+    hook = results.settings.trained(name)[form]
+    setting = f"λ {hook.weight:g}, r {hook.target:g}"
     return f"{titled(name, 60)}, {setting}: {row['value']:,.0f} steps{few}"
 
 

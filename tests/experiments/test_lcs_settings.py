@@ -31,7 +31,7 @@ def tiny(house):
     }
     compute = {"device": "cpu", "training_precision": "float32", "channels_last": False}
     made = networks()
-    made[f"{BASE}-plain"] = made[f"{BASE}-on"]
+    made[f"{BASE}-plain"] = {**made[f"{BASE}-on"], "learning_rate": 0.05}
     write_config(house / "config", smoke={"compute": compute, "networks": made, "study": {"dynamic": study}})
     with permission.asked():
         yield
@@ -94,10 +94,17 @@ def test_points_of_the_curve_meet_their_budget_and_are_those_of_a_training_by_ha
     model = zoo.get(f"{BASE}-plain", "smoke")
     model = shrink(model, l1_structure(model, 0.5, run.shape(BASE)).keep)
     training.fit(model, run.train_images(BASE), recipe)
-    accuracy = results.value("accuracy", method="l1", budget=0.5)
-    assert accuracy == pytest.approx(training.accuracy(model.eval(), test))
+    own = {"method": "l1", "budget": 0.5}
+    assert results.value("accuracy", **own) == pytest.approx(training.accuracy(model.eval(), test))
+    assert share["l1", 0.5] == pytest.approx(macs(model, run.shape(BASE)) / whole)
     assert set(results.values("time")["batch"]) == {1, 8} and (results.values("time")["value"] > 0).all()
     assert len(results.table) == 9 and results.figure is not None
+
+
+def test_without_a_recipe_of_a_plain_network_there_is_no_line_of_l1_norm(tiny):
+    settings = lcs_curve.Settings.of("smoke")
+    assert settings.methods(BASE) == list(lcs_curve.COMPARED)
+    assert settings.methods("dynamic-other") == ["stated", "stated-static"]
 
 
 @pytest.mark.parametrize("kind", [lcs_sweep.Settings, lcs_curve.Settings])

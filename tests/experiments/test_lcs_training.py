@@ -4,7 +4,8 @@ import pytest
 from training_tools import write_config
 
 from experiments.test_lcs_pruning import networks
-from lib import config, zoo
+from lib import config, training, zoo
+from lib.dynamic.lcs.controls import narrowed
 from lib.experiments import lcs_training
 
 EPOCHS = 3
@@ -62,12 +63,44 @@ def test_longer_networks_are_those_of_the_first_seed_and_their_training_is_told_
         assert zeros["value"].iloc[-1] == pytest.approx(units.sparsity(), abs=1e-6)
         trained = results.value("stage_share", **own, stage="trained")
         assert results.value("stage_share", **own, stage="thresholded") <= max(trained, 0.5)
+    accuracy = results.values("accuracy", network="dynamic-resnet-long").set_index("method")["value"]
+    test = lcs_training.TrainingRun(settings, 0).test("dynamic-resnet-long")
+    tuned = zoo.get("dynamic-resnet-long-reached-b0.5", "smoke", 0)
+    assert accuracy["reached"] == pytest.approx(training.accuracy(tuned, test))
+    static = narrowed(zoo.get("dynamic-resnet-long-reached-b0.5-static", "smoke", 0))
+    assert accuracy["reached-static"] == pytest.approx(training.accuracy(static, test))
+    row = results.table.set_index("units").loc[lcs_training.METHODS["reached"]]
+    assert (row["accuracy"], row["one mask for all"]) == (accuracy["reached"], accuracy["reached-static"])
+    (legend,) = [text for ax in results.figure.axes for text in ax.get_legend_handles_labels()[1] if "λ 300" in text]
+    assert "r 0" in legend
     sizes = results.values("magnitude", network="dynamic-resnet-long", step=zeros["step"].iloc[-1]).set_index("form")
     assert sizes["value"]["reached"] < sizes["value"]["stated"]
     methods = results.values("accuracy").groupby("network")["method"].agg(set)
     assert methods["dynamic-resnet-long"] == set(lcs_training.COMPARED)
     assert methods["dynamic-resnet"] == {m for m in lcs_training.COMPARED if not m.startswith("reached")}
     assert len(results.table) == 3 and results.figure is not None
+
+
+def test_units_that_reach_a_budget_need_what_is_fine_tuned_at_it(house):
+    made = networks()
+    made["dynamic-resnet-reached"] = made["dynamic-resnet-stated"]
+    compute = {"device": "cpu", "training_precision": "float32", "channels_last": False}
+    study = {"dynamic": {"data": "mnist5k", "seeds": [0], "training": {"networks": ["dynamic-resnet"]}}}
+    write_config(house / "config", smoke={"compute": compute, "networks": made, "study": study})
+    with pytest.raises(config.ConfigError, match=r"dynamic-resnet-reached-b0\.5"):
+        lcs_training.Settings.of("smoke")
+
+
+@pytest.mark.parametrize("scale", config.SCALES)
+def test_rivals_are_trained_on_for_as_long_as_units_and_fine_tuning_together(scale):
+    chosen, known = lcs_training.Settings.of(scale), config.load(scale).networks
+    for base in chosen.networks:
+        for form in chosen.trained(base):
+            for end in (f"-b{budget:g}{static}" for budget in chosen.budgets for static in ("", "-static")):
+                both = known[f"{base}-{form}"].epochs + known[f"{base}-{form}{end}"].epochs
+                assert both == known[f"{base}-on"].epochs
+    for name in (name for name in known if name.startswith("dynamic-") and name.endswith("-plain")):
+        assert known[name].epochs == known[name.replace("-plain", "-stated")].epochs
 
 
 def test_a_network_without_recipes_is_refused_and_so_is_a_seed_that_none_is_trained_at(tiny):
