@@ -12,7 +12,7 @@ from typing import Any
 from lib import config
 
 OTHER = "different, not smaller: "
-OTHERWISE = {"-long": "", "-reached": "-stated"}
+OTHERWISE = {"-long": "", "-strong": "-stated"}
 """In a network's name: as the one that is named so in its place, at other lengths of training or other settings."""
 
 _RECIPE = {

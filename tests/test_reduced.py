@@ -29,7 +29,7 @@ def two_scales(monkeypatch, tmp_path):
                 "same": FULL,
                 "only-here": small,
                 "a-long": {**small, "epochs": 30},
-                "a-long-reached": {**small, "epochs": 12},
+                "a-long-strong": {**small, "epochs": 12},
                 "deep": small,
                 "plain": plain,
                 "more": more,
@@ -106,7 +106,7 @@ def test_a_network_that_is_trained_for_longer_or_at_other_settings_is_compared_w
         "a: 5 epochs instead of 100",
         "a-long: 30 epochs instead of 100",
     ]
-    assert "12 epochs instead of 100" in reduced.phrases("smoke", ["a-long-reached"], {}, {})
+    assert "12 epochs instead of 100" in reduced.phrases("smoke", ["a-long-strong"], {}, {})
 
 
 def test_another_architecture_is_said():

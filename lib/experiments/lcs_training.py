@@ -1,8 +1,8 @@
 """What layerwise channel selection gains by longer training of its units (notebook 26).
 
 The networks of notebook 21, and beside them some that are trained on all images, at the source's settings and for many
-more steps; with a stronger term of sparsity too, where the scale has recipes of it, so that training itself reaches the
-budget. They are so long in training that they have one seed, and nothing is judged on them.
+more steps; with a stronger term of sparsity too, where the scale has recipes of it, so that training leaves out more and
+the cut to the budget takes less. They are so long in training that they have one seed, and nothing is judged on them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from lib.experiments.item import SHARE, Item, Results
 from lib.experiments.lcs_pruning import STAGES, LcsRun, tuned
 
 FORM = "stated"
-REACHED = "reached"  # lambda and r such that training reaches the budget, where the scale has recipes of it
+STRONG = "strong"  # lambda and r such that training leaves out more, where the scale has recipes of it
 METHODS = lcs_pruning.METHODS | {
-    "reached": "LCS, stronger term of sparsity",
-    "reached-static": "LCS, stronger term, one mask for all",
+    "strong": "LCS, stronger term of sparsity",
+    "strong-static": "LCS, stronger term, one mask for all",
 }
 MASKS = {"zeros": ("share that is zero", "-"), "magnitude": ("mean size", (0, (3, 2)))}
-COMPARED = ("dense", "dense-on", "stated", "stated-static", "reached", "reached-static", "boosting", "l1")
+COMPARED = ("dense", "dense-on", "stated", "stated-static", "strong", "strong-static", "boosting", "l1")
 RIVALS = ("dense", "dense-on", "boosting", "l1")
 
 
@@ -44,7 +44,7 @@ class Settings(lcs_pruning.Settings):
         """The ways in which units of a network are trained: form -> the hook of its recipe, which has lambda and r."""
         known = config.load(self.scale).networks
         found = {}
-        for form in (FORM, REACHED):
+        for form in (FORM, STRONG):
             for function, given in map(
                 recipes.plug, known[f"{base}-{form}"].hooks if f"{base}-{form}" in known else ()
             ):
@@ -56,7 +56,7 @@ class Settings(lcs_pruning.Settings):
     @classmethod
     def _are_fine_tuned(cls, chosen: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
         known = config.load(info.data["scale"]).networks
-        for name in (f"{base}-{REACHED}" for base in info.data.get("networks", ())):
+        for name in (f"{base}-{STRONG}" for base in info.data.get("networks", ())):
             ends = [f"-b{budget:g}{end}" for budget in chosen for end in ("", "-static")]
             check_networks([name + end for end in ends if name in known], info.data["scale"])
         return chosen

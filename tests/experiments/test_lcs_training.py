@@ -27,10 +27,10 @@ def tiny(house):
         made[_longer(name)] = own
     made["dynamic-resnet-long-stated"]["epochs"] = EPOCHS
     hook = {"use": "lib.dynamic.lcs.optimise.Alternate", "weight": 300.0, "target": 0.0}
-    made["dynamic-resnet-long-reached"] = {**made["dynamic-resnet-long-stated"], "hooks": [hook]}
+    made["dynamic-resnet-long-strong"] = {**made["dynamic-resnet-long-stated"], "hooks": [hook]}
     for end in ("-b0.5", "-b0.5-static"):
         stated = made[f"dynamic-resnet-long-stated{end}"]
-        made[f"dynamic-resnet-long-reached{end}"] = {**stated, "start": {"network": "dynamic-resnet-long-reached"}}
+        made[f"dynamic-resnet-long-strong{end}"] = {**stated, "start": {"network": "dynamic-resnet-long-strong"}}
     for name, recipe in made.items():
         if "-long" in name:
             recipe["family"] = "dynamic-resnet-long"
@@ -50,11 +50,11 @@ def test_longer_networks_are_those_of_the_first_seed_and_their_training_is_told_
     seeds = {
         ("dynamic-resnet", "stated"): 2,
         ("dynamic-resnet-long", "stated"): 1,
-        ("dynamic-resnet-long", "reached"): 1,
+        ("dynamic-resnet-long", "strong"): 1,
     }
     assert dict(steps["per_seed"].map(len)) == seeds
     steps = steps["value"]
-    for form in ("stated", "reached"):
+    for form in ("stated", "strong"):
         own = {"network": "dynamic-resnet-long", "form": form}
         assert steps["dynamic-resnet-long", form] == EPOCHS * steps["dynamic-resnet", "stated"]
         zeros = results.values("zeros", **own).sort_values("step")
@@ -65,29 +65,29 @@ def test_longer_networks_are_those_of_the_first_seed_and_their_training_is_told_
         assert results.value("stage_share", **own, stage="thresholded") <= max(trained, 0.5)
     accuracy = results.values("accuracy", network="dynamic-resnet-long").set_index("method")["value"]
     test = lcs_training.TrainingRun(settings, 0).test("dynamic-resnet-long")
-    tuned = zoo.get("dynamic-resnet-long-reached-b0.5", "smoke", 0)
-    assert accuracy["reached"] == pytest.approx(training.accuracy(tuned, test))
-    static = narrowed(zoo.get("dynamic-resnet-long-reached-b0.5-static", "smoke", 0))
-    assert accuracy["reached-static"] == pytest.approx(training.accuracy(static, test))
-    row = results.table.set_index("units").loc[lcs_training.METHODS["reached"]]
-    assert (row["accuracy"], row["one mask for all"]) == (accuracy["reached"], accuracy["reached-static"])
+    tuned = zoo.get("dynamic-resnet-long-strong-b0.5", "smoke", 0)
+    assert accuracy["strong"] == pytest.approx(training.accuracy(tuned, test))
+    static = narrowed(zoo.get("dynamic-resnet-long-strong-b0.5-static", "smoke", 0))
+    assert accuracy["strong-static"] == pytest.approx(training.accuracy(static, test))
+    row = results.table.set_index("units").loc[lcs_training.METHODS["strong"]]
+    assert (row["accuracy"], row["one mask for all"]) == (accuracy["strong"], accuracy["strong-static"])
     (legend,) = [text for ax in results.figure.axes for text in ax.get_legend_handles_labels()[1] if "λ 300" in text]
     assert "r 0" in legend
     sizes = results.values("magnitude", network="dynamic-resnet-long", step=zeros["step"].iloc[-1]).set_index("form")
-    assert sizes["value"]["reached"] < sizes["value"]["stated"]
+    assert sizes["value"]["strong"] < sizes["value"]["stated"]
     methods = results.values("accuracy").groupby("network")["method"].agg(set)
     assert methods["dynamic-resnet-long"] == set(lcs_training.COMPARED)
-    assert methods["dynamic-resnet"] == {m for m in lcs_training.COMPARED if not m.startswith("reached")}
+    assert methods["dynamic-resnet"] == {m for m in lcs_training.COMPARED if not m.startswith("strong")}
     assert len(results.table) == 3 and results.figure is not None
 
 
-def test_units_that_reach_a_budget_need_what_is_fine_tuned_at_it(house):
+def test_units_with_a_stronger_term_need_what_is_fine_tuned_at_the_budget(house):
     made = networks()
-    made["dynamic-resnet-reached"] = made["dynamic-resnet-stated"]
+    made["dynamic-resnet-strong"] = made["dynamic-resnet-stated"]
     compute = {"device": "cpu", "training_precision": "float32", "channels_last": False}
     study = {"dynamic": {"data": "mnist5k", "seeds": [0], "training": {"networks": ["dynamic-resnet"]}}}
     write_config(house / "config", smoke={"compute": compute, "networks": made, "study": study})
-    with pytest.raises(config.ConfigError, match=r"dynamic-resnet-reached-b0\.5"):
+    with pytest.raises(config.ConfigError, match=r"dynamic-resnet-strong-b0\.5"):
         lcs_training.Settings.of("smoke")
 
 
