@@ -1,8 +1,9 @@
 """What layerwise channel selection gains by longer training of its units (notebook 26).
 
 The networks of notebook 21, and beside them some that are trained on all images, at the source's settings and for many
-more steps; with a stronger term of sparsity too, where the scale has recipes of it, so that training leaves out more and
-the cut to the budget takes less. They are so long in training that they have one seed, and nothing is judged on them.
+more steps. Where the scale has recipes of it, their units are trained with a stronger term of sparsity too, so that
+training leaves out more and the cut to the budget takes less. They are so long in training that they have one seed, and
+nothing is judged on them.
 """
 
 from __future__ import annotations
