@@ -46,9 +46,9 @@ class Settings(lcs_pruning.Settings):
         known = config.load(self.scale).networks
         found = {}
         for form in (FORM, STRONG):
-            for function, given in map(
-                recipes.plug, known[f"{base}-{form}"].hooks if f"{base}-{form}" in known else ()
-            ):
+            recipe = known.get(f"{base}-{form}")
+            hooks = map(recipes.plug, recipe.hooks) if recipe else ()
+            for function, given in hooks:
                 if function is Alternate:
                     found[form] = Alternate(**given)
         return found
